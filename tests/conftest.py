@@ -12,6 +12,11 @@ from tests.mosquitto import Mosquitto
 from tests.observer import Observer
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning is an error."""
+    config.addinivalue_line("filterwarnings", "error")
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """One authority, a server on loopback and the client `test-thing`."""

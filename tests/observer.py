@@ -30,6 +30,17 @@ def new_client(client_id: str, *, clean_session: bool = True) -> mqtt.Client:
     return mqtt.Client(*first, client_id=client_id, clean_session=clean_session)
 
 
+def close(client: mqtt.Client) -> None:
+    """Disconnect, end the client's thread and have it close its sockets.
+
+    paho closes its wake-up sockets only when the client is freed; the callbacks lead back to it and would keep
+    it, and its open sockets, until the next run of the garbage collector.
+    """
+    client.disconnect()
+    client.loop_stop()
+    client.on_connect = client.on_disconnect = client.on_subscribe = client.on_publish = client.on_message = None
+
+
 def tls_context(ca: Path, identity: Identity) -> ssl.SSLContext:
     """Return a context that verifies the broker and shows `identity` to it."""
     context = ssl.create_default_context(cafile=str(ca))
@@ -73,15 +84,18 @@ class Observer:
     def __enter__(self) -> Observer:
         self._client.connect(self._broker.host, self._broker.port)
         self._client.loop_start()
-        self._wait(lambda: self._connected or self._refused is not None, PATIENCE_S, "a CONNACK")
-        assert self._refused is None, f"the broker refused the observer: {self._refused}"
+        try:
+            self._wait(lambda: self._connected or self._refused is not None, PATIENCE_S, "a CONNACK")
+            assert self._refused is None, f"the broker refused the observer: {self._refused}"
+        except BaseException:
+            close(self._client)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        close(self._client)
 
     @property
     def messages(self) -> tuple[Message, ...]:
