@@ -1,0 +1,39 @@
+"""The errors that iotd raises on purpose; their text is written for the person who can mend the cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EXIT_FAULT = 1
+EXIT_USAGE = 2
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG; iotd.service does not restart on it
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration: where it stands, what is wrong and what would be right.
+
+    `line` counts from 1; 0 where there is no line (a file that cannot be read).
+    """
+
+    line: int
+    key: str
+    text: str
+
+    def render(self, file: str) -> str:
+        """Return the one line that `iotd check` prints: `FILE:LINE: KEY.PATH: text`."""
+        place = f"{file}:{self.line}" if self.line else file
+        return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` names everything wrong with it, sorted by line."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        super().__init__(f"{file}: {len(problems)} problem(s)")
+        self.file = file
+        self.problems = sorted(problems)
+
+    def lines(self) -> list[str]:
+        """Return the problems as `iotd check` prints them."""
+        return [problem.render(self.file) for problem in self.problems]

@@ -1,0 +1,111 @@
+"""Structured logs on stdout: one JSON object a line, or text for a person at a terminal.
+
+Everything is written by the calling thread, at once. Under journald each line is led by its `<N>` priority
+(sd-daemon(3)), which journald takes off again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+try:
+    from pythonjsonlogger.json import JsonFormatter  # 3.1 and newer: Debian 13
+except ImportError:
+    from pythonjsonlogger.jsonlogger import JsonFormatter  # 2.x: Debian 12
+
+from iotd.model import Entry
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+# journald cuts a line at LineMax=48K (journald.conf(5)), and half a JSON object parses nowhere.
+MAX_LINE_BYTES = 40_000
+
+_logger = logging.getLogger("iotd")
+
+
+def start(level: str, form: str, under_journald: bool, stream: TextIO | None = None) -> None:
+    """Send every entry at or above `level` to `stream` (stdout), as `json` or `text`. May be called again."""
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(_Text() if form == "text" else _Json(under_journald))
+    _logger.handlers = [handler]
+    _logger.setLevel(LEVELS[level])
+    _logger.propagate = False
+
+
+def enabled(level: int) -> bool:
+    """Tell whether an entry of this level would be written, for those that are dear to make."""
+    return _logger.isEnabledFor(level)
+
+
+def write(entry: Entry) -> None:
+    """Write one entry."""
+    if _logger.isEnabledFor(entry.level):
+        fields = {"event": entry.event, "message": entry.message, **entry.fields}
+        _logger.handle(logging.LogRecord("iotd", entry.level, "", 0, fields, None, None))
+
+
+def info(event: str, message: str, **fields: Any) -> None:
+    """Write an entry of level info."""
+    write(Entry(logging.INFO, event, message, fields))
+
+
+def warning(event: str, message: str, **fields: Any) -> None:
+    """Write an entry of level warning."""
+    write(Entry(logging.WARNING, event, message, fields))
+
+
+def error(event: str, message: str, **fields: Any) -> None:
+    """Write an entry of level error."""
+    write(Entry(logging.ERROR, event, message, fields))
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    at = datetime.fromtimestamp(record.created, timezone.utc)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+class _Json(JsonFormatter):
+    """time, level, event and message first, then the event's own fields."""
+
+    def __init__(self, under_journald: bool) -> None:
+        super().__init__(json_ensure_ascii=False, json_default=str)
+        self._under_journald = under_journald
+
+    def add_fields(self, log_record: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Fill the object that becomes the line."""
+        log_record["time"] = _stamp(record)
+        log_record["level"] = record.levelname.lower()
+        log_record.update(message_dict)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, led by its priority under journald."""
+        line: str = super().format(record)
+        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "replace")) > MAX_LINE_BYTES:
+            record.msg = _shortened(record.msg)
+            line = super().format(record)
+        return f"<{_PRIORITIES[record.levelno]}>{line}" if self._under_journald else line
+
+
+def _shortened(fields: Any) -> dict[str, Any]:
+    """Return the fields with each value cut so that all of them fit a line; a cut one is text and says so."""
+    most = MAX_LINE_BYTES // (8 * len(fields))
+    short = {}
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else repr(value)
+        short[name] = value if len(text) <= most else text[:most] + f"… ({len(text)} characters)"
+    return short
+
+
+class _Text(logging.Formatter):
+    """`12:00:00.123 WARNING session.disconnected message key=value …`, in local time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = dict(record.msg)  # type: ignore[arg-type]
+        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        event, message = fields.pop("event"), fields.pop("message")
+        rest = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{at} {record.levelname:7} {event}: {message}" + (f" [{rest}]" if rest else "")

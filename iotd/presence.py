@@ -1,0 +1,55 @@
+"""What stands on the presence topic: Connected while the line is up, Stopped or Rebooting after a clean end, and
+the will, "Communication lost", that the broker says for a device that cannot. Pure.
+
+All of them share one topic, one QoS and one retain flag, and carry the id of their connection, so that a reader
+can tell a late will of an older connection (AWS may publish it after the new one's Connected) from the truth.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from iotd.model import Message, Received
+from iotd.settings import Presence
+
+LOST = "Communication lost"
+CONNECTED = "Connected"
+STOPPED = "Stopped"
+REBOOTING = "Rebooting"
+
+# AWS IoT Core takes one retained publish a second for a topic.
+PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What this connection has said: when last, and when Connected is to be said again (None: it stands)."""
+
+    session: str
+    said_at: float
+    again_at: float | None = None
+
+
+def status(presence: Presence, hostname: str, session: str, word: str, **more: Any) -> Message:
+    """Return the message that puts `word` on the presence topic for the connection with this id."""
+    body = {"Hostname": hostname, "status": word, "session": session, **more}
+    payload = json.dumps(body, ensure_ascii=False).encode("utf-8")
+    return Message(presence.topic, payload, presence.qos, presence.retain)
+
+
+def heard(standing: Standing, hostname: str, received: Received, now: float) -> Standing:
+    """Return the standing after a message on the presence topic while the line is up.
+
+    A will that speaks for this device is untrue while it is connected: Connected is owed again, no sooner than the
+    pause allows. Whatever else stands there (our own words, another device on a shared topic, anything that is not
+    ours to judge) changes nothing, so two devices can never answer each other for ever.
+    """
+    try:
+        body = json.loads(received.payload)
+    except (ValueError, RecursionError):
+        return standing
+    if not isinstance(body, dict) or body.get("status") != LOST or body.get("Hostname") != hostname:
+        return standing
+    return replace(standing, again_at=max(now, standing.said_at + PAUSE_S))

@@ -1,0 +1,43 @@
+"""When what recurs is due: at once, then every period after that, without drift. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Hashable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """The period and the next due time, in monotonic seconds, of each key."""
+
+    every_s: Mapping[Hashable, float]
+    due_at: Mapping[Hashable, float]
+
+    def next_due(self) -> float | None:
+        """Return the earliest due time, or None where nothing recurs."""
+        return min(self.due_at.values(), default=None)
+
+
+EMPTY = Timetable({}, {})
+
+
+def changed(old: Timetable, every_s: Mapping[Hashable, float], now: float) -> Timetable:
+    """Return the timetable for `every_s`: a key with its old period keeps its time, any other is due at once."""
+    kept = {key: old.due_at[key] for key, period in every_s.items() if old.every_s.get(key) == period}
+    return Timetable(every_s, {key: kept.get(key, now) for key in every_s})
+
+
+def take(table: Timetable, now: float) -> tuple[list[Hashable], Timetable]:
+    """Return the keys that are due, in the order of the timetable, and the timetable after them.
+
+    A key that missed several of its times (the host slept, the clock of the loop was late) is due once; its next
+    time still lies on the grid of its first.
+    """
+    keys = [key for key, due_at in table.due_at.items() if due_at <= now]
+    if not keys:
+        return keys, table
+    due_at = dict(table.due_at)
+    for key in keys:
+        period = table.every_s[key]
+        due_at[key] += period * (1 + (now - due_at[key]) // period)
+    return keys, Timetable(table.every_s, due_at)

@@ -1,0 +1,405 @@
+"""The conversation with the Device Shadow service, for all shadows of the thing. Pure.
+
+On every new line: get each shadow, report, seed what is desired and lacking; then report whenever asked. What the
+service says is translated into log entries and into `Report` effects, which the daemon answers by filling the
+templates and calling `report`. Requests are never kept for a later line: the get and the report made there say more.
+
+Source: AWS IoT Core developer guide, "Device Shadow MQTT topics" and "Device Shadow service documents".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping
+
+from iotd.model import Entry, Message, Received, Send
+from iotd.settings import Json, Shadow
+
+ANSWERS = ("update/accepted", "update/rejected", "update/delta", "update/documents", "get/accepted", "get/rejected")
+
+MAX_IN_FLIGHT = 10  # unanswered requests of one thing on one connection; AWS answers 429 beyond
+MAX_DOCUMENT_BYTES = 8192  # desired and reported, without metadata
+ANSWER_S = 10.0  # no answer by then: the request is forgotten
+PAUSE_FIRST_S, PAUSE_MAX_S = 10.0, 300.0  # before a failed get is made again, doubling
+THROTTLED_S = 5.0  # no request at all after a 429
+
+Effect = Any  # Entry, Send or Report
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Fill the templates of this shadow and hand them to `report`; `desired` is what to seed, still unfilled."""
+
+    shadow: int
+    desired: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: which shadow, get or update, its body without the token, and when it was sent."""
+
+    shadow: int
+    verb: str
+    body: Mapping[str, Json]
+    sent_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of one shadow.
+
+    `stage`: silent (no line), getting (the document is asked for), reporting. `delta` is the difference last logged,
+    kept across lines, so that the service's repetition of it after every report says nothing twice.
+    `delta_version` holds for one line only: a shadow deleted and made anew counts from 1 again.
+    """
+
+    stage: str = "silent"
+    get_at: float | None = None
+    get_pause_s: float = PAUSE_FIRST_S
+    delta: Json = None
+    delta_version: int = 0
+    too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The state of all shadows of one thing."""
+
+    thing: str
+    shadows: tuple[Shadow, ...]
+    run: str
+    standings: tuple[Standing, ...]
+    in_flight: Mapping[str, Request] = field(default_factory=dict)
+    waiting: tuple[Request, ...] = ()
+    requests: int = 0
+    hold_until: float = 0.0
+    unanswered: bool = False
+
+
+def start(thing: str, shadows: tuple[Shadow, ...], run: str) -> Conversation:
+    """Return the conversation of a run (`run` makes its tokens its own) that has not spoken yet."""
+    return Conversation(thing, shadows, run, tuple(Standing() for _ in shadows))
+
+
+def prefix(thing: str, name: str | None) -> str:
+    """Return the topic prefix of a shadow; `name` None is the classic one."""
+    classic = f"$aws/things/{thing}/shadow"
+    return classic if name is None else f"{classic}/name/{name}"
+
+
+def filters(conversation: Conversation) -> tuple[str, ...]:
+    """Return the filters to subscribe. One by one: AWS may add topics below `shadow/` and asks to avoid `#`."""
+    prefixes = (prefix(conversation.thing, shadow.name) for shadow in conversation.shadows)
+    return tuple(f"{start_of_topic}/{answer}" for start_of_topic in prefixes for answer in ANSWERS)
+
+
+def opened(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
+    """The line is up and the filters are subscribed: get every shadow."""
+    standings = tuple(Standing("getting", delta=old.delta) for old in conversation.standings)
+    fresh = replace(conversation, standings=standings, in_flight={}, waiting=(), hold_until=0.0, unanswered=False)
+    for index in range(len(fresh.shadows)):
+        fresh = _ask(fresh, Request(index, "get", {}))
+    return _pump(fresh, now)
+
+
+def closed(conversation: Conversation) -> Conversation:
+    """The line is down: no answer will come any more."""
+    standings = tuple(replace(standing, stage="silent", get_at=None) for standing in conversation.standings)
+    return replace(conversation, standings=standings, in_flight={}, waiting=())
+
+
+def report(
+    conversation: Conversation, index: int, reported: Json, desired: Json, now: float
+) -> tuple[Conversation, list[Effect]]:
+    """Send what the templates gave; nothing while the shadow is silent or its get is under way.
+
+    A report still waiting for its turn is replaced: only the newest is worth a request.
+    """
+    standing = conversation.standings[index]
+    if standing.stage != "reporting":
+        return conversation, []
+    size = _size(reported) + _size(desired)
+    if size > MAX_DOCUMENT_BYTES:
+        name = conversation.shadows[index].name
+        entry = Entry(logging.WARNING, "shadow.rejected", "the report is too large and was not sent; shorten it",
+                      {"shadow": name, "code": 413, "reason": f"{size} bytes, at most {MAX_DOCUMENT_BYTES}"})
+        return _stand(conversation, index, too_large=True), [] if standing.too_large else [entry]
+    conversation = _stand(conversation, index, too_large=False)
+    conversation = _ask(conversation, Request(index, "update", {"state": {"reported": reported}}))
+    if desired:
+        conversation = _ask(conversation, Request(index, "update", {"state": {"desired": desired}}))
+    return _pump(conversation, now)
+
+
+def heard(conversation: Conversation, received: Received, now: float) -> tuple[Conversation, list[Effect]]:
+    """Take a message on one of `filters`; anything that is not as the service writes it is one log entry."""
+    place = _place(conversation, received.topic)
+    if place is None:
+        return conversation, []
+    index, answer = place
+    name = conversation.shadows[index].name
+    body, reason = _parsed(received.payload)
+    if body is None:
+        return conversation, [Entry(logging.WARNING, "shadow.unreadable", "a shadow message makes no sense; ignored",
+                                    {"shadow": name, "topic": received.topic, "reason": reason})]
+    handle = {"get/accepted": _get_accepted, "update/accepted": _update_accepted, "update/delta": _delta,
+              "update/documents": _documents}.get(answer, _rejected)
+    conversation, effects = handle(conversation, index, body, now)
+    conversation, sent = _pump(conversation, now)
+    return conversation, effects + sent
+
+
+def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
+    """Do what is due: forget requests without an answer, make failed gets again, send what was held back."""
+    effects: list[Effect] = []
+    late = [token for token, request in conversation.in_flight.items() if request.sent_at + ANSWER_S <= now]
+    for token in late:
+        request = conversation.in_flight[token]
+        conversation = _forget(conversation, token)
+        if not conversation.unanswered:
+            conversation = replace(conversation, unanswered=True)
+            effects.append(Entry(logging.WARNING, "shadow.unanswered",
+                                 "the shadow service does not answer; reporting goes on without it",
+                                 {"shadow": conversation.shadows[request.shadow].name, "verb": request.verb}))
+        if request.verb == "get":
+            conversation, more = _get_failed(conversation, request.shadow, now)
+            effects += more
+    for index, standing in enumerate(conversation.standings):
+        if standing.get_at is not None and standing.get_at <= now:
+            conversation = _ask(_stand(conversation, index, get_at=None), Request(index, "get", {}))
+    conversation, sent = _pump(conversation, now)
+    return conversation, effects + sent
+
+
+def next_due(conversation: Conversation) -> float | None:
+    """Return when `keep` has something to do, or None."""
+    times = [request.sent_at + ANSWER_S for request in conversation.in_flight.values()]
+    times += [standing.get_at for standing in conversation.standings if standing.get_at is not None]
+    if conversation.waiting and len(conversation.in_flight) < MAX_IN_FLIGHT:
+        times.append(conversation.hold_until)
+    return min(times, default=None)
+
+
+def lacking(wanted: Json, present: Json) -> dict[str, Json]:
+    """Return the part of the object `wanted` whose keys `present` does not have, at any depth."""
+    if not isinstance(present, dict):
+        return {key: value for key, value in wanted.items() if value is not None} if present is None else {}
+    found = {}
+    for key, value in wanted.items():
+        if key not in present:
+            if value is not None:
+                found[key] = value
+        elif isinstance(value, dict):
+            below = lacking(value, present[key])
+            if below:
+                found[key] = below
+    return found
+
+
+def difference(desired: Json, reported: Json) -> dict[str, Json]:
+    """Return what is desired and not reported, the way the service computes a delta."""
+    if not isinstance(desired, dict):
+        return {}
+    found = {}
+    for key, value in desired.items():
+        other = reported.get(key) if isinstance(reported, dict) else None
+        if isinstance(value, dict) and isinstance(other, dict):
+            below = difference(value, other)
+            if below:
+                found[key] = below
+        elif not isinstance(reported, dict) or key not in reported or value != other:
+            found[key] = value
+    return found
+
+
+def _get_accepted(
+    conversation: Conversation, index: int, body: dict[str, Json], now: float
+) -> tuple[Conversation, list[Effect]]:
+    if not _ours(conversation, index, "get", body):
+        return conversation, []
+    conversation = _forget(conversation, body["clientToken"])
+    state, version = body.get("state"), _version(body)
+    if not isinstance(state, dict) or version is None:
+        return _get_failed(conversation, index, now)
+    effects: list[Effect] = [_accepted(conversation, index, version)]
+    standing = conversation.standings[index]
+    if version >= standing.delta_version:
+        conversation, more = _differs(conversation, index, version, state.get("delta") or None)
+        effects += more
+    wanted = conversation.shadows[index].desired
+    return (_stand(conversation, index, stage="reporting", get_at=None, get_pause_s=PAUSE_FIRST_S),
+            effects + [Report(index, lacking(wanted, state.get("desired")))])
+
+
+def _update_accepted(
+    conversation: Conversation, index: int, body: dict[str, Json], now: float
+) -> tuple[Conversation, list[Effect]]:
+    version = _version(body)
+    if not _ours(conversation, index, "update", body) or version is None:
+        return conversation, []
+    conversation = _forget(conversation, body["clientToken"])
+    effects: list[Effect] = [_accepted(conversation, index, version)]
+    if version < conversation.standings[index].delta_version:
+        # The shadow was deleted and made anew while we listened: its numbers started again, so does our knowledge.
+        conversation = _stand(conversation, index, delta_version=0)
+        conversation = _ask(conversation, Request(index, "get", {}))
+    return conversation, effects
+
+
+def _delta(
+    conversation: Conversation, index: int, body: dict[str, Json], now: float
+) -> tuple[Conversation, list[Effect]]:
+    state, version = body.get("state"), _version(body)
+    if not isinstance(state, dict) or version is None:
+        return conversation, [_nonsense(conversation, index, "a delta without state and version")]
+    # Accepted, delta and documents of one update share a version and come in any order: only older is stale.
+    if version < conversation.standings[index].delta_version:
+        return conversation, []
+    return _differs(conversation, index, version, state)
+
+
+def _documents(
+    conversation: Conversation, index: int, body: dict[str, Json], now: float
+) -> tuple[Conversation, list[Effect]]:
+    current = body.get("current")
+    version = _version(current) if isinstance(current, dict) else None
+    state = current.get("state") if isinstance(current, dict) else None
+    if version is None or not isinstance(state, dict):
+        return conversation, [_nonsense(conversation, index, "documents without a current state and version")]
+    standing = conversation.standings[index]
+    if version >= standing.delta_version and not difference(state.get("desired"), state.get("reported")):
+        conversation = _stand(conversation, index, delta=None, delta_version=version)
+    fields = {"shadow": conversation.shadows[index].name, "version": version,
+              "previous": body.get("previous"), "current": current}
+    return conversation, [Entry(logging.DEBUG, "shadow.documents", "the shadow has changed", fields)]
+
+
+def _rejected(
+    conversation: Conversation, index: int, body: dict[str, Json], now: float
+) -> tuple[Conversation, list[Effect]]:
+    token = body.get("clientToken")
+    request = conversation.in_flight.get(token) if isinstance(token, str) else None
+    if request is None or request.shadow != index:
+        return conversation, []
+    conversation = _forget(conversation, str(token))
+    code = body.get("code")
+    if request.verb == "get" and code == 404:
+        # Not yet born: the first report creates it.
+        conversation = _stand(conversation, index, stage="reporting", delta=None, delta_version=0)
+        return conversation, [Report(index, lacking(conversation.shadows[index].desired, None))]
+    effects: list[Effect] = [Entry(logging.WARNING, "shadow.rejected", f"the shadow service refused the {request.verb}",
+                                   {"shadow": conversation.shadows[index].name, "code": code,
+                                    "reason": str(body.get("message", ""))[:200]})]
+    if code == 429:
+        conversation = replace(conversation, hold_until=now + THROTTLED_S)
+    if code == 409:
+        conversation = _ask(conversation, Request(index, "get", {}))
+    if request.verb == "get":
+        conversation, more = _get_failed(conversation, index, now)
+        effects += more
+    return conversation, effects
+
+
+def _get_failed(conversation: Conversation, index: int, now: float) -> tuple[Conversation, list[Effect]]:
+    """A device whose get fails still reports; the get is made again after a growing pause."""
+    standing = conversation.standings[index]
+    pause_s = standing.get_pause_s
+    first = standing.stage == "getting"
+    conversation = _stand(conversation, index, stage="reporting", get_at=now + pause_s,
+                          get_pause_s=min(PAUSE_MAX_S, 2 * pause_s))
+    return conversation, [Report(index)] if first else []
+
+
+def _differs(
+    conversation: Conversation, index: int, version: int, delta: Json
+) -> tuple[Conversation, list[Effect]]:
+    """Take the whole difference as of `version`; it is news only where its content is."""
+    news = delta is not None and delta != conversation.standings[index].delta
+    conversation = _stand(conversation, index, delta=delta, delta_version=version)
+    if not news:
+        return conversation, []
+    fields = {"shadow": conversation.shadows[index].name, "version": version, "state": delta}
+    return conversation, [Entry(logging.INFO, "shadow.delta", "what is desired differs from what is reported", fields)]
+
+
+def _ask(conversation: Conversation, request: Request) -> Conversation:
+    """Put a request in the queue, in place of a waiting one that it makes worthless."""
+    section = list(request.body.get("state", {}))
+    kept = tuple(other for other in conversation.waiting
+                 if (other.shadow, other.verb, list(other.body.get("state", {}))) !=
+                 (request.shadow, request.verb, section))
+    return replace(conversation, waiting=kept + (request,))
+
+
+def _pump(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
+    """Send what waits, as far as the service's limit of unanswered requests allows."""
+    room = MAX_IN_FLIGHT - len(conversation.in_flight)
+    going = conversation.waiting[:room] if now >= conversation.hold_until else ()
+    if not going:
+        return conversation, []
+    in_flight, effects = dict(conversation.in_flight), []
+    for number, request in enumerate(going, conversation.requests + 1):
+        token = f"{conversation.run}-{number}"
+        in_flight[token] = replace(request, sent_at=now)
+        topic = f"{prefix(conversation.thing, conversation.shadows[request.shadow].name)}/{request.verb}"
+        payload = json.dumps({**request.body, "clientToken": token}, ensure_ascii=False, separators=(",", ":"))
+        effects.append(Send(Message(topic, payload.encode("utf-8"))))
+    return replace(conversation, in_flight=in_flight, waiting=conversation.waiting[len(going):],
+                   requests=conversation.requests + len(going)), effects
+
+
+def _place(conversation: Conversation, topic: str) -> tuple[int, str] | None:
+    """Return which shadow and which answer a topic stands for, or None for one that is not ours."""
+    for index, shadow in enumerate(conversation.shadows):
+        start_of_topic = prefix(conversation.thing, shadow.name) + "/"
+        if topic.startswith(start_of_topic) and topic[len(start_of_topic):] in ANSWERS:
+            return index, topic[len(start_of_topic):]
+    return None
+
+
+def _parsed(payload: bytes) -> tuple[dict[str, Json] | None, str]:
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"[:200]
+    if not isinstance(body, dict):
+        return None, f"a JSON {type(body).__name__}, not an object"
+    return body, ""
+
+
+def _version(body: Mapping[str, Json]) -> int | None:
+    version = body.get("version")
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
+
+
+def _ours(conversation: Conversation, index: int, verb: str, body: Mapping[str, Json]) -> bool:
+    token = body.get("clientToken")
+    request = conversation.in_flight.get(token) if isinstance(token, str) else None
+    return request is not None and request.shadow == index and request.verb == verb
+
+
+def _forget(conversation: Conversation, token: str) -> Conversation:
+    return replace(conversation, in_flight={key: request for key, request in conversation.in_flight.items()
+                                            if key != token})
+
+
+def _stand(conversation: Conversation, index: int, **changes: Any) -> Conversation:
+    standings = list(conversation.standings)
+    standings[index] = replace(standings[index], **changes)
+    return replace(conversation, standings=tuple(standings))
+
+
+def _accepted(conversation: Conversation, index: int, version: int) -> Entry:
+    return Entry(logging.DEBUG, "shadow.accepted", "the shadow service has taken the request",
+                 {"shadow": conversation.shadows[index].name, "version": version})
+
+
+def _nonsense(conversation: Conversation, index: int, reason: str) -> Entry:
+    return Entry(logging.WARNING, "shadow.unreadable", "a shadow message makes no sense; ignored",
+                 {"shadow": conversation.shadows[index].name, "reason": reason})
+
+
+def _size(section: Json) -> int:
+    return len(json.dumps(section, ensure_ascii=False, separators=(",", ":")).encode("utf-8")) if section else 0
