@@ -121,7 +121,7 @@ class Observer:
     def wait_for(
         self,
         topic: str,
-        matches: Callable[[Message], bool] = lambda message: True,
+        matches: Callable[[Message], object] = lambda message: True,
         *,
         since: int = 0,
         timeout_s: float = PATIENCE_S,
