@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,27 +19,44 @@ from tests.mosquitto import Mosquitto
 PATIENCE_S = 10.0
 
 
-def new_client(client_id: str, *, clean_session: bool = True) -> mqtt.Client:
-    """Return a paho client of 1.6 or 2.x.
+class Client(mqtt.Client):  # type: ignore[misc]
+    """A paho client of 1.6 or 2.x whose thread outlives a broken line and which leaves nothing open.
 
     Callbacks that fit both: `on_connect(client, userdata, flags, code, properties=None)`,
-    `on_disconnect(client, userdata, *_)`, `on_subscribe(client, userdata, mid, codes, properties=None)`,
-    `on_publish(client, userdata, mid, *_)`; codes compare with numbers.
+    `on_subscribe(client, userdata, mid, codes, properties=None)`, `on_message(client, userdata, message)`;
+    codes compare with numbers.
     """
-    versions = getattr(mqtt, "CallbackAPIVersion", None)
-    first = () if versions is None else (versions.VERSION2,)
-    return mqtt.Client(*first, client_id=client_id, clean_session=clean_session)
 
+    def __init__(self, client_id: str, *, clean_session: bool = True) -> None:
+        versions = getattr(mqtt, "CallbackAPIVersion", None)
+        first = () if versions is None else (versions.VERSION2,)
+        super().__init__(*first, client_id=client_id, clean_session=clean_session)
+        self._closing = threading.Event()
 
-def close(client: mqtt.Client) -> None:
-    """Disconnect, end the client's thread and have it close its sockets.
+    def loop_forever(self, *arguments: Any, **keywords: Any) -> Any:
+        """Run the loop of `loop_start`; an OSError, of which the thread of paho 1.6 dies, is a line to take up again.
 
-    paho closes its wake-up sockets only when the client is freed; the callbacks lead back to it and would keep
-    it, and its open sockets, until the next run of the garbage collector.
-    """
-    client.disconnect()
-    client.loop_stop()
-    client.on_connect = client.on_disconnect = client.on_subscribe = client.on_publish = client.on_message = None
+        It lets through what is no ConnectionError: SSLEOFError on a write, no route to the host.
+        """
+        while True:
+            with suppress(OSError):
+                return super().loop_forever(*arguments, **keywords)
+            if self._closing.wait(0.1):
+                return mqtt.MQTT_ERR_SUCCESS
+            with suppress(OSError):
+                self.reconnect()
+
+    def close(self) -> None:
+        """Disconnect, end the thread and close all sockets.
+
+        paho closes its wake-up sockets only when the client is freed; the callbacks lead back to it and would keep
+        it, and its open sockets, until the next run of the garbage collector.
+        """
+        self._closing.set()
+        self.disconnect()
+        self.loop_stop()
+        for callback in ("on_connect", "on_subscribe", "on_message"):
+            setattr(self, callback, None)
 
 
 def tls_context(ca: Path, identity: Identity) -> ssl.SSLContext:
@@ -72,7 +90,7 @@ class Observer:
         self._subscribed: dict[int, list[int]] = {}
         self._connected = False
         self._refused: str | None = None
-        self._client = new_client(name)
+        self._client = Client(name)
         if broker.certificates is not None:
             identity = broker.certificates.authority.issue(name)
             self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
@@ -88,14 +106,14 @@ class Observer:
             self._wait(lambda: self._connected or self._refused is not None, PATIENCE_S, "a CONNACK")
             assert self._refused is None, f"the broker refused the observer: {self._refused}"
         except BaseException:
-            close(self._client)
+            self._client.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        close(self._client)
+        self._client.close()
 
     @property
     def messages(self) -> tuple[Message, ...]:

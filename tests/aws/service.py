@@ -14,7 +14,7 @@ import paho.mqtt.client as mqtt
 from tests.aws import document
 from tests.aws.document import Document, Object, Refusal, Rules
 from tests.mosquitto import Mosquitto
-from tests.observer import close, new_client, tls_context
+from tests.observer import Client, tls_context
 
 NAME = "device-shadow-service"
 MAX_IN_FLIGHT = 10
@@ -106,7 +106,7 @@ class ShadowService:
         self._failures: list[tuple[str | None, Refusal]] = []
         self._held: list[Request] | None = None
         self._subscribed = threading.Event()
-        self._client = new_client(NAME, clean_session=False)
+        self._client = Client(NAME, clean_session=False)
         if broker.certificates is not None:
             identity = broker.certificates.authority.issue(NAME)
             self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
@@ -121,14 +121,14 @@ class ShadowService:
         try:
             self.wait_until_ready()
         except BaseException:
-            close(self._client)
+            self._client.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        close(self._client)
+        self._client.close()
 
     def wait_until_ready(self, timeout_s: float = 10.0) -> None:
         """Return once the broker of this moment has acknowledged the subscriptions; ask again after its restart."""
