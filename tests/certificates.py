@@ -54,12 +54,17 @@ class Identity:
 
 
 class Authority:
-    """A certificate authority in a directory of its own; a root, or an intermediate below `issuer`."""
+    """A certificate authority in a directory of its own; a root, or an intermediate below `issuer`.
+
+    Files of an earlier authority in that directory are removed.
+    """
 
     def __init__(
         self, directory: Path, name: str = "throwaway root", issuer: Authority | None = None, key: Sequence[str] = EC
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.iterdir():
+            leftover.unlink()
         (directory / "index.txt").touch()
         self._config = directory / "openssl.cnf"
         self._config.write_text(_CONFIG.format(directory=directory))
@@ -97,7 +102,8 @@ class Authority:
         `names` are the subject alternative names, `starts` and `ends` its validity seen from now,
         `key` is EC or RSA. Raises subprocess.CalledProcessError with openssl's words in `stderr`.
         """
-        stem = f"{name}-{len(list(self._directory.glob('*.key')))}"
+        earlier = len(list(self._directory.glob(f"{name}*.key")))
+        stem = f"{name}-{earlier}" if earlier else name
         identity = Identity(self._directory / f"{stem}.pem", self._directory / f"{stem}.key")
         alternatives = f"subjectAltName = {', '.join(names)}\n" if names else ""
         _sign(identity, name, _LEAF_EXTENSIONS + alternatives, self, starts, ends, key)

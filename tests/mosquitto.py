@@ -143,7 +143,9 @@ class Mosquitto:
         if command is None:
             raise RuntimeError("mosquitto is not installed; run script/bootstrap")
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen([command, "-c", str(config)], stdin=subprocess.DEVNULL, stderr=log)
+            self._process = subprocess.Popen(
+                [command, "-c", str(config)], stdin=subprocess.DEVNULL, stderr=log, process_group=0
+            )  # a group of its own: Ctrl-C at a terminal ends it when its owner says so, not before
         try:
             self._wait_until_ready(self._process, port)
         except BaseException:

@@ -176,10 +176,10 @@ def _answers(before: Document | None, after: Document, request: Object, now: int
     accepted = {"state": echo, "metadata": _stamp(echo, now), "version": after.version, **common}
     difference, stamps = delta(after)
     message = {"version": after.version, "state": difference, "metadata": stamps, **common} if difference else None
-    documents: dict[str, Json] = {"current": _snapshot(after), **common}
-    if before is not None or rules.first_previous_is_null:
-        documents["previous"] = _snapshot(before) if before is not None else None
-    return Updated(after, accepted, message, documents)
+    previous: Object = {"previous": _snapshot(before) if before is not None else None}
+    if before is None and not rules.first_previous_is_null:
+        previous = {}
+    return Updated(after, accepted, message, {**previous, "current": _snapshot(after), **common})
 
 
 def _snapshot(document: Document) -> Object:

@@ -1,0 +1,222 @@
+"""Show iotd at work: a broker and a shadow service on loopback, iotd itself, and a client that watches both.
+
+What counts is what the watching client saw at the broker, never what iotd says of itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.aws.service import ShadowService, shadow_prefix
+from tests.certificates import make_certificates
+from tests.mosquitto import Mosquitto
+from tests.observer import Message, Observer
+
+THING = "demo-pi"
+SHADOW = "device_0"
+TOPIC = f"MQTTServer/{THING}/0"
+PRESENCE = f"MQTTServer/{THING}/will"
+DOCUMENTS = f"{shadow_prefix(THING, SHADOW)}/update/documents"
+
+CONNECTED = f'"status": "Connected" on {PRESENCE}'
+RETAINED = f"the retained message on {TOPIC}"
+REPORTED = f"the report in the shadow {SHADOW}"
+WILL = f'the will, "status": "Communication lost" on {PRESENCE}'
+
+CONFIG = """\
+thing: {thing}
+
+mqtt:
+  host: {host}
+  port: {port}
+  keepalive: 60s
+  clean_session: false
+  tls:
+    ca: {ca}
+    cert: {cert}
+    key: {key}
+
+presence:
+  topic: "MQTTServer/{{thing}}/will"
+  retain: true
+  qos: 1
+
+publish:
+  - topic: "MQTTServer/{{thing}}/0"
+    every: 5s
+    retain: true
+    payload:
+      Timestamp: "{{timestamp}}"
+      hostname: "{{hostname}}"
+      device_no: 0
+      msg: "AWS IoT 接続ヨシッ👉"
+
+subscribe:
+  - topic: "MQTTServer/{{thing}}/0"
+
+shadows:
+  - name: {shadow}
+    every: 5s
+    desired: {{device_no: 0, state: "ヨシッ👉"}}
+    reported: {{device_no: 0, state: "{{health}}"}}
+
+log:
+  level: info
+  format: text
+"""
+
+
+class Demo:
+    """One run: it tells each message as it comes and remembers which of the promised ones were really there."""
+
+    def __init__(self, broker: Mosquitto, service: ShadowService, observer: Observer) -> None:
+        self.seen: set[str] = set()
+        self._broker = broker
+        self._service = service
+        self._observer = observer
+        self._told = 0
+
+    def watch(self, iotd: subprocess.Popen[bytes], seconds: float) -> None:
+        """Tell what arrives until the time is over, iotd ends, or a signal asks for the end."""
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end and iotd.poll() is None:
+                try:
+                    iotd.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    self._tell_new()
+        except KeyboardInterrupt:
+            say("asked to end")
+
+    def end_without_warning(self, iotd: subprocess.Popen[bytes]) -> None:
+        """Kill iotd, as a power cut would, and wait for its will."""
+        say("iotd is killed (SIGKILL); the broker publishes its will")
+        iotd.kill()
+        iotd.wait()
+        try:
+            self._observer.wait_for(PRESENCE, lambda message: status(message) == "Communication lost", timeout_s=5)
+            self.seen.add(WILL)
+        except AssertionError:
+            pass  # it stays among what is missing
+        self._tell_new()
+
+    def _tell_new(self) -> None:
+        for message in self._observer.messages[self._told:]:
+            self._told += 1
+            say(f"{message.topic}  {message.payload.decode('utf-8', 'backslashreplace')}")
+            self._react(message)
+
+    def _react(self, message: Message) -> None:
+        if message.topic == PRESENCE and status(message) == "Connected":
+            self.seen.add(CONNECTED)
+        elif message.topic == TOPIC and RETAINED not in self.seen:
+            self._read_retained()
+        elif message.topic == DOCUMENTS and REPORTED not in self.seen:
+            self._read_shadow(message.json()["current"]["state"])
+
+    def _read_retained(self) -> None:
+        with Observer(self._broker, "latecomer") as latecomer:
+            latecomer.subscribe(TOPIC)
+            message = latecomer.wait_for(TOPIC)
+        if message.retain:
+            self.seen.add(RETAINED)
+            say(f"a client that comes later is given the retained message at once: {message.payload.decode()}")
+
+    def _read_shadow(self, state: Any) -> None:
+        if state.get("reported") != {"device_no": 0, "state": "ヨシッ👉"}:
+            return
+        self.seen.add(REPORTED)
+        found = self._service.get(THING, SHADOW)
+        say(f"the shadow now: {json.dumps(found['state'], ensure_ascii=False)} version {found['version']}")
+        say("the cloud now asks for device_no 1; iotd is told the delta")
+        self._service.update(THING, SHADOW, {"desired": {"device_no": 1}})
+
+
+def status(message: Message) -> Any:
+    """Return the status of a presence message."""
+    return message.json().get("status")
+
+
+def say(text: str) -> None:
+    """Print a line that cannot be taken for one of iotd's log."""
+    print(f"demo ▶ {text}", flush=True)
+
+
+def start_iotd(directory: Path, broker: Mosquitto) -> subprocess.Popen[bytes]:
+    """Start `iotd run`, all of whose files stand below `directory`, with its log on this terminal."""
+    assert broker.certificates is not None
+    config = directory / "iotd.yaml"
+    config.write_text(
+        CONFIG.format(
+            thing=THING, shadow=SHADOW, host=broker.host, port=broker.port, ca=broker.certificates.ca,
+            cert=broker.certificates.client.cert, key=broker.certificates.client.key,
+        ),
+        encoding="utf-8",
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("JOURNAL_STREAM", "NOTIFY_SOCKET")}
+    for variable in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
+        environment[variable] = str(directory / variable.lower())
+        Path(environment[variable]).mkdir()
+    command = [sys.executable, "-m", "iotd", "run", "-c", str(config)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+
+
+def run(seconds: float) -> int:
+    """Run the whole show; return 0, or 1 when something promised was not seen at the broker."""
+    with tempfile.TemporaryDirectory(prefix="iotd-demo-") as name:
+        directory = Path(name)
+        certificates = make_certificates(directory / "certificates", THING)
+        with (
+            Mosquitto(directory, certificates) as broker,
+            ShadowService(broker) as service,
+            Observer(broker) as observer,
+        ):
+            observer.subscribe(TOPIC, PRESENCE, DOCUMENTS)
+            say(f"broker and shadow service listen on {broker.host}:{broker.port}; iotd starts")
+            demo = Demo(broker, service, observer)
+            iotd = start_iotd(directory, broker)
+            try:
+                demo.watch(iotd, seconds)
+                for number in SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)  # what is left is short and leaves nothing behind
+                if iotd.poll() is None:
+                    demo.end_without_warning(iotd)
+                else:
+                    say(f"iotd ended by itself with status {iotd.returncode}")
+            finally:
+                iotd.kill()
+                iotd.wait()
+    missing = [promise for promise in (CONNECTED, RETAINED, REPORTED, WILL) if promise not in demo.seen]
+    for promise in missing:
+        say(f"not seen: {promise}")
+    return 1 if missing else 0
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> int:
+    """Parse the arguments and run until the time is over or a signal comes."""
+    parser = argparse.ArgumentParser(prog="script/demo", description="See iotd at work on this machine.")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="how long to run (default: until Ctrl-C)")
+    arguments = parser.parse_args()
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run(arguments.seconds)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
