@@ -13,6 +13,14 @@ Json = Any  # what json.loads returns: dict, list, str, int, float, bool or None
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this host is: `hostname` up to its first dot, `machine_id` as in /etc/machine-id."""
+
+    hostname: str
+    machine_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tls:
     """The three certificates of mutual TLS, as paths."""
 
@@ -109,7 +117,7 @@ class Spool:
     """The bounds of what waits for its PUBACK. `strict` commits to disk before anything is sent."""
 
     strict: bool = False
-    max_bytes: int = 64_000_000
+    max_bytes: int = 64 * 1024 * 1024
     max_age_s: float = 7 * 86400.0
 
 

@@ -1,0 +1,376 @@
+"""From the text of the configuration file to Settings: its schema, its rules, and every problem at once.
+
+Text in, values out: nothing here opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Mapping
+
+from iotd import template, topics
+from iotd.document import (
+    Cursor, Document, Reader, Unreadable, Wrong, boolean, choice, compose, duration, duration_or_zero, line_of, quoted,
+    size, text, whole,
+)
+from iotd.errors import ConfigError, Problem
+from iotd.settings import (
+    Backoff, Identity, Json, Log, Mqtt, Presence, Publish, RebootBudget, Settings, Shadow, Spool, Subscription, Tls,
+    Wifi,
+)
+
+PRESENCE_TOPIC = "MQTTServer/{thing}/will"
+AWS_MAX_SHADOW_BYTES = 8 * 1024
+AWS_MAX_SHADOW_DEPTH = 5  # the lowest of the three numbers that AWS documents
+TOPICS_PER_SHADOW = 6
+
+_ENDPOINT = "fill in your endpoint, which `aws iot describe-endpoint --endpoint-type iot:Data-ATS` prints"
+_ESSID_MAX_BYTES = 32
+
+Note = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration without problems, and the line of every key path in its file."""
+
+    settings: Settings
+    lines: Mapping[str, int]
+
+    def line(self, key: str) -> int:
+        """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
+        return line_of(self.lines, key)
+
+
+def parse(text: str, file: str, identity: Identity) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
+    document = Document()
+    try:
+        root = compose(text)
+        settings = _settings(Cursor(root, "", document), identity) if root else _settings_of({}, identity)
+    except Unreadable as error:
+        raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
+    except Wrong as error:
+        raise ConfigError(file, [Problem(1, "", str(error))]) from None
+    _check(settings, document.note_consequence)
+    if document.problems:
+        raise ConfigError(file, document.problems)
+    return Loaded(settings, document.lines)
+
+
+# The schema: a key of the file, the field it fills, and how it is read. What is left out keeps the field's default.
+
+def _settings(at: Cursor, identity: Identity) -> Settings:
+    return _settings_of(at.fields({
+        "thing": ("thing", _template(frozenset({"hostname", "machine_id"}))),
+        "mqtt": ("mqtt", _mqtt),
+        "presence": ("presence", _presence),
+        "publish": ("publish", _list(_publish, "- topic: …")),
+        "subscribe": ("subscribe", _list(_subscription, "- topic: …")),
+        "shadows": ("shadows", _list(_shadow, "- name: …")),
+        "wifi": ("wifi", _wifi),
+        "spool": ("spool", _spool),
+        "log": ("log", _log),
+    }), identity)
+
+
+def _mqtt(at: Cursor) -> Mqtt:
+    values = at.fields({
+        "host": ("host", _host),
+        "port": ("port", whole(1, 65535)),
+        "keepalive": ("keepalive_s", _whole_seconds),
+        "clean_session": ("clean_session", boolean),
+        "spread": ("spread_s", duration_or_zero),
+        "limits": ("aws_limits", choice("auto", "aws", "none")),
+        "tls": ("tls", _tls),
+        "backoff": ("backoff", _backoff),
+    })
+    values.setdefault("host", "")
+    limits = values.pop("aws_limits", "auto")
+    return Mqtt(**values, aws_limits=limits == "aws" or limits == "auto" and topics.is_aws_endpoint(values["host"]))
+
+
+def _tls(at: Cursor) -> Tls:
+    return Tls(**at.fields({"ca": ("ca", text), "cert": ("cert", text), "key": ("key", text)}))
+
+
+def _backoff(at: Cursor) -> Backoff:
+    return Backoff(**at.fields({"first": ("first_s", duration), "max": ("max_s", duration)}))
+
+
+def _presence(at: Cursor) -> Presence:
+    values = at.fields({
+        "topic": ("topic", _template(template.EVERYWHERE)),
+        "retain": ("retain", boolean),
+        "qos": ("qos", _qos),
+    })
+    values.setdefault("topic", PRESENCE_TOPIC)
+    return Presence(**values)
+
+
+def _publish(at: Cursor) -> Publish:
+    return Publish(**at.fields({
+        "topic": ("topic", _template(template.EVERYWHERE)),
+        "every": ("every_s", duration),
+        "retain": ("retain", boolean),
+        "qos": ("qos", _qos),
+        "offline": ("offline", choice("queue", "latest", "drop")),
+        "payload": ("payload", _mapping(template.PAYLOAD)),
+    }, topic="", every=86400.0, payload={}))
+
+
+def _subscription(at: Cursor) -> Subscription:
+    return Subscription(**at.fields({
+        "topic": ("filter", _template(template.EVERYWHERE)),
+        "qos": ("qos", _qos),
+    }, topic=""))
+
+
+def _shadow(at: Cursor) -> Shadow:
+    values = at.fields({
+        "name": ("name", _optional(text)),
+        "every": ("every_s", duration),
+        "desired": ("desired", _mapping(template.PAYLOAD - {"sequence"})),
+        "reported": ("reported", _mapping(template.REPORT)),
+        "healthy": ("healthy", text),
+        "unhealthy": ("unhealthy", text),
+        "checks": ("checks", _list(_check_of_health, "[]")),
+    })
+    values.pop("checks", None)
+    return Shadow(**values)
+
+
+def _wifi(at: Cursor) -> Wifi:
+    return Wifi(**at.fields({
+        "interface": ("interface", _interface),
+        "essid": ("essid", lambda at: at.items(_essid, "[fleet-ap]")),
+        "every": ("every_s", duration),
+        "grace": ("grace_s", duration),
+        "recover": ("recover", _recover),
+        "reboot": ("reboot", _reboot),
+    }))
+
+
+def _reboot(at: Cursor) -> RebootBudget:
+    return RebootBudget(**at.fields({
+        "max_per_day": ("max_per_day", whole(0, 24)),
+        "min_uptime": ("min_uptime_s", duration),
+    }))
+
+
+def _spool(at: Cursor) -> Spool:
+    return Spool(**at.fields({
+        "durability": ("strict", lambda at: choice("relaxed", "strict")(at) == "strict"),
+        "max_bytes": ("max_bytes", size),
+        "max_age": ("max_age_s", duration),
+    }))
+
+
+def _log(at: Cursor) -> Log:
+    return Log(**at.fields({
+        "level": ("level", choice("debug", "info", "warning", "error")),
+        "format": ("format", choice("json", "text")),
+    }))
+
+
+def _settings_of(values: Mapping[str, Any], identity: Identity) -> Settings:
+    """Fill what placeholders cannot change in a run: the thing, topics and filters."""
+    required: dict[str, Any] = {"thing": "{hostname}", "mqtt": Mqtt(host=""), "presence": Presence(PRESENCE_TOPIC)}
+    written = Settings(**{**required, **values})
+    names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
+    names["thing"] = template.compile_tree(written.thing)(names)
+
+    def filled(topic: str) -> str:
+        return str(template.compile_tree(topic)(names))
+
+    return replace(
+        written,
+        thing=names["thing"],
+        presence=replace(written.presence, topic=filled(written.presence.topic)),
+        publish=tuple(replace(entry, topic=filled(entry.topic)) for entry in written.publish),
+        subscribe=tuple(replace(entry, filter=filled(entry.filter)) for entry in written.subscribe),
+    )
+
+
+# Readers of what only this file has.
+
+def _list(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:
+    """A list whose key may stand there with nothing behind it."""
+    return lambda at: () if at.is_empty() else at.items(reader, example)
+
+
+def _optional(reader: Reader[Any]) -> Reader[Any]:
+    return lambda at: None if at.is_empty() else reader(at)
+
+
+def _template(known: frozenset[str]) -> Reader[str]:
+    def read(at: Cursor) -> str:
+        written = text(at)
+        _check_template(written, known)
+        return written
+    return read
+
+
+def _mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
+    def read(at: Cursor) -> dict[str, Json]:
+        tree = at.tree(lambda text: _check_template(text, known))
+        if not isinstance(tree, dict):
+            raise Wrong(f"expected a mapping of keys, found {at.found()}")
+        return tree
+    return read
+
+
+def _check_template(text: str, known: frozenset[str]) -> None:
+    try:
+        template.check(text, known)
+    except template.TemplateError as error:
+        raise Wrong(str(error)) from None
+
+
+def _host(at: Cursor) -> str:
+    host = "" if at.is_empty() or at.scalar() == "" else text(at)
+    if not host:
+        raise Wrong(f"is empty; {_ENDPOINT}")
+    if re.search(r"[\s/@]|^[^:]*:[^:]*$", host):
+        raise Wrong(f"expected the name or address of the broker alone, found {quoted(host)}; "
+                    "leave out scheme, user and path, and write the port under mqtt.port")
+    return host
+
+
+def _qos(at: Cursor) -> int:
+    return whole(0, 1, {2: "; AWS IoT has no QoS 2, and iotd makes doubles harmless rather than impossible"})(at)
+
+
+def _whole_seconds(at: Cursor) -> int:
+    seconds = duration(at)
+    if seconds != int(seconds):
+        raise Wrong(f"expected whole seconds, found {at.found()}; MQTT counts the keep-alive in seconds")
+    return int(seconds)
+
+
+def _check_of_health(at: Cursor) -> None:
+    raise Wrong("no kind of check is known yet; write checks: []")
+
+
+def _interface(at: Cursor) -> str:
+    name = text(at)
+    if len(name.encode()) > 15 or re.search(r"[\s/:]", name) or name in (".", ".."):
+        raise Wrong(f"expected the name of a network interface such as wlan0, found {quoted(name)}")
+    return name
+
+
+def _essid(at: Cursor) -> str:
+    name = text(at)
+    if len(name.encode()) > _ESSID_MAX_BYTES:
+        raise Wrong(f"{quoted(name)} is {len(name.encode())} bytes long; an ESSID has at most {_ESSID_MAX_BYTES}")
+    return name
+
+
+def _recover(at: Cursor) -> tuple[str, ...]:
+    steps = at.items(choice("reconnect", "radio-cycle", "restart-network", "reboot"), "[] to report only")
+    for position, step in enumerate(steps):
+        if step in steps[:position]:
+            raise Wrong(f"{step} comes twice; each step is taken once, in the order of the list")
+    return steps
+
+
+# The rules between values, and those of topics and names, which need them filled.
+
+def _check(settings: Settings, note: Note) -> None:
+    aws = settings.mqtt.aws_limits
+    _check_mqtt(settings.mqtt, note)
+    _check_text(note, "thing", topics.thing_problem(settings.thing, aws))
+    _check_presence(settings, note)
+    _check_publish(settings, note)
+    _check_subscribe(settings, note)
+    _check_shadows(settings, note)
+
+
+def _check_mqtt(mqtt: Mqtt, note: Note) -> None:
+    if not mqtt.host:
+        note("mqtt.host", f"is required; {_ENDPOINT}")
+    if re.match(r"x+-ats\.", mqtt.host):
+        note("mqtt.host", f"{quoted(mqtt.host)} is the sample's placeholder; {_ENDPOINT}")
+    if topics.is_aws_endpoint(mqtt.host) and not mqtt.tls:
+        note("mqtt.tls", "AWS IoT takes no connection without TLS; add the section, `tls:` alone means the defaults")
+    low, high = (30, 1200) if mqtt.aws_limits else (5, 65535)
+    if not low <= mqtt.keepalive_s <= high:
+        note("mqtt.keepalive", f"expected {low}s to {high}s{' on AWS' * mqtt.aws_limits}, found {mqtt.keepalive_s}s")
+    if mqtt.backoff.max_s < 1:
+        note("mqtt.backoff.max", "expected at least 1s; no retry comes sooner")
+    elif mqtt.backoff.first_s > mqtt.backoff.max_s:
+        note("mqtt.backoff.first", f"{mqtt.backoff.first_s:g}s is above mqtt.backoff.max, {mqtt.backoff.max_s:g}s")
+
+
+def _check_text(note: Note, key: str, problem: str | None) -> None:
+    if problem:
+        note(key, problem)
+
+
+def _check_presence(settings: Settings, note: Note) -> None:
+    presence, aws = settings.presence, settings.mqtt.aws_limits
+    if aws and presence.topic.startswith("$"):
+        note("presence.topic", f"{quoted(presence.topic)} is reserved, a will is not sent to topics under $")
+    _check_text(note, "presence.topic", topics.topic_problem(presence.topic, aws))
+
+
+def _check_publish(settings: Settings, note: Note) -> None:
+    aws = settings.mqtt.aws_limits
+    retained_per_s: dict[str, float] = defaultdict(float)
+    for position, entry in enumerate(settings.publish):
+        key = f"publish[{position}]"
+        _check_text(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
+        _check_text(note, f"{key}.payload", topics.payload_problem(_size_of(entry.payload), aws))
+        if entry.topic == settings.presence.topic:
+            note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
+        if entry.retain:
+            retained_per_s[entry.topic] += 1 / entry.every_s
+            if aws and retained_per_s[entry.topic] > 1 + 1e-9:
+                note(f"{key}.every", f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.3g} times "
+                                     "a second in all; AWS IoT takes one a second, or write retain: false")
+
+
+def _check_subscribe(settings: Settings, note: Note) -> None:
+    aws = settings.mqtt.aws_limits
+    first: dict[str, int] = {}
+    for position, entry in enumerate(settings.subscribe):
+        key = f"subscribe[{position}].topic"
+        _check_text(note, key, topics.filter_problem(entry.filter, aws))
+        if first.setdefault(entry.filter, position) != position:
+            note(key, f"{quoted(entry.filter)} is already subscribe[{first[entry.filter]}]; keep one of the two")
+    total = len(settings.subscribe) + TOPICS_PER_SHADOW * len(settings.shadows) + 1
+    if aws and total > topics.AWS_MAX_SUBSCRIPTIONS:
+        note("shadows" if len(settings.shadows) > len(settings.subscribe) else "subscribe",
+             f"{total} subscriptions in all: one each, {TOPICS_PER_SHADOW} a shadow, 1 for presence; "
+             f"AWS IoT allows {topics.AWS_MAX_SUBSCRIPTIONS}")
+
+
+def _check_shadows(settings: Settings, note: Note) -> None:
+    aws = settings.mqtt.aws_limits
+    first: dict[str | None, int] = {}
+    for position, shadow in enumerate(settings.shadows):
+        key = f"shadows[{position}]"
+        if shadow.name is not None:
+            _check_text(note, f"{key}.name", topics.shadow_problem(shadow.name, aws))
+        if first.setdefault(shadow.name, position) != position:
+            name = "the classic shadow" if shadow.name is None else quoted(shadow.name)
+            note(f"{key}.name", f"{name} is already shadows[{first[shadow.name]}]; keep one of the two")
+        for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
+            if aws and _depth(state) > AWS_MAX_SHADOW_DEPTH:
+                note(f"{key}.{part}", f"{_depth(state)} levels deep; AWS IoT is sure to take {AWS_MAX_SHADOW_DEPTH}")
+        total = _size_of(shadow.desired) + _size_of(shadow.reported)
+        if aws and total > AWS_MAX_SHADOW_BYTES:
+            note(key, f"desired and reported have {total} bytes; AWS IoT takes {AWS_MAX_SHADOW_BYTES} for both")
+
+
+def _size_of(tree: Json) -> int:
+    return len(json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _depth(tree: Json) -> int:
+    if not isinstance(tree, (dict, list)):
+        return 0
+    return 1 + max((_depth(child) for child in (tree.values() if isinstance(tree, dict) else tree)), default=0)
