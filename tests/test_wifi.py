@@ -140,3 +140,9 @@ def test_a_silent_kernel_costs_no_more_than_the_limit() -> None:
         with pytest.raises(TimeoutError):
             exchange(kernel, struct.pack("=IHHIIBBH", 20, 16, 0, 1, 0, 3, 1, 0)[:19], 1, began + 0.05)
         assert time.monotonic() - began < 1
+
+
+def test_no_flood_of_answers_outlasts_the_limit() -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as kernel:
+        with pytest.raises(TimeoutError):
+            exchange(kernel, b"", 1, time.monotonic() - 1)
