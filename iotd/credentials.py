@@ -10,7 +10,7 @@ import ssl
 import stat
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 from iotd.config import Loaded
 from iotd.errors import Problem
@@ -144,26 +144,20 @@ def _pair_problem(tls: Tls) -> str | None:
 
 def _permission_problem(path: str) -> str:
     """Say who may not read `path`, and mend the outermost directory that is in the way, else the file."""
-    user = _user()
+    user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
     if user != DAEMON_USER and any(entry.pw_name == DAEMON_USER for entry in pwd.getpwall()):
         return f"user {user} may not read {path}; ask as the daemon's user: sudo -u {DAEMON_USER} iotd check"
     shut = next((parent for parent in reversed(Path(path).parents) if not os.access(parent, os.X_OK)), None)
     place, mode = (shut, "0750") if shut else (path, "0640")
-    return f"user {user} may not read {path}; run: chown root:{_group()} {place} && chmod {mode} {place}"
+    return f"user {user} may not read {path}; run: chown root:{group} {place} && chmod {mode} {place}"
 
 
-def _user() -> str:
+def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    """Return the name of a user or group, its number where it has none, as in a container."""
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return str(look_up(number)[0])
     except KeyError:
-        return str(os.geteuid())
-
-
-def _group() -> str:
-    try:
-        return grp.getgrgid(os.getegid()).gr_name
-    except KeyError:
-        return str(os.getegid())
+        return str(number)
 
 
 def _ends_of(path: str) -> list[float]:

@@ -44,8 +44,9 @@ def enabled(level: int) -> bool:
 def write(entry: Entry) -> None:
     """Write one entry."""
     if _logger.isEnabledFor(entry.level):
-        fields = {"event": entry.event, "message": entry.message, **entry.fields}
-        _logger.handle(logging.LogRecord("iotd", entry.level, "", 0, fields, None, None))
+        record = logging.LogRecord("iotd", entry.level, "", 0, "", None, None)
+        vars(record)["fields"] = {"event": entry.event, "message": entry.message, **entry.fields}
+        _logger.handle(record)
 
 
 def info(event: str, message: str, **fields: Any) -> None:
@@ -68,7 +69,7 @@ def _stamp(record: logging.LogRecord) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
-class _Json(JsonFormatter):
+class _Json(JsonFormatter):  # type: ignore[misc]
     """time, level, event and message first, then the event's own fields."""
 
     def __init__(self, under_journald: bool) -> None:
@@ -79,18 +80,18 @@ class _Json(JsonFormatter):
         """Fill the object that becomes the line."""
         log_record["time"] = _stamp(record)
         log_record["level"] = record.levelname.lower()
-        log_record.update(message_dict)
+        log_record.update(vars(record)["fields"])
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, led by its priority under journald."""
         line: str = super().format(record)
         if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "replace")) > MAX_LINE_BYTES:
-            record.msg = _shortened(record.msg)
+            vars(record)["fields"] = _shortened(vars(record)["fields"])
             line = super().format(record)
         return f"<{_PRIORITIES[record.levelno]}>{line}" if self._under_journald else line
 
 
-def _shortened(fields: Any) -> dict[str, Any]:
+def _shortened(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with each value cut so that all of them fit a line; a cut one is text and says so."""
     most = MAX_LINE_BYTES // (8 * len(fields))
     short = {}
@@ -104,7 +105,7 @@ class _Text(logging.Formatter):
     """`12:00:00.123 WARNING session.disconnected message key=value …`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = dict(record.msg)  # type: ignore[arg-type]
+        fields = dict(vars(record)["fields"])
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         event, message = fields.pop("event"), fields.pop("message")
         rest = " ".join(f"{name}={value}" for name, value in fields.items())

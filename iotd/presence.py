@@ -8,10 +8,11 @@ can tell a late will of an older connection (AWS may publish it after the new on
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from iotd.model import Message, Received
+from iotd.model import Entry, Message, Received
 from iotd.settings import Presence
 
 LOST = "Communication lost"
@@ -39,17 +40,23 @@ def status(presence: Presence, hostname: str, session: str, word: str, **more: A
     return Message(presence.topic, payload, presence.qos, presence.retain)
 
 
-def heard(standing: Standing, hostname: str, received: Received, now: float) -> Standing:
-    """Return the standing after a message on the presence topic while the line is up.
+def heard(standing: Standing, hostname: str, received: Received, now: float) -> tuple[Standing, Entry | None]:
+    """Return the standing after a message on the presence topic while the line is up, and what to log.
 
     A will that speaks for this device is untrue while it is connected: Connected is owed again, no sooner than the
-    pause allows. Whatever else stands there (our own words, another device on a shared topic, anything that is not
-    ours to judge) changes nothing, so two devices can never answer each other for ever.
+    pause allows. Whatever else stands there (our own words, another device on a shared topic, what no device of ours
+    would say) changes nothing, so that two devices never answer each other for ever.
     """
     try:
         body = json.loads(received.payload)
     except (ValueError, RecursionError):
-        return standing
-    if not isinstance(body, dict) or body.get("status") != LOST or body.get("Hostname") != hostname:
-        return standing
-    return replace(standing, again_at=max(now, standing.said_at + PAUSE_S))
+        body = None
+    if not isinstance(body, dict):
+        return standing, Entry(logging.WARNING, "presence.unreadable",
+                               "somebody else writes on the presence topic; ignored", {"topic": received.topic})
+    if body.get("status") != LOST or body.get("Hostname") != hostname:
+        return standing, None
+    again_at = max(now, standing.said_at + PAUSE_S)
+    return replace(standing, again_at=again_at), Entry(
+        logging.INFO, "presence.overruled", "a late will says that this device is lost; it says Connected again",
+        {"session": str(body.get("session"))[:40]})

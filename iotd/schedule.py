@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Hashable, Mapping
+from typing import Any, Mapping
 
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
     """The period and the next due time, in monotonic seconds, of each key."""
 
-    every_s: Mapping[Hashable, float]
-    due_at: Mapping[Hashable, float]
+    every_s: Mapping[Any, float]
+    due_at: Mapping[Any, float]
 
     def next_due(self) -> float | None:
         """Return the earliest due time, or None where nothing recurs."""
@@ -21,13 +21,13 @@ class Timetable:
 EMPTY = Timetable({}, {})
 
 
-def changed(old: Timetable, every_s: Mapping[Hashable, float], now: float) -> Timetable:
+def changed(old: Timetable, every_s: Mapping[Any, float], now: float) -> Timetable:
     """Return the timetable for `every_s`: a key with its old period keeps its time, any other is due at once."""
     kept = {key: old.due_at[key] for key, period in every_s.items() if old.every_s.get(key) == period}
     return Timetable(every_s, {key: kept.get(key, now) for key in every_s})
 
 
-def take(table: Timetable, now: float) -> tuple[list[Hashable], Timetable]:
+def take(table: Timetable, now: float) -> tuple[list[Any], Timetable]:
     """Return the keys that are due, in the order of the timetable, and the timetable after them.
 
     A key that missed several of its times (the host slept, the clock of the loop was late) is due once; its next

@@ -1,0 +1,120 @@
+"""The command `iotd`: run, check, status. Exit status 0, 1 fault or not healthy, 2 usage, 3 not running, 78 config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from iotd import __version__, config, credentials, host
+from iotd.daemon import Daemon, Places
+from iotd.errors import EXIT_CONFIG, ConfigError, Problem
+from iotd.settings import Settings
+
+DEFAULT_FILE = "/etc/iotd.yaml"
+EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
+STALE_S = 60.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command with these arguments (those of the process) and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.do(options))
+    except ConfigError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
+        epilog="See iotd(8) and iotd.yaml(5).")
+    parser.add_argument("--version", action="version", version=f"iotd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, do, summary in (("run", _run, "run the daemon in the foreground"),
+                              ("check", _check, "read and validate the configuration, print every problem")):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        command.set_defaults(do=do)
+    status = commands.add_parser("status", help="what the running daemon is doing", description=_status.__doc__)
+    status.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
+    status.set_defaults(do=_status)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    def load() -> Settings:
+        return _load(options.file, forgive_expiry=True)
+
+    return Daemon(load(), load, _places(), host.identity()).run()
+
+
+def _check(options: argparse.Namespace) -> int:
+    _load(options.file, forgive_expiry=False)
+    print(f"{options.file}: no problem found")
+    return 0
+
+
+def _load(file: str, forgive_expiry: bool) -> Settings:
+    """Return the settings of the file; raise ConfigError with every problem of it and of the certificates."""
+    try:
+        text = Path(file).read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(file, [Problem(0, "", f"{error.strerror}; write it as iotd.yaml(5) says")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
+    loaded = config.parse(text, file, host.identity())
+    problems: list[Problem] = []
+    if loaded.settings.mqtt.tls is not None:
+        problems = credentials.problems(loaded.settings.mqtt.tls, loaded, time.time())
+    if problems:
+        raise ConfigError(file, problems)
+    return loaded.settings
+
+
+def _places() -> Places:
+    state = os.environ.get("STATE_DIRECTORY", "/var/lib/iotd").split(":")[0]
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "/run/iotd").split(":")[0]
+    return Places(Path(state), Path(runtime))
+
+
+def _status(options: argparse.Namespace) -> int:
+    """What the running daemon is doing. Exit status 0 healthy, 1 running but not healthy, 3 not running or stale."""
+    path = _places().runtime / "status.json"
+    status = host.read_json(path)
+    if not isinstance(status, dict):
+        why = "cannot be read" if path.exists() else "is not there"
+        print(f"iotd is not running: {path} {why}; start it with: systemctl start iotd", file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    age_s = round(host.uptime_s() - status.get("written_s", 0.0), 1)
+    stale = age_s > STALE_S or status.get("boot_id") != host.boot_id()
+    if options.json:
+        print(json.dumps({**status, "age_s": age_s, "stale": stale}, ensure_ascii=False))
+    else:
+        print("\n".join(_sentences(status, age_s, stale)))
+    return EXIT_NOT_RUNNING if stale else 0 if status.get("healthy") else EXIT_UNHEALTHY
+
+
+def _sentences(status: dict[str, Any], age_s: float, stale: bool) -> list[str]:
+    """Return the status for a person, a sentence a line."""
+    broker = f"{status.get('host')}:{status.get('port')}"
+    lines = [f"iotd {status.get('version')} runs as {status.get('thing')} (process {status.get('pid')},"
+             f" {age_s:.0f} s ago)"]
+    if stale:
+        lines.append("stale: iotd has died or hangs; see: journalctl -u iotd")
+    if status.get("connected"):
+        lines.append(f"connected to {broker} for {status.get('for_s')} s")
+    lines += [f"problem: {problem}" for problem in status.get("problems", [])]
+    lines.append(f"waiting for the broker: {status.get('waiting')} messages, {status.get('waiting_bytes')} bytes")
+    lines += [f"dropped: {count} messages of {topic}" for topic, count in status.get("dropped", {}).items()]
+    wifi = status.get("wifi")
+    if wifi:
+        lines.append(f"{wifi['interface']}: {wifi['outcome']}, ESSID {wifi['essid']}, {wifi['rssi_dbm']} dBm")
+    return lines

@@ -1,0 +1,202 @@
+"""Which waiting message goes out next, and whether it carries RETAIN. Pure.
+
+The rules, under AWS limits: at most 100 unacknowledged, fewer than 100 publishes and 512 KB a second, and one
+retained publish a second for a topic. Of a topic's retained messages only the newest carries RETAIN: while a backlog
+drains the retained slot must not move backwards, nor be written more often than the broker takes it.
+
+A message that brings the line down is found by sending alone what was in flight when it fell: whichever is alone in
+flight when the broker closes the line again is the cause, and is set aside the second time. A topic whose messages
+do so three times in a row is one that the broker denies to this device; it rests for an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Mapping, Sequence
+
+from iotd.model import Entry, Message
+
+MAX_PAYLOAD_BYTES = 131_072  # AWS IoT Core; a broker of one's own has its own limit
+
+BLAME_S = 5.0  # a broker that closes the line over a message does so at once
+DROPS_OF_A_MESSAGE = 2
+DROPS_OF_A_TOPIC = 3
+DENIED_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One message of the spool; ids grow in the order in which messages were made."""
+
+    id: int
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+    def size(self) -> int:
+        """Return its bytes in a PUBLISH packet, nearly."""
+        return len(self.payload) + len(self.topic) + 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the broker takes: publishes and bytes a second (None: as many as it likes), and unacknowledged ones.
+
+    `burst` of them may go at once; burst + per_second stays below the broker's limit in every second.
+    """
+
+    window: int = 100
+    per_second: float | None = None
+    burst: float = 0.0
+    bytes_per_second: float | None = None
+    retained_pause_s: float = 0.0
+
+
+UNLIMITED = Limits()
+# 100 publishes a second are shared with what is received and with shadow requests, and the surplus is discarded.
+AWS = Limits(per_second=70.0, burst=20.0, bytes_per_second=400_000.0, retained_pause_s=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One message handed to the session and not yet acknowledged."""
+
+    topic: str
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """What is in flight, the budgets left as of `counted_at`, and who is under suspicion.
+
+    `suspects`: id to how often the line fell while it alone was in flight. `drops`: the same of each topic, in a row.
+    `denied`: topic to when it may be tried again.
+    """
+
+    limits: Limits = UNLIMITED
+    in_flight: Mapping[int, Flight] = field(default_factory=dict)
+    cursor: int = 0
+    publishes_left: float = 0.0
+    bytes_left: float = 0.0
+    counted_at: float = 0.0
+    retained_at: Mapping[str, float] = field(default_factory=dict)
+    suspects: Mapping[int, int] = field(default_factory=dict)
+    drops: Mapping[str, int] = field(default_factory=dict)
+    denied: Mapping[str, float] = field(default_factory=dict)
+
+
+def room(outbox: Outbox) -> int:
+    """Return how many more messages may be in flight: one in all, while there is one under suspicion."""
+    window = 1 if outbox.suspects or outbox.drops else outbox.limits.window
+    return max(0, window - len(outbox.in_flight))
+
+
+def take(
+    outbox: Outbox, rows: Sequence[Waiting], newest: Mapping[str, int], now: float
+) -> tuple[Outbox, list[tuple[int, Message]], float | None]:
+    """Choose from `rows` (in order of id, beyond `cursor`) what goes out now.
+
+    `newest` is the id of the newest retained message of each topic. Returns the outbox after it, the (id, message)
+    pairs to publish, and when to ask again where a limit held something back (None: when something changes).
+    """
+    outbox = _earned(outbox, now)
+    limits = outbox.limits
+    in_flight, retained_at = dict(outbox.in_flight), dict(outbox.retained_at)
+    publishes, volume, cursor = outbox.publishes_left, outbox.bytes_left, outbox.cursor
+    chosen: list[tuple[int, Message]] = []
+    again_at: float | None = None
+    for row in rows[:room(outbox)]:
+        retain = row.retain and newest.get(row.topic, row.id) <= row.id
+        if limits.per_second is not None and publishes < 1.0:
+            again_at = now + (1.0 - publishes) / limits.per_second
+            break
+        if limits.bytes_per_second is not None and volume <= 0.0:
+            again_at = now - volume / limits.bytes_per_second + 0.01
+            break
+        last = retained_at.get(row.topic)
+        if retain and last is not None and now < last + limits.retained_pause_s:
+            again_at = last + limits.retained_pause_s
+            break
+        if retain and limits.retained_pause_s:
+            retained_at[row.topic] = now
+        publishes -= 1.0
+        volume -= row.size()
+        in_flight[row.id] = Flight(row.topic, now)
+        cursor = row.id
+        chosen.append((row.id, Message(row.topic, row.payload, row.qos, retain)))
+    if not chosen:
+        return outbox, chosen, again_at
+    return replace(outbox, in_flight=in_flight, retained_at=retained_at, publishes_left=publishes,
+                   bytes_left=volume, cursor=cursor), chosen, again_at
+
+
+def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
+    """Count publishes that went past the outbox (shadow requests, presence) or came in: they share the limit."""
+    if outbox.limits.per_second is None:
+        return outbox
+    outbox = _earned(outbox, now)
+    return replace(outbox, publishes_left=outbox.publishes_left - publishes, bytes_left=outbox.bytes_left - size)
+
+
+def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
+    """Take PUBACKs: what is acknowledged is beyond suspicion, and so is its topic."""
+    in_flight, suspects, drops = dict(outbox.in_flight), dict(outbox.suspects), dict(outbox.drops)
+    for number in ids:
+        flight = in_flight.pop(number, None)
+        suspects.pop(number, None)
+        if flight is not None:
+            drops.pop(flight.topic, None)
+    return replace(outbox, in_flight=in_flight, suspects=suspects, drops=drops)
+
+
+def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, int | None, list[Entry]]:
+    """The line is down: everything in flight goes out again on the next one.
+
+    `blamed` tells that the broker ended it. Returns the outbox, the id of a message to set aside, and what to log.
+    """
+    recent = [number for number, flight in outbox.in_flight.items() if now - flight.sent_at <= BLAME_S]
+    empty = replace(outbox, in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0)
+    if not blamed or not recent:
+        return empty, None, []
+    if len(recent) > 1:
+        return replace(empty, suspects={**{number: 0 for number in recent}, **outbox.suspects}), None, []
+    number, topic = recent[0], outbox.in_flight[recent[0]].topic
+    suspects, drops = dict(outbox.suspects), dict(outbox.drops)
+    suspects[number] = suspects.get(number, 0) + 1
+    drops[topic] = drops.get(topic, 0) + 1
+    if drops[topic] >= DROPS_OF_A_TOPIC:
+        suspects.pop(number)
+        drops.pop(topic)
+        denied = {**outbox.denied, topic: now + DENIED_S}
+        return replace(empty, suspects=suspects, drops=drops, denied=denied), None, [Entry(
+            logging.WARNING, "publish.denied",
+            "the broker closes the line over every message of this topic, probably by policy; it rests for an hour",
+            {"topic": topic, "drops": DROPS_OF_A_TOPIC, "retry_in_s": DENIED_S})]
+    if suspects[number] >= DROPS_OF_A_MESSAGE:
+        suspects.pop(number)
+        return replace(empty, suspects=suspects, drops=drops), number, [Entry(
+            logging.WARNING, "publish.set_aside",
+            "the broker closed the line over this message twice; it is kept and not sent again",
+            {"topic": topic, "id": number})]
+    return replace(empty, suspects=suspects, drops=drops), None, []
+
+
+def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:
+    """Return the topics that rest now, and the outbox without those whose rest is over."""
+    denied = {topic: until for topic, until in outbox.denied.items() if until > now}
+    if len(denied) != len(outbox.denied):
+        outbox = replace(outbox, denied=denied, cursor=0)
+    return outbox, tuple(denied)
+
+
+def _earned(outbox: Outbox, now: float) -> Outbox:
+    """Return the outbox with what its budgets have gained since they were counted."""
+    limits = outbox.limits
+    if limits.per_second is None or limits.bytes_per_second is None:
+        return outbox
+    passed_s = max(0.0, now - outbox.counted_at)
+    return replace(outbox, counted_at=now,
+                   publishes_left=min(limits.burst, outbox.publishes_left + passed_s * limits.per_second),
+                   bytes_left=min(limits.bytes_per_second, outbox.bytes_left + passed_s * limits.bytes_per_second))

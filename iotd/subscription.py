@@ -1,0 +1,69 @@
+"""Which filters are subscribed when: a session that the broker kept is not subscribed again. Pure.
+
+`held` is what the broker is known to hold for this client id: it survives the line, and a restart of the daemon
+through the file that `host` keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Mapping
+
+REFUSED = 128  # MQTT 3.1.1, 3.9.3
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriptions:
+    """What is wanted (filter to QoS), what the broker holds, what it was asked for, and what it has refused."""
+
+    wanted: Mapping[str, int]
+    held: Mapping[str, int]
+    asked: frozenset[str] = frozenset()
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+    def settled(self, filters: tuple[str, ...]) -> bool:
+        """Tell whether the broker has said yes or no to each of the filters."""
+        return not self.asked.intersection(filters)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The packets that make the broker hold what is wanted."""
+
+    subscribe: list[tuple[str, int]]
+    unsubscribe: list[str]
+
+
+def opened(subscriptions: Subscriptions, session_present: bool) -> tuple[Subscriptions, Plan]:
+    """The line is up: ask for what the broker does not hold, and for the end of what nobody wants any more."""
+    held = subscriptions.held if session_present else {}
+    return _plan(replace(subscriptions, held=held, asked=frozenset()))
+
+
+def changed(subscriptions: Subscriptions, wanted: Mapping[str, int]) -> tuple[Subscriptions, Plan]:
+    """The configuration has changed while the line is up."""
+    refused = {name: code for name, code in subscriptions.refused.items() if name in wanted}
+    return _plan(replace(subscriptions, wanted=wanted, refused=refused))
+
+
+def answered(subscriptions: Subscriptions, codes: tuple[tuple[str, int], ...]) -> Subscriptions:
+    """Take a SUBACK: a code for each filter of one SUBSCRIBE."""
+    held, refused = dict(subscriptions.held), dict(subscriptions.refused)
+    for name, code in codes:
+        if code >= REFUSED:
+            held.pop(name, None)
+            refused[name] = code
+        elif name in subscriptions.wanted:
+            held[name] = subscriptions.wanted[name]
+            refused.pop(name, None)
+    asked = subscriptions.asked.difference(name for name, _ in codes)
+    return replace(subscriptions, held=held, asked=asked, refused=refused)
+
+
+def _plan(subscriptions: Subscriptions) -> tuple[Subscriptions, Plan]:
+    wanted, held = subscriptions.wanted, subscriptions.held
+    ask = [(name, qos) for name, qos in wanted.items() if held.get(name) != qos]
+    drop = [name for name in held if name not in wanted]
+    kept = {name: qos for name, qos in held.items() if wanted.get(name) == qos}
+    asked = subscriptions.asked.union(name for name, _ in ask)
+    return replace(subscriptions, held=kept, asked=asked), Plan(ask, drop)

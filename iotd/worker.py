@@ -1,0 +1,66 @@
+"""A thread that makes looks which may block, each at its own interval, and posts what they saw."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from queue import Empty, SimpleQueue
+from typing import Any, Callable, Mapping
+
+from iotd import schedule
+from iotd.model import ThreadFailed
+
+STUCK_S = 30.0
+
+Look = Callable[[], Any]
+
+
+class Worker:
+    """The thread; `post` takes what each look returns, on that thread."""
+
+    def __init__(self, post: Callable[[Any], None]) -> None:
+        self._post = post
+        self._orders: SimpleQueue[Mapping[Any, tuple[float, Look]] | None] = SimpleQueue()
+        self._due_at = math.inf
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it waits for `look`."""
+        self._thread.start()
+
+    def look(self, looks: Mapping[Any, tuple[float, Look]]) -> None:
+        """Make these looks from now on, each every so many seconds: a new one at once, a known one at its time."""
+        self._orders.put(looks)
+
+    def close(self) -> None:
+        """End the thread after the look it is making; a look that hangs is left behind."""
+        self._orders.put(None)
+
+    def alive(self, now: float) -> bool:
+        """Tell whether the thread lives and is not stuck in a look."""
+        return self._thread.is_alive() and now < self._due_at + STUCK_S
+
+    def _run(self) -> None:
+        looks: Mapping[Any, tuple[float, Look]] = {}
+        timetable = schedule.EMPTY
+        try:
+            while True:
+                next_due = timetable.next_due()
+                self._due_at = math.inf if next_due is None else next_due
+                try:
+                    order = self._orders.get(timeout=None if next_due is None else max(0, next_due - time.monotonic()))
+                    if order is None:
+                        return
+                    looks = order
+                    every_s = {key: period for key, (period, _) in looks.items()}
+                    timetable = schedule.changed(timetable, every_s, time.monotonic())
+                except Empty:
+                    pass
+                self._due_at = time.monotonic()
+                due, timetable = schedule.take(timetable, self._due_at)
+                for key in due:
+                    self._post(looks[key][1]())
+        except BaseException:  # a bug: the main thread must hear of it, whatever it is
+            self._post(ThreadFailed("worker", traceback.format_exc()))
