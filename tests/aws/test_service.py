@@ -122,6 +122,8 @@ def test_the_eleventh_request_in_flight_is_429(service: ShadowService, client: O
     assert (refused["code"], refused["clientToken"], kinds(client)) == (429, "10", ["rejected"])
     service.release()
     client.wait_for(f"{NAMED}/update/accepted", lambda message: message.json()["version"] == 10)
+    client.publish(f"{NAMED}/update", {"state": {}})
+    client.wait_for(f"{NAMED}/update/accepted", lambda message: message.json()["version"] == 11)
 
 
 def test_a_held_thing_does_not_use_up_the_requests_of_another(service: ShadowService, client: Observer) -> None:

@@ -93,6 +93,11 @@ def test_only_what_an_update_touches_is_stamped_anew() -> None:
     assert document.metadata == {"reported": {"a": STAMP, "b": {"c": STAMP, "d": {"timestamp": NOW + 1}}}}
 
 
+def test_a_deleted_key_leaves_no_stamp_behind() -> None:
+    document = updated({"reported": {"a": 1, "b": 2}}, {"reported": {"a": None}}).document
+    assert document.metadata == {"reported": {"b": STAMP}}
+
+
 @pytest.mark.parametrize(
     "desired, reported, delta",
     [
@@ -101,6 +106,7 @@ def test_only_what_an_update_touches_is_stamped_anew() -> None:
         ({"m": "eco"}, {}, {"m": "eco"}),
         ({}, {"m": "on"}, None),
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, {"a": {"c": 2}}),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, None),
         ({"a": {"b": 1}}, {"a": 1}, {"a": {"b": 1}}),
         ({"a": {}}, {}, {"a": {}}),
         ({"a": [1, 2]}, {"a": [1, 3]}, {"a": [1, 2]}),
