@@ -86,6 +86,7 @@ class Demo:
         self._service = service
         self._observer = observer
         self._told = 0
+        self._ordered = False
 
     def watch(self, iotd: subprocess.Popen[bytes], seconds: float) -> None:
         """Tell what arrives until the time is over, iotd ends, or a signal asks for the end."""
@@ -125,9 +126,11 @@ class Demo:
             self.seen.add(CONNECTED)
         elif message.topic == TOPIC and RETAINED not in self.seen:
             self._read_retained()
-        elif message.topic == DOCUMENTS and REPORTED not in self.seen:
-            if message.json()["current"]["state"].get("reported") == {"device_no": 0, "state": "ヨシッ👉"}:
+        elif message.topic == DOCUMENTS:
+            state = message.json()["current"]["state"]
+            if state.get("reported") == {"device_no": 0, "state": "ヨシッ👉"}:
                 self.seen.add(REPORTED)
+            if "desired" in state and not self._ordered:
                 self._order()
 
     def _read_retained(self) -> None:
@@ -138,6 +141,7 @@ class Demo:
             say(f"a client that comes later is given the retained message at once: {message.payload.decode()}")
 
     def _order(self) -> None:
+        self._ordered = True
         say("the cloud now asks for device_no 1; iotd is told the delta")
         self._service.update(THING, SHADOW, {"desired": {"device_no": 1}})
 
