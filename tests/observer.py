@@ -28,9 +28,10 @@ class Client(mqtt.Client):  # type: ignore[misc]
     """
 
     def __init__(self, client_id: str, *, clean_session: bool = True) -> None:
-        versions = getattr(mqtt, "CallbackAPIVersion", None)
-        first = () if versions is None else (versions.VERSION2,)
-        super().__init__(*first, client_id=client_id, clean_session=clean_session)
+        arguments: dict[str, Any] = {"client_id": client_id, "clean_session": clean_session}
+        if versions := getattr(mqtt, "CallbackAPIVersion", None):
+            arguments["callback_api_version"] = versions.VERSION2
+        super().__init__(**arguments)
         self._closing = threading.Event()
 
     def loop_forever(self, *arguments: Any, **keywords: Any) -> Any:
@@ -87,7 +88,7 @@ class Observer:
     def __init__(self, broker: Mosquitto, name: str = "observer") -> None:
         self._changed = threading.Condition()
         self._messages: list[Message] = []
-        self._subscribed: dict[int, list[int]] = {}
+        self._subscribed: dict[int | None, list[int]] = {}
         self._connected = False
         self._refused: str | None = None
         self._client = Client(name)

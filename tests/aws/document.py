@@ -267,9 +267,8 @@ def _merge(old: Object, old_stamps: Object, patch: Object, now: int) -> tuple[Ob
             state.pop(key, None)
             stamps.pop(key, None)
         elif isinstance(value, dict):
-            below = state.get(key)
-            base = (below, stamps[key]) if isinstance(below, dict) else ({}, {})
-            state[key], stamps[key] = _merge(*base, value, now)
+            below, below_stamps = (state[key], stamps[key]) if isinstance(state.get(key), dict) else ({}, {})
+            state[key], stamps[key] = _merge(below, below_stamps, value, now)
         else:
             state[key], stamps[key] = value, _stamp(value, now)
     return state, stamps

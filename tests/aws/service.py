@@ -110,7 +110,8 @@ class ShadowService:
         if broker.certificates is not None:
             identity = broker.certificates.authority.issue(NAME)
             self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
-        self._client.reconnect_delay_set(min_delay=0.1, max_delay=0.5)
+        soon_s: Any = 0.1  # paho's annotation asks for whole seconds, its code does not
+        self._client.reconnect_delay_set(soon_s, soon_s)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
