@@ -35,7 +35,9 @@ _RENEW = {
 }
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
-_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+# A key of another algorithm finds, in OpenSSL's words, no certificate beside it.
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+_UTC_TIME = 0x17  # the other form that RFC 5280 allows, GeneralizedTime, has all four digits of the year
 
 
 class _Encrypted(Exception):
@@ -136,7 +138,7 @@ def _pair_problem(tls: Tls) -> str | None:
         return f"{tls.key} is protected by a password, which nobody can type at a boot; " \
                f"remove it: openssl pkey -in {tls.key} -out {tls.key}"
     except ssl.SSLError as error:
-        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        if error.reason in _MISMATCHES:
             return f"{tls.key} does not fit the certificate {tls.cert}; the two come as a pair"
         return f"{tls.key} cannot be used with {tls.cert}: {error.reason or error}; copy both again"
     return None
@@ -145,11 +147,12 @@ def _pair_problem(tls: Tls) -> str | None:
 def _permission_problem(path: str) -> str:
     """Say who may not read `path`, and mend the outermost directory that is in the way, else the file."""
     user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
-    if user != DAEMON_USER and any(entry.pw_name == DAEMON_USER for entry in pwd.getpwall()):
-        return f"user {user} may not read {path}; ask as the daemon's user: sudo -u {DAEMON_USER} iotd check"
-    shut = next((parent for parent in reversed(Path(path).parents) if not os.access(parent, os.X_OK)), None)
+    # A person who asks `iotd check` is not to take the file away from the daemon.
+    other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
+    shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
+                None)
     place, mode = (shut, "0750") if shut else (path, "0640")
-    return f"user {user} may not read {path}; run: chown root:{group} {place} && chmod {mode} {place}"
+    return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
 
 
 def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:

@@ -95,7 +95,8 @@ def test_a_placeholder_of_another_place_is_no_typing_error() -> None:
 
 
 def test_placeholders_names_them_in_values_and_not_in_keys() -> None:
-    assert placeholders({"{thing}": ["a {hostname}", {"b": "{x}{y}"}], "c": 5, "d": "{{run}}"}) == {"hostname", "x", "y"}
+    tree = {"{thing}": ["a {hostname}", {"b": "{x}{y}"}], "c": 5, "d": "{{run}}"}
+    assert placeholders(tree) == {"hostname", "x", "y"}
 
 
 def test_a_report_knows_everything_a_payload_knows_and_its_health() -> None:
