@@ -7,13 +7,14 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from iotd import __version__, config, credentials, host
-from iotd.daemon import Daemon, Places
+from iotd.daemon import Daemon, Loaded
 from iotd.errors import EXIT_CONFIG, ConfigError, Problem
-from iotd.settings import Settings
+from iotd.places import Places
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
@@ -50,33 +51,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    def load() -> Settings:
-        return _load(options.file, forgive_expiry=True)
-
+    load = partial(_load, options.file, True)
     return Daemon(load(), load, _places(), host.identity()).run()
 
 
 def _check(options: argparse.Namespace) -> int:
-    _load(options.file, forgive_expiry=False)
+    loaded = _load(options.file, False)
+    for warning in loaded.warnings:
+        print(f"{options.file}: warning: {warning}", file=sys.stderr)
     print(f"{options.file}: no problem found")
     return 0
 
 
-def _load(file: str, forgive_expiry: bool) -> Settings:
-    """Return the settings of the file; raise ConfigError with every problem of it and of the certificates."""
+def _load(file: str, running: bool) -> Loaded:
+    """Return what the file says; raise ConfigError with every problem of it and of the certificates.
+
+    An expired certificate keeps nobody from `running`: it is the broker's to refuse, and the clock may be wrong.
+    """
     try:
         text = Path(file).read_text("utf-8")
     except OSError as error:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; write it as iotd.yaml(5) says")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
-    loaded = config.parse(text, file, host.identity())
-    problems: list[Problem] = []
-    if loaded.settings.mqtt.tls is not None:
-        problems = credentials.problems(loaded.settings.mqtt.tls, loaded, time.time())
-    if problems:
-        raise ConfigError(file, problems)
-    return loaded.settings
+    parsed = config.parse(text, file, host.identity())
+    tls = parsed.settings.mqtt.tls
+    if tls is None:
+        return Loaded(parsed.settings, ())
+    problems = credentials.unusable(tls, parsed)
+    expired = [] if problems else credentials.expired(tls, parsed, time.time())
+    if problems or (expired and not running):
+        raise ConfigError(file, problems + expired)
+    return Loaded(parsed.settings, (*credentials.warnings(tls), *(problem.text for problem in expired)))
 
 
 def _places() -> Places:

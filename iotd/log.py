@@ -6,6 +6,8 @@ Everything is written by the calling thread, at once. Under journald each line i
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import sys
 from datetime import datetime, timezone
@@ -62,6 +64,18 @@ def warning(event: str, message: str, **fields: Any) -> None:
 def error(event: str, message: str, **fields: Any) -> None:
     """Write an entry of level error."""
     write(Entry(logging.ERROR, event, message, fields))
+
+
+def readable(payload: bytes) -> dict[str, Any]:
+    """Return the payload of a message as a field: parsed JSON, else text, else base64 in `payload_base64`."""
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode("ascii")}
+    try:
+        return {"payload": json.loads(text)}
+    except (ValueError, RecursionError):
+        return {"payload": text}
 
 
 def _stamp(record: logging.LogRecord) -> str:

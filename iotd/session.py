@@ -40,6 +40,7 @@ STUCK_S = 30.0
 
 _PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ = 0x30, 0x80, 0xA0, 0xC0
 _DUP = 0x08
+_DISCONNECT = b"\xe0\x00"
 
 _REFUSALS = {  # MQTT 3.1.1, table 3.1, and what paho 2.x makes of the same codes
     1: "it does not speak MQTT 3.1.1", 2: "it does not take this client id", 3: "it is not available",
@@ -320,9 +321,10 @@ class _Connection:
         self._client.unsubscribe(filters)
 
     def disconnect(self) -> None:
-        """Send DISCONNECT, where there is a session to end."""
+        """Send DISCONNECT, where there is a session to end. Past paho, which would close the line before it is out."""
+        self.flush()
         if self.up:
-            self._client.disconnect()
+            self.line.send(_DISCONNECT)
 
     def flush(self) -> bool:
         """Write what paho has queued; tell whether the socket would not take all of it."""

@@ -1,0 +1,157 @@
+"""The way out: what is due is filled, kept in the spool, chosen by the outbox, handed to the session, forgotten.
+
+Used by the main thread alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Callable, Iterable, Mapping
+
+from iotd import log, outbox, schedule, template
+from iotd.model import Entry, Message
+from iotd.outbox import Waiting
+from iotd.settings import Json, Publish, Settings
+from iotd.spool import Spool
+
+Hand = Callable[[int, Message], None]  # gives a message with its id to the session
+
+
+class Outgoing:
+    """The scheduled messages, from their time to their PUBACK. `hand_over` is only called while the line is up."""
+
+    def __init__(self, spool: Spool, hand_over: Hand) -> None:
+        self._spool = spool
+        self._hand_over = hand_over
+        self._outbox = outbox.Outbox()
+        self._entries: tuple[Publish, ...] = ()
+        self._fills: list[template.Fill] = []
+        self._max_bytes: int | None = None
+        self._timetable = schedule.EMPTY
+        self._sequence: Counter[str] = Counter()
+        self._transient: dict[int, str] = {}
+        self._acknowledged: list[int] = []
+        self._again_at: float | None = None
+        self._up = False
+
+    @property
+    def denied(self) -> Iterable[str]:
+        """The topics that the broker denies."""
+        return self._outbox.denied
+
+    def apply(self, settings: Settings, now: float) -> None:
+        """Let the settings take effect; an entry that kept its period keeps its times."""
+        limited = settings.mqtt.aws_limits
+        self._entries = settings.publish
+        self._fills = [template.compile_tree(entry.payload) for entry in settings.publish]
+        self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
+        self._timetable = schedule.changed(
+            self._timetable, {index: entry.every_s for index, entry in enumerate(settings.publish)}, now)
+        self._outbox = replace(self._outbox, limits=outbox.AWS if limited else outbox.UNLIMITED)
+        self._spool.bounds = settings.spool
+
+    def next_due(self) -> float | None:
+        """Return when there is something to do, in monotonic seconds."""
+        times = (self._timetable.next_due(), self._spool.settle_at(), self._again_at if self._up else None)
+        return min((at for at in times if at is not None), default=None)
+
+    def make_due(self, values: Callable[[], Mapping[str, Json]], now: float) -> None:
+        """Make every message that is due; `values` gives what the placeholders stand for, without {sequence}."""
+        due, self._timetable = schedule.take(self._timetable, now)
+        for index in due:
+            entry = self._entries[index]
+            self._sequence[entry.topic] += 1
+            body = self._fills[index]({**values(), "sequence": self._sequence[entry.topic]})
+            payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+            if self._max_bytes is not None and len(payload) > self._max_bytes:
+                log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
+                            topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
+            elif entry.offline == "drop":
+                self._send_or_drop(entry, payload, now)
+            else:
+                self._spool.put(self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
+                                entry.offline == "latest", now)
+
+    def pump(self, now: float) -> None:
+        """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
+        self._forget_acknowledged()
+        self._again_at = None
+        if not self._up:
+            return
+        self._outbox, resting = outbox.resting(self._outbox, now)
+        while self._outbox.cursor < self._spool.last_id:
+            room = outbox.room(self._outbox)
+            rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []
+            if room and not rows:
+                self._outbox = replace(self._outbox, cursor=self._spool.last_id)
+            self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, self._spool.newest, now)
+            if not chosen:
+                return
+            self._give(chosen)
+
+    def acknowledged(self, number: int) -> None:
+        """Take the PUBACK of a message; `pump` acts on all of them at once."""
+        self._acknowledged.append(number)
+
+    def spent(self, publishes: int, size: int, now: float) -> None:
+        """Count publishes that came in, or went past: they share the broker's limit."""
+        self._outbox = outbox.spent(self._outbox, publishes, size, now)
+
+    def rise(self) -> None:
+        """The line is up."""
+        self._up = True
+
+    def fall(self, blamed: bool, now: float, at: float | None) -> None:
+        """The line is down, ended by the broker where `blamed`: what was in flight waits on disk for the next one."""
+        self._up = False
+        self._forget_acknowledged()
+        self._outbox, aside, entries = outbox.fell(self._outbox, blamed, now)
+        for topic in self._transient.values():
+            self._spool.dropped[topic] += 1
+        self._transient.clear()
+        if aside is not None:
+            self._spool.set_aside(aside)
+        for entry in entries:
+            log.write(entry)
+        self._spool.settle(now, at, everything=True)
+
+    def settle(self, now: float, at: Callable[[], float | None]) -> None:
+        """Let the spool do what is due; `at` gives the wall clock, None while nobody has set it."""
+        settle_at = self._spool.settle_at()
+        if settle_at is not None and now >= settle_at:
+            self._spool.settle(now, at())
+
+    def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> None:
+        """Send a message that is not worth keeping, or nothing."""
+        waiting = Waiting(self._spool.next_id(), entry.topic, payload, entry.qos, entry.retain)
+        if entry.retain:
+            self._spool.newest[entry.topic] = waiting.id
+        chosen: list[tuple[int, Message]] = []
+        if self._up:
+            cursor = self._outbox.cursor
+            self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
+            self._outbox = replace(self._outbox, cursor=cursor)
+        if chosen:
+            self._transient[waiting.id] = entry.topic
+            self._give(chosen)
+        else:
+            self._spool.dropped[entry.topic] += 1
+
+    def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
+        for number, message in chosen:
+            self._hand_over(number, message)
+            if log.enabled(logging.DEBUG):
+                log.write(Entry(logging.DEBUG, "message.published", "handed to the broker", {
+                    "topic": message.topic, "qos": message.qos, "retain": message.retain,
+                    **log.readable(message.payload)}))
+
+    def _forget_acknowledged(self) -> None:
+        if self._acknowledged:
+            ids, self._acknowledged = self._acknowledged, []
+            self._outbox = outbox.acknowledged(self._outbox, ids)
+            kept = [number for number in ids if self._transient.pop(number, None) is None]
+            if kept:
+                self._spool.forget(kept)
