@@ -195,8 +195,6 @@ def _settings_of(values: Mapping[str, Any], identity: Identity) -> Settings:
     )
 
 
-# Readers of what only this file has.
-
 def _list(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:
     """A list whose key may stand there with nothing behind it."""
     return lambda at: () if at.is_empty() else at.items(reader, example)
@@ -216,16 +214,16 @@ def _template(known: frozenset[str]) -> Reader[str]:
 
 def _mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
     def read(at: Cursor) -> dict[str, Json]:
-        tree = at.tree(lambda text: _check_template(text, known))
+        tree = at.tree(lambda written: _check_template(written, known))
         if not isinstance(tree, dict):
             raise Wrong(f"expected a mapping of keys, found {at.found()}")
         return tree
     return read
 
 
-def _check_template(text: str, known: frozenset[str]) -> None:
+def _check_template(written: str, known: frozenset[str]) -> None:
     try:
-        template.check(text, known)
+        template.check(written, known)
     except template.TemplateError as error:
         raise Wrong(str(error)) from None
 
@@ -277,12 +275,11 @@ def _recover(at: Cursor) -> tuple[str, ...]:
     return steps
 
 
-# The rules between values, and those of topics and names, which need them filled.
-
 def _check(settings: Settings, note: Note) -> None:
+    """Note what is wrong between values, and with topics and names, which had to be filled first."""
     aws = settings.mqtt.aws_limits
     _check_mqtt(settings.mqtt, note)
-    _check_text(note, "thing", topics.thing_problem(settings.thing, aws))
+    _note_if(note, "thing", topics.thing_problem(settings.thing, aws))
     _check_presence(settings, note)
     _check_publish(settings, note)
     _check_subscribe(settings, note)
@@ -305,7 +302,7 @@ def _check_mqtt(mqtt: Mqtt, note: Note) -> None:
         note("mqtt.backoff.first", f"{mqtt.backoff.first_s:g}s is above mqtt.backoff.max, {mqtt.backoff.max_s:g}s")
 
 
-def _check_text(note: Note, key: str, problem: str | None) -> None:
+def _note_if(note: Note, key: str, problem: str | None) -> None:
     if problem:
         note(key, problem)
 
@@ -314,7 +311,7 @@ def _check_presence(settings: Settings, note: Note) -> None:
     presence, aws = settings.presence, settings.mqtt.aws_limits
     if aws and presence.topic.startswith("$"):
         note("presence.topic", f"{quoted(presence.topic)} is reserved, a will is not sent to topics under $")
-    _check_text(note, "presence.topic", topics.topic_problem(presence.topic, aws))
+    _note_if(note, "presence.topic", topics.topic_problem(presence.topic, aws))
 
 
 def _check_publish(settings: Settings, note: Note) -> None:
@@ -322,14 +319,14 @@ def _check_publish(settings: Settings, note: Note) -> None:
     retained_per_s: dict[str, float] = defaultdict(float)
     for position, entry in enumerate(settings.publish):
         key = f"publish[{position}]"
-        _check_text(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
-        _check_text(note, f"{key}.payload", topics.payload_problem(_size_of(entry.payload), aws))
+        _note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
+        _note_if(note, f"{key}.payload", topics.payload_problem(_size_of(entry.payload), aws))
         if entry.topic == settings.presence.topic:
             note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
         if entry.retain:
             retained_per_s[entry.topic] += 1 / entry.every_s
             if aws and retained_per_s[entry.topic] > 1 + 1e-9:
-                note(f"{key}.every", f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.3g} times "
+                note(f"{key}.every", f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.4g} times "
                                      "a second in all; AWS IoT takes one a second, or write retain: false")
 
 
@@ -338,7 +335,7 @@ def _check_subscribe(settings: Settings, note: Note) -> None:
     first: dict[str, int] = {}
     for position, entry in enumerate(settings.subscribe):
         key = f"subscribe[{position}].topic"
-        _check_text(note, key, topics.filter_problem(entry.filter, aws))
+        _note_if(note, key, topics.filter_problem(entry.filter, aws))
         if first.setdefault(entry.filter, position) != position:
             note(key, f"{quoted(entry.filter)} is already subscribe[{first[entry.filter]}]; keep one of the two")
     total = len(settings.subscribe) + TOPICS_PER_SHADOW * len(settings.shadows) + 1
@@ -354,7 +351,7 @@ def _check_shadows(settings: Settings, note: Note) -> None:
     for position, shadow in enumerate(settings.shadows):
         key = f"shadows[{position}]"
         if shadow.name is not None:
-            _check_text(note, f"{key}.name", topics.shadow_problem(shadow.name, aws))
+            _note_if(note, f"{key}.name", topics.shadow_problem(shadow.name, aws))
         if first.setdefault(shadow.name, position) != position:
             name = "the classic shadow" if shadow.name is None else quoted(shadow.name)
             note(f"{key}.name", f"{name} is already shadows[{first[shadow.name]}]; keep one of the two")

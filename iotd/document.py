@@ -57,7 +57,7 @@ class Document:
     _visits: int = 0
 
     def note(self, key: str, text: str, line: int | None = None) -> None:
-        """Note a problem at `key`, in its own line where none is given."""
+        """Note a problem at `key`, in the line of that key unless `line` says another."""
         self._wrong.add(key)
         self.problems.append(Problem(line_of(self.lines, key) if line is None else line, key, text))
 
@@ -97,7 +97,7 @@ class Cursor:
             else:
                 child.note(f"unknown key; {_nearest(key, schema)}")
         for key in required.keys() - entries.keys():
-            self.document.note(self._below(key), "is required", line_of(self.document.lines, self.path))
+            self.document.note(self._below(key), "is required")
         return values
 
     def entries(self) -> Iterator[tuple[str, Cursor]]:
@@ -114,8 +114,6 @@ class Cursor:
             elif key_node.value in first_lines:
                 text = f"duplicate key, first in line {first_lines[key_node.value]}; keep one of the two"
                 self.document.note(self._below(key_node.value), text, line)
-            elif not _encodes(key_node.value):
-                self.document.note(self.path, f"key {quoted(key_node.value)} has a lone surrogate", line)
             else:
                 first_lines[key_node.value] = line
                 yield key_node.value, self._child(node, self._below(key_node.value), line)
@@ -343,13 +341,3 @@ def _quotes(at: Cursor) -> str:
 def _check_text(value: str) -> None:
     if "\0" in value:
         raise Wrong(f"{quoted(value)} has a NUL character")
-    if not _encodes(value):
-        raise Wrong(f"{quoted(value)} has a lone surrogate; write the character itself, or \\U and its eight digits")
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
