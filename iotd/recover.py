@@ -24,7 +24,7 @@ from iotd import log
 DIRECTORY = "/run/iotd/recover"
 USER = "iotd"
 VERBS = ("reconnect", "radio-cycle", "restart-network", "reboot")
-MAX_REQUEST_BYTES = 1024
+MAX_REQUEST_BYTES = 65536  # the reason names what was expected, and that list has no end
 COMMAND_LIMIT_S = 50.0  # five of them fit into the unit's TimeoutStartSec
 
 # No leading dash, which a command would read as an option, and no leading dot. 15: IFNAMSIZ less its NUL.
@@ -140,8 +140,11 @@ def take(directory: int, name: str, owner: int) -> bytes:
 
 
 def sweep(directory: int) -> list[str]:
-    """Remove whatever has the name of no verb, and return the names."""
-    strays = sorted(set(os.listdir(directory)).difference(VERBS))
+    """Remove whatever has the name of no verb, and return the names.
+
+    A leading dot is a request that is just being written; it becomes one by its renaming, or stays without effect.
+    """
+    strays = sorted(name for name in os.listdir(directory) if name not in VERBS and not name.startswith("."))
     for name in strays:
         _remove(directory, name)
     return strays

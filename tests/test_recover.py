@@ -150,15 +150,16 @@ def test_without_a_request_nothing_is_done(requests: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["reconnect", "unknown"])
 def test_strays_are_removed_by_every_run(verb: str, requests: Path, entries: Entries) -> None:
-    waiting = ask(requests, "reboot")
-    for name in ("format", "reboot.new", ".hidden", "ro\nboot", os.fsdecode(b"\xff\xfe")):
+    ask(requests, "reboot")
+    (requests / ".reconnect.new").write_text("{")
+    for name in ("format", "reboot.new", "REBOOT", "re\nboot", os.fsdecode(b"\xff\xfe")):
         (requests / name).write_text("{}")
     (requests / "folder").mkdir()
     (requests / "folder" / "file").touch()
     (requests / "link").symlink_to("/etc/passwd")
     host = Host()
     assert not serve(verb, str(requests), US, host.run)
-    assert os.listdir(requests) == [waiting.name] and host.ran == []
+    assert sorted(os.listdir(requests)) == [".reconnect.new", "reboot"] and host.ran == []
     refused = entries()
     assert {entry["event"] for entry in refused} == {"recovery.refused"} and len(refused) == 7
 
