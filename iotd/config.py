@@ -53,8 +53,6 @@ def parse(text: str, file: str, identity: Identity) -> Loaded:
         settings = _settings(Cursor(root, "", document), identity) if root else _settings_of({}, identity)
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
-    except Wrong as error:
-        raise ConfigError(file, [Problem(1, "", str(error))]) from None
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
@@ -311,7 +309,7 @@ def _check_presence(settings: Settings, note: Note) -> None:
     presence, aws = settings.presence, settings.mqtt.aws_limits
     if aws and presence.topic.startswith("$"):
         note("presence.topic", f"{quoted(presence.topic)} is reserved, a will is not sent to topics under $")
-    _note_if(note, "presence.topic", topics.topic_problem(presence.topic, aws))
+    _note_if(note, "presence.topic", topics.topic_problem(presence.topic, aws, presence.retain))
 
 
 def _check_publish(settings: Settings, note: Note) -> None:

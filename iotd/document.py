@@ -76,20 +76,26 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """One node of a document, with its key path."""
+    """One node of a document, with its key path and its depth."""
 
     node: yaml.Node
     path: str
     document: Document
+    depth: int = 0
 
     def fields(self, schema: Schema, **required: Any) -> dict[str, Any]:
         """Read a mapping by its schema into the keyword arguments of a dataclass, without what the file leaves out.
 
         `required` gives, by key, what stands in for a required value that is missing or wrong, so that the reading
-        can go on to the next problem. An empty section is a mapping without keys.
+        can go on to the next problem; so does the noting of what is no mapping at all. An empty section is one
+        without keys.
         """
         values = {schema[key][0]: stand_in for key, stand_in in required.items()}
-        entries = {} if self.is_empty() else dict(self.entries())
+        try:
+            entries = {} if self.is_empty() else dict(self.entries())
+        except Wrong as error:
+            self.note(str(error))
+            return values
         for key, child in entries.items():
             if key in schema:
                 name, reader = schema[key]
@@ -107,16 +113,17 @@ class Cursor:
         first_lines: dict[str, int] = {}
         for key_node, node in self.node.value:
             line = key_node.start_mark.line + 1
-            key = Cursor(key_node, self.path, self.document)
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            path = self._below(key)
             if key_node.tag != "tag:yaml.org,2002:str":
-                text = f"expected a key that is text, found {key.found()}; put it in quotes"
-                self.document.note(self.path, text, line)
-            elif key_node.value in first_lines:
-                text = f"duplicate key, first in line {first_lines[key_node.value]}; keep one of the two"
-                self.document.note(self._below(key_node.value), text, line)
+                found = Cursor(key_node, path, self.document).found()
+                self.document.note(path, f"expected a key that is text, found {found}; put it in quotes", line)
+            elif key in first_lines:
+                text = f"duplicate key, first in line {first_lines[key]}; keep one of the two"
+                self.document.note(path, text, line)
             else:
-                first_lines[key_node.value] = line
-                yield key_node.value, self._child(node, self._below(key_node.value), line)
+                first_lines[key] = line
+                yield key, self._child(node, path, line)
 
     def items(self, reader: Reader[T], example: str) -> tuple[T, ...]:
         """Read a list item by item, without those that are wrong; `example` shows a right list."""
@@ -126,10 +133,6 @@ class Cursor:
 
     def tree(self, judge: Callable[[str], None]) -> Json:
         """Read any YAML as JSON; `judge` raises ValueError for a string that may not be there."""
-        if self.path.count(".") + self.path.count("[") > 2 * MAX_DEPTH:
-            line = line_of(self.document.lines, self.path)
-            raise Unreadable(line, "nested without end; does an alias contain itself?")
-
         def branch(at: Cursor) -> Json:
             return at.tree(judge)
 
@@ -157,7 +160,7 @@ class Cursor:
 
     def note(self, text: str) -> None:
         """Note a problem of this value."""
-        self.document.note(self.path, text)
+        self.document.note(self.path, text, line_of(self.document.lines, self.path) or 1)
 
     def is_empty(self) -> bool:
         """Return whether nothing stands there, or null."""
@@ -191,8 +194,10 @@ class Cursor:
             yield self._child(node, f"{self.path}[{position}]", node.start_mark.line + 1)
 
     def _child(self, node: yaml.Node, path: str, line: int) -> Cursor:
+        if self.depth == MAX_DEPTH:
+            raise Unreadable(line, f"nested deeper than {MAX_DEPTH} levels; does an alias contain itself?")
         self.document.visit(path, line)
-        return Cursor(node, path, self.document)
+        return Cursor(node, path, self.document, self.depth + 1)
 
     def _below(self, key: str) -> str:
         step = key if key.isprintable() else quoted(key)
@@ -314,9 +319,10 @@ def _check_bounds(source: bytes) -> None:
 
 
 def _upwards(key: str) -> Iterator[str]:
+    yield key
     while key:
-        yield key
         key = key[:max(key.rfind("."), key.rfind("["), 0)]
+        yield key
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

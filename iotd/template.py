@@ -123,7 +123,7 @@ def _compile_text(text: str, known: frozenset[str]) -> tuple[Json, Fill | None]:
         filled = head
         for name, tail in pairs:
             value = values[name]
-            filled += (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + tail
+            filled += (value if isinstance(value, str) else json.dumps(value)) + tail
         return filled
 
     return None, fill_text

@@ -18,7 +18,7 @@ _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 _SHADOW = re.compile(r"[$a-zA-Z0-9:_-]{1,64}")
 
 
-def topic_problem(topic: str, aws_limits: bool, retain: bool = False) -> str | None:
+def topic_problem(topic: str, aws_limits: bool, retain: bool) -> str | None:
     """Judge a topic name to publish to."""
     if "+" in topic or "#" in topic:
         return f"{topic!r} has a wildcard; messages are published to one exact topic"

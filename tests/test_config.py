@@ -155,6 +155,17 @@ def test_all_problems_come_at_once_in_the_order_of_their_lines() -> None:
     ]
 
 
+def test_what_is_wrong_in_itself_hides_its_consequences_and_nothing_beside_it() -> None:
+    lines = refused(
+        "mqtt: {host: b, limits: aws, keepalive: 5s}\nthing: 5\n"
+        "publish:\n  - 5\n  - {topic: a/#, every: 1s, payload: {}}\n"
+        "shadows:\n  - {name: a}\n  - []\n  - {name: a}\n5: 5\n")
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["iotd.yaml:1", "mqtt.keepalive"], ["iotd.yaml:2", "thing"], ["iotd.yaml:4", "publish[0]"],
+        ["iotd.yaml:5", "publish[1].topic"], ["iotd.yaml:8", "shadows[1]"], ["iotd.yaml:9", "shadows[2].name"],
+        ["iotd.yaml:10", "5"]]
+
+
 @pytest.mark.parametrize("text, expected", [
     ("mqtt: {host: b}\nlogs: {}\n", "2: logs: unknown key; did you mean log?"),
     (under_mqtt("keep_alive: 60s"), "3: mqtt.keep_alive: unknown key; did you mean keepalive?"),
@@ -165,11 +176,11 @@ def test_all_problems_come_at_once_in_the_order_of_their_lines() -> None:
     (under_mqtt("host: other"), "3: mqtt.host: duplicate key, first in line 2"),
     ("mqtt: {host: b}\nmqtt: {host: c}\n", "2: mqtt: duplicate key, first in line 1"),
     (payload("a: 1\n      a: 1"), "7: publish[0].payload.a: duplicate key, first in line 6"),
-    (under_mqtt("on: 1"), "3: mqtt: expected a key that is text, found 'on', which YAML reads as true"),
-    (under_mqtt("5: 1"), "3: mqtt: expected a key that is text, found 5;"),
-    (under_mqtt("? [a]\n  : 1"), "3: mqtt: expected a key that is text, found a list"),
-    (under_mqtt("? {a: 1}\n  : 1"), "3: mqtt: expected a key that is text, found a mapping"),
-    ("mqtt: {host: b}\n<<: {log: {}}\n", "2: expected a key that is text, found '<<', which YAML reads as a merge"),
+    (under_mqtt("on: 1"), "3: mqtt.on: expected a key that is text, found 'on', which YAML reads as true"),
+    (under_mqtt("5: 1"), "3: mqtt.5: expected a key that is text, found 5;"),
+    (under_mqtt("? [a]\n  : 1"), "3: mqtt.?: expected a key that is text, found a list"),
+    (under_mqtt("? {a: 1}\n  : 1"), "3: mqtt.?: expected a key that is text, found a mapping"),
+    ("mqtt: {host: b}\n<<: {log: {}}\n", "2: <<: expected a key that is text, found '<<', which YAML reads as a merge"),
     (under_mqtt('"a\\nb": 1'), "3: mqtt.'a\\nb': unknown key"),
 ])
 def test_keys_that_are_not_known_or_not_keys(text: str, expected: str) -> None:
@@ -387,8 +398,8 @@ def test_wrong_values_of_a_published_message(line: str, expected: str) -> None:
     ("a: " + "9" * 5000, "6: publish[0].payload.a: YAML cannot read '999"),
     ("a: =", "6: publish[0].payload.a: YAML cannot read '=' as a value"),
     ("a: \"\\0\"", "6: publish[0].payload.a: '\\x00' has a NUL character"),
-    ("1: a", "6: publish[0].payload: expected a key that is text, found 1; put it in quotes"),
-    ("a: {null: 1}", "6: publish[0].payload.a: expected a key that is text, found null"),
+    ("1: a", "6: publish[0].payload.1: expected a key that is text, found 1; put it in quotes"),
+    ("a: {null: 1}", "6: publish[0].payload.a.null: expected a key that is text, found null"),
     ("a: '{hostnme}'", "6: publish[0].payload.a: unknown placeholder {hostnme}; did you mean {hostname}?"),
     ("a: ['{health}']", "6: publish[0].payload.a[0]: {health} has no value here"),
     ("a: '{'", "6: publish[0].payload.a: { is not closed"),
@@ -538,9 +549,9 @@ LAUGHS = "mqtt: {host: b}\nx0: &x0 [a,a,a,a,a,a,a,a,a,a]\n" + "".join(
     ("- " * 100_000, "1: nested deeper than 32 levels"),
     ("? " * 100_000, "1: nested deeper than 32 levels"),
     ("a: [" + "b," * 200_000 + "]", "1: more than 100000 values"),
-    (payload("a: &a [*a]"), "6: nested without end; does an alias contain itself?"),
-    (payload("a: &a {b: *a}"), "6: nested without end; does an alias contain itself?"),
-    (payload("a: &a [*a, *a, *a]"), "6: nested without end; does an alias contain itself?"),
+    (payload("a: &a [*a]"), "6: nested deeper than 32 levels; does an alias contain itself?"),
+    (payload("a: &a {b: *a}"), "6: nested deeper than 32 levels; does an alias contain itself?"),
+    (payload("a: &a [*a, *a, *a]"), "6: nested deeper than 32 levels; does an alias contain itself?"),
     (LAUGHS + "publish: [{topic: a, every: 1s, payload: {a: *x9}}]",
      "2: its aliases stand for more than 100000 values"),
 ])
