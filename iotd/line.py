@@ -210,24 +210,31 @@ def _connected(addresses: list[Address], wait: Wait) -> socket.socket:
 
 
 def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, wait: Wait) -> ssl.SSLSocket:
-    deadline = time.monotonic() + TLS_S
+    """Return the socket under TLS; it is closed where that fails."""
+    secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     try:
-        secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        while True:
-            try:
-                secured.do_handshake()
-                return secured
-            except ssl.SSLWantReadError:
-                answered = wait(secured, select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
-                answered = wait(secured, select.POLLOUT, deadline)
-            if not answered:
-                raise LineError("tls", f"the TLS handshake was not done within {TLS_S:.0f} s")
-    except ssl.SSLCertVerificationError as error:
-        cause = "clock" if error.verify_code == _NOT_YET_VALID else "certificate"
-        raise LineError(cause, f"the certificate of {host} is refused: {error.verify_message}") from error
-    except OSError as error:
-        raise LineError("tls", f"the TLS handshake failed: {_said(error)}") from error
+        _shake_hands(secured, wait, time.monotonic() + TLS_S)
+    except BaseException as error:
+        secured.close()
+        if isinstance(error, ssl.SSLCertVerificationError):
+            cause = "clock" if error.verify_code == _NOT_YET_VALID else "certificate"
+            raise LineError(cause, f"the certificate of {host} is refused: {error.verify_message}") from error
+        if isinstance(error, OSError):
+            raise LineError("tls", f"the TLS handshake failed: {_said(error)}") from error
+        raise
+    return secured
+
+
+def _shake_hands(secured: ssl.SSLSocket, wait: Wait, deadline: float) -> None:
+    while True:
+        try:
+            return secured.do_handshake()
+        except ssl.SSLWantReadError:
+            answered = wait(secured, select.POLLIN, deadline)
+        except ssl.SSLWantWriteError:
+            answered = wait(secured, select.POLLOUT, deadline)
+        if not answered:
+            raise LineError("tls", f"the TLS handshake was not done within {TLS_S:.0f} s")
 
 
 def _said(error: OSError) -> str:
