@@ -1,6 +1,6 @@
 """Reads what one Wi-Fi interface is associated with, from nl80211 over generic netlink, without privilege.
 
-Every look opens its own socket. Keeping one would save one of the three questions, some tens of microseconds in
+Every look opens its own socket. Keeping one would save one question of three or four, some tens of microseconds in
 `every`, and neither way wakes the process between looks; but a kept socket also keeps the family's number, which
 changes when a recovery reloads the Wi-Fi modules, and answers that came too late.
 """
@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from iotd.reading import Reading, ssid_text
@@ -30,11 +30,14 @@ REQUEST, ACK, DUMP = 0x01, 0x04, 0x300
 ERROR, DONE = 2, 3
 CONTROL_FAMILY = 16
 GET_FAMILY, FAMILY_ID, FAMILY_NAME = 3, 1, 2
-GET_INTERFACE, GET_STATION = 5, 17
-IFINDEX, IFTYPE, MAC, STA_INFO, WIPHY_FREQ, SSID = 3, 5, 6, 21, 38, 52
+GET_INTERFACE, GET_STATION, GET_SCAN = 5, 17, 32
+IFINDEX, IFTYPE, MAC, STA_INFO, WIPHY_FREQ, BSS, SSID = 3, 5, 6, 21, 38, 47, 52
 STA_INFO_SIGNAL = 7
+BSS_ELEMENTS, BSS_STATUS, BSS_BEACON_ELEMENTS = 6, 9, 11
+ASSOCIATED = 1
 STATION, P2P_CLIENT = 2, 8
 SSID_MAX_BYTES = 32
+CARRIES = ("up", "unknown")  # the operstate of a link that is ready, or of a driver that does not tell
 
 CLASS = Path("/sys/class/net")
 RECEIVE_BYTES = 32768  # what the kernel fills at most in one go (NLMSG_GOODSIZE and a dump's upper bound)
@@ -52,8 +55,8 @@ def look(interface: str, limit_s: float = 2.0) -> Reading:
             return Reading(interface, "absent", reason=f"there is no interface {interface}")
         if link.get("DEVTYPE") != "wlan":
             return Reading(interface, "unknown", reason=f"{interface} is not a Wi-Fi interface; name one that is")
-        own, stations = _ask_nl80211(int(link["IFINDEX"]), time.monotonic() + limit_s)
-        return reading(interface, link["operstate"], own, stations)
+        answered = _ask_nl80211(int(link["IFINDEX"]), link["operstate"], time.monotonic() + limit_s)
+        return reading(interface, link["operstate"], *answered)
     except TimeoutError:
         return Reading(interface, "unknown", reason=f"the kernel did not answer about {interface} in {limit_s:g} s")
     except OSError as error:
@@ -64,20 +67,22 @@ def look(interface: str, limit_s: float = 2.0) -> Reading:
         return Reading(interface, "unknown", reason=f"the kernel's answer about {interface} is not understood: {error}")
 
 
-def reading(interface: str, state: str, own: Attributes, stations: list[Attributes]) -> Reading:
-    """Return the reading that an operstate, GET_INTERFACE's answer and GET_STATION's answers amount to.
+def reading(interface: str, state: str, own: Attributes, stations: Sequence[Attributes],
+            networks: Sequence[Attributes]) -> Reading:
+    """Return the reading that an operstate and the answers to GET_INTERFACE, GET_STATION and GET_SCAN amount to.
 
-    The SSID alone proves nothing: cfg80211 holds it from the moment a driver is told to connect (`u.client.ssid`
-    in net/wireless/sme.c), and an interface that is an access point shows its own. The operstate (RFC 2863) is
-    "up" only when the link has its carrier and the supplicant has finished the key handshake.
+    GET_INTERFACE's SSID alone proves nothing. Where the driver connects by itself (brcmfmac), cfg80211 holds it from
+    the moment it is told to connect (`u.client.ssid` in net/wireless/sme.c); where the supplicant authenticates
+    (mac80211), it holds none at all, and the network that the last scan knows as associated has it.
+    The operstate (RFC 2863) is "up" only when the link has its carrier and the supplicant the keys.
     """
     mode = _number(own.get(IFTYPE))
-    ssid = own.get(SSID, b"")
-    if len(ssid) > SSID_MAX_BYTES:
-        raise ValueError(f"an SSID of {len(ssid)} bytes, expected at most {SSID_MAX_BYTES}")
     if mode not in (STATION, P2P_CLIENT):
         return Reading(interface, "disconnected", reason=f"{interface} is no client of a network (mode {mode})")
-    if state not in ("up", "unknown"):
+    ssid = own.get(SSID, b"") or next(filter(None, map(_associated_ssid, networks)), b"")
+    if len(ssid) > SSID_MAX_BYTES:
+        raise ValueError(f"an SSID of {len(ssid)} bytes, expected at most {SSID_MAX_BYTES}")
+    if state not in CARRIES:
         attempt = f"not yet associated with {ssid_text(ssid)!r}" if ssid else "not associated"
         return Reading(interface, "disconnected", reason=f"{interface} is {attempt} (link {state})")
     if not ssid:
@@ -85,6 +90,26 @@ def reading(interface: str, state: str, own: Attributes, stations: list[Attribut
     station = stations[0] if stations else {}
     return Reading(interface, "associated", ssid, _address(station.get(MAC)), _signal(station.get(STA_INFO)),
                    _number(own.get(WIPHY_FREQ)))
+
+
+def _associated_ssid(network: Attributes) -> bytes:
+    """Return the SSID of a scanned network if it is the associated one; a hidden one stands in the probe response."""
+    bss = attributes(network.get(BSS, b""))
+    if _number(bss.get(BSS_STATUS)) != ASSOCIATED:
+        return b""
+    return _ssid_element(bss.get(BSS_ELEMENTS, b"")) or _ssid_element(bss.get(BSS_BEACON_ELEMENTS, b""))
+
+
+def _ssid_element(elements: bytes) -> bytes:
+    """Return the SSID among the elements of a frame (IEEE 802.11, 9.4.2.2), nothing where it is missing or blanked."""
+    at = 0
+    while at + 2 <= len(elements):
+        number, length = elements[at:at + 2]
+        value = elements[at + 2:at + 2 + length]
+        if number == 0 and len(value) == length:
+            return value if any(value) else b""
+        at += 2 + length
+    return b""
 
 
 def request(kind: int, flags: int, sequence: int, command: int, attributes: bytes) -> bytes:
@@ -173,7 +198,8 @@ def _link(interface: str) -> dict[str, str] | None:
     return {"operstate": state} | dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def _ask_nl80211(index: int, deadline: float) -> tuple[Attributes, list[Attributes]]:
+def _ask_nl80211(index: int, state: str, deadline: float
+                 ) -> tuple[Attributes, list[Attributes], list[Attributes]]:
     interface = attribute(IFINDEX, struct.pack("=I", index))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as kernel:
         kernel.bind((0, 0))
@@ -181,11 +207,15 @@ def _ask_nl80211(index: int, deadline: float) -> tuple[Attributes, list[Attribut
         [control] = exchange(kernel, request(CONTROL_FAMILY, ACK, 1, GET_FAMILY, name), 1, deadline)
         [family] = struct.unpack("=H", control[FAMILY_ID])
         [own] = exchange(kernel, request(family, ACK, 2, GET_INTERFACE, interface), 2, deadline)
+        if state not in CARRIES:
+            return own, [], []
+        networks = [] if own.get(SSID) else exchange(
+            kernel, request(family, DUMP, 3, GET_SCAN, interface), 3, deadline)
         try:
-            stations = exchange(kernel, request(family, DUMP, 3, GET_STATION, interface), 3, deadline)
+            stations = exchange(kernel, request(family, DUMP, 4, GET_STATION, interface), 4, deadline)
         except OSError:  # not every driver has this; an association without its signal is still one
             stations = []
-        return own, stations
+        return own, stations, networks
 
 
 def exchange(kernel: socket.socket, question: bytes, sequence: int, deadline: float) -> list[Attributes]:

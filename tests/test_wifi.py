@@ -16,6 +16,25 @@ OWN = {5: b"\2\0\0\0", 38: struct.pack("=I", 2437), 52: b"fleet-ap"}
 STATION = {6: bytes.fromhex("020000000100"), 21: b"\5\0\7\0\xe2\0\0\0"}
 
 
+# GET_INTERFACE as Debian's 6.12 with mac80211_hwsim answers it while associated under wpa_supplicant: without an SSID.
+CAPTURED = bytes.fromhex(
+    "e400000023000000020000000e0200000701000008000300020000000a000400776c616e30000000080001000000000008000500020000"
+    "000c00990001000000000000000a000600020000000000000008002e000e000000050053000000000008004d0100000000080026008509"
+    "00000800220100000000080027000000000008009f00000000000800a0008509000008006200d00700004c000901080001000000000008"
+    "0002000000000008000300000000000800040000000000080005000000000008000600000000000800080000000000080009000000000008"
+    "000a0000000000")
+
+
+def nested(number: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+
+
+def network(elements: bytes, beacon: bytes = b"", status: int | None = 1) -> dict[int, bytes]:
+    """A scanned network; the status is 1 for the associated one and missing for the others."""
+    standing = b"" if status is None else nested(9, struct.pack("=I", status))
+    return {47: nested(6, elements) + standing + nested(11, beacon)}
+
+
 def message(kind: int, sequence: int, port: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, port) + body + bytes(-len(body) % 4)
 
@@ -30,13 +49,13 @@ def acknowledgement(code: int, sequence: int = 7, port: int = 99) -> bytes:
 
 
 def test_an_association_is_read_with_its_signal_its_access_point_and_its_frequency() -> None:
-    found = reading("wlan0", "up", OWN, [STATION])
+    found = reading("wlan0", "up", OWN, [STATION], [])
     assert (found.outcome, found.ssid, found.bssid) == ("associated", b"fleet-ap", "02:00:00:00:01:00")
     assert (found.rssi_dbm, found.frequency_mhz, found.reason) == (-30, 2437, "")
 
 
 def test_an_association_counts_where_the_driver_tells_no_signal() -> None:
-    found = reading("wlan0", "up", {5: b"\2\0\0\0", 52: b"fleet-ap"}, [])
+    found = reading("wlan0", "up", {5: b"\2\0\0\0", 52: b"fleet-ap"}, [], [])
     assert (found.outcome, found.bssid, found.rssi_dbm, found.frequency_mhz) == ("associated", None, None, None)
 
 
@@ -48,13 +67,32 @@ def test_an_association_counts_where_the_driver_tells_no_signal() -> None:
     ("up", {5: b"\2\0\0\0"}, "unknown", "wlan0 is up but the kernel tells no SSID"),
 ])
 def test_an_ssid_alone_is_no_association(state: str, own: dict[int, bytes], outcome: str, reason: str) -> None:
-    found = reading("wlan0", state, own, [STATION])
+    found = reading("wlan0", state, own, [STATION], [])
     assert (found.outcome, found.reason, found.ssid) == (outcome, reason, None)
+
+
+@pytest.mark.parametrize("networks, ssid", [
+    ([network(b"\0\5other", status=None), network(b"\0\x08fleet-ap\1\1\x82")], b"fleet-ap"),
+    ([network(b"\1\1\0\0\x02\0x")], b"\0x"),
+    ([network(b"\0\0", b"\0\x08fleet-ap")], b"fleet-ap"),
+    ([network(b"\0\3\0\0\0", b"\0\x08fleet-ap")], b"fleet-ap"),
+    ([network(b"\0\x08fleet-ap", status=0)], None),
+    ([network(b"\0\x08fleet", b"\0")], None),
+    ([network(b"\1\xff\0\1x")], None),
+    ([{}], None),
+    ([], None),
+])
+def test_without_an_ssid_of_its_own_the_interface_has_that_of_the_associated_network(
+        networks: list[dict[int, bytes]], ssid: bytes | None) -> None:
+    [own], _ = answers(CAPTURED, 2, 526)
+    found = reading("wlan0", "up", own, [STATION], networks)
+    assert (found.ssid, found.outcome) == (ssid, "associated" if ssid else "unknown")
+    assert found.frequency_mhz == (2437 if ssid else None)
 
 
 def test_an_ssid_longer_than_the_standard_allows_is_no_ssid() -> None:
     with pytest.raises(ValueError, match="33 bytes"):
-        reading("wlan0", "up", {**OWN, 52: b"x" * 33}, [])
+        reading("wlan0", "up", {**OWN, 52: b"x" * 33}, [], [])
 
 
 @pytest.mark.parametrize("ssid, text", [
