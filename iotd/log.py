@@ -122,5 +122,9 @@ class _Text(logging.Formatter):
         fields = dict(vars(record)["fields"])
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         event, message = fields.pop("event"), fields.pop("message")
-        rest = " ".join(f"{name}={value}" for name, value in fields.items())
+        rest = " ".join(f"{name}={_worded(value)}" for name, value in fields.items())
         return f"{at} {record.levelname:7} {event}: {message}" + (f" [{rest}]" if rest else "")
+
+
+def _worded(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

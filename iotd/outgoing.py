@@ -43,13 +43,15 @@ class Outgoing:
         return self._outbox.denied
 
     def apply(self, settings: Settings, now: float) -> None:
-        """Let the settings take effect; an entry that kept its period keeps its times."""
+        """Let the settings take effect; an entry that stayed as it was keeps its times."""
         limited = settings.mqtt.aws_limits
+        same = {index for index, (new, old) in enumerate(zip(settings.publish, self._entries)) if new == old}
+        known = schedule.Timetable({index: self._timetable.every_s[index] for index in same}, self._timetable.due_at)
         self._entries = settings.publish
         self._fills = [template.compile_tree(entry.payload) for entry in settings.publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(
-            self._timetable, {index: entry.every_s for index, entry in enumerate(settings.publish)}, now)
+            known, {index: entry.every_s for index, entry in enumerate(settings.publish)}, now)
         self._outbox = replace(self._outbox, limits=outbox.AWS if limited else outbox.UNLIMITED)
         self._spool.bounds = settings.spool
 

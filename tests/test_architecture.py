@@ -25,7 +25,7 @@ WORLD = {"threading", "socket", "subprocess", "sqlite3", "time", "paho", "queue"
 
 def imports(module: str) -> set[str]:
     """Return the names of what the module imports, those of iotd as `iotd.NAME`."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / f"{module}.py").read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -190,7 +190,8 @@ def test_bytes_that_are_no_mqtt_end_the_line_and_nothing_else(held: Held) -> Non
     with socket.create_server(("127.0.0.1", 0)) as hostile:
         for line, answer in enumerate((b"\x20\x02\x00\x00\x30\x02\xff\xff", b"\xff" * 64, b"HTTP/1.1 400 Bad\r\n" * 9,
                                        b"\x20\x02\x00\x00\x30\xff\xff\xff\x7f"), 1):
-            held.session.dial(Dial(line, *hostile.getsockname(), "t", True, 60, WILL, lambda: None))
+            host, port = hostile.getsockname()
+            held.session.dial(Dial(line, host, port, "t", True, 60, WILL, lambda: None))
             peer = hostile.accept()[0]
             with peer:
                 peer.recv(4096)
