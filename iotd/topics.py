@@ -10,7 +10,6 @@ import re
 
 AWS_MAX_PAYLOAD_BYTES = 128 * 1024
 AWS_MAX_SUBSCRIPTIONS = 50
-AWS_MAX_FILTERS_PER_SUBSCRIBE = 8
 
 _BASIC_INGEST = re.compile(r"^\$aws/rules/[^/]+/")
 _AWS_HOST = re.compile(r"(?:.*\.)?iot(?:-fips)?\..*\bamazonaws\.com(?:\.cn)?\.?", re.IGNORECASE)

@@ -195,6 +195,7 @@ def test_keys_that_are_not_known_or_not_keys(text: str, expected: str) -> None:
     ("spread: 1h", "spread_s", 3600.0),
     ("spread: 2d", "spread_s", 172800.0),
     ("spread: '0s'", "spread_s", 0.0),
+    ("spread: 3650d", "spread_s", 3650 * 86400.0),
     ("port: 1", "port", 1),
     ("port: 65535", "port", 65535),
     ("clean_session: yes", "clean_session", True),
@@ -265,6 +266,8 @@ def test_shadows_without_a_name_are_the_classic_one(yaml: str, shadow: Shadow) -
 @pytest.mark.parametrize("yaml, wifi", [
     ("{essid: []}", Wifi()),
     ("{essid: [工場, 'a b']}", Wifi(essid=("工場", "a b"))),
+    (f"{{essid: [{'é' * 16}]}}", Wifi(essid=("é" * 16,))),
+    ("{interface: fifteen-letters}", Wifi("fifteen-letters")),
     ("{recover: []}", Wifi(recover=())),
     ("{recover: [radio-cycle, reboot], reboot: {max_per_day: 0}}",
      Wifi(recover=("radio-cycle", "reboot"), reboot=RebootBudget(max_per_day=0))),
@@ -334,6 +337,7 @@ def test_a_topic_may_be_published_to_twice() -> None:
     (under_mqtt("spread: 1.5h"), "3: mqtt.spread: expected a duration such as"),
     (under_mqtt("spread: 30 s"), "3: mqtt.spread: expected a duration such as"),
     (under_mqtt("spread: 30S"), "3: mqtt.spread: expected a duration such as"),
+    (under_mqtt("spread: 30sec"), "3: mqtt.spread: expected a duration such as"),
     (under_mqtt("spread: 1w"), "3: mqtt.spread: expected a duration such as"),
     (under_mqtt("spread: ３s"), "3: mqtt.spread: expected a duration such as"),
     (under_mqtt("spread: 3651d"), "3: mqtt.spread: expected a duration of at most 3650d, found text '3651d'"),
@@ -349,11 +353,14 @@ def test_a_topic_may_be_published_to_twice() -> None:
      "2: thing: expected text, found 'NO', which YAML reads as false; put it in quotes to mean the text: 'NO'"),
     ("mqtt: {host: b}\nthing: 007\n", "2: thing: expected text, found '007', which YAML reads as 7; put it in quotes"),
     ("mqtt: {host: b}\nthing: ''\n", "2: thing: is empty"),
+    ("mqtt: {host: b}\nthing:\n", "2: thing: expected text, found nothing"),
+    ("mqtt: {host: b}\nthing: [a]\n", "2: thing: expected text, found a list"),
     ("mqtt: {host: b}\nthing: '{thing}'\n", "2: thing: {thing} has no value here; known here are hostname, machine_id"),
     ("mqtt: {host: b}\nthing: " + "é" * 65, "2: thing: '"),
     ("mqtt: {host: b}\nspool: {max_bytes: 64}",
      "2: spool.max_bytes: expected a size above zero such as 64KB, 64MB or 1GB, found 64"),
     ("mqtt: {host: b}\nspool: {max_bytes: 0MB}", "2: spool.max_bytes: expected a size above zero"),
+    ("mqtt: {host: b}\nspool: {max_bytes: 64MByte}", "2: spool.max_bytes: expected a size above zero"),
     ("mqtt: {host: b}\nspool: {max_bytes: 64mb}", "2: spool.max_bytes: expected a size above zero"),
     ("mqtt: {host: b}\nspool: {durability: strct}",
      "2: spool.durability: expected relaxed or strict, found text 'strct'; did you mean strict?"),
@@ -536,6 +543,13 @@ def test_what_aws_just_takes_is_taken(text: str) -> None:
 ])
 def test_what_is_no_yaml_is_told_its_line(text: str, expected: str) -> None:
     assert problem_of(text).startswith(expected)
+
+
+def test_files_may_be_deep_and_large_within_reason() -> None:
+    assert load(payload("a: " + "[" * 27 + "]" * 27)).publish[0].payload["a"]
+    many = load("mqtt: {host: b}\npublish:\n  - topic: a\n    every: 1s\n    payload:\n"
+                f"      a: &a [{'1,' * 300}]\n      b: [{'*a,' * 300}]\n").publish[0].payload
+    assert sum(len(row) for row in many["b"]) == 90_000
 
 
 LAUGHS = "mqtt: {host: b}\nx0: &x0 [a,a,a,a,a,a,a,a,a,a]\n" + "".join(
