@@ -44,14 +44,6 @@ class _Encrypted(Exception):
     """The private key asks for a password."""
 
 
-def problems(tls: Tls, loaded: Loaded, at: float) -> list[Problem]:
-    """Return what is wrong with the three files at `at`, epoch seconds; a start in the future is not.
-
-    A Pi without a real time clock wakes up in the past, so "not yet valid" says nothing about a certificate.
-    """
-    return unusable(tls, loaded) + expired(tls, loaded, at)
-
-
 def unusable(tls: Tls, loaded: Loaded) -> list[Problem]:
     """Return why the three files cannot be used, whatever the time is."""
     found = {key: problem for key in ("ca", "cert", "key") if (problem := _file_problem(key, getattr(tls, key)))}
@@ -61,7 +53,11 @@ def unusable(tls: Tls, loaded: Loaded) -> list[Problem]:
 
 
 def expired(tls: Tls, loaded: Loaded, at: float) -> list[Problem]:
-    """Return which certificates have expired at `at`, epoch seconds; of several CAs one good one is enough."""
+    """Return which certificates have expired at `at`, epoch seconds; of several CAs one good one is enough.
+
+    A file that `unusable` names has no date. A start in the future is no problem: a Pi without a real time clock
+    wakes up in the past.
+    """
     ends = {"ca": max(_ends_of(tls.ca), default=at), "cert": next(iter(_ends_of(tls.cert)), at)}
     return [
         _problem(loaded, key, f"{getattr(tls, key)} expired on {_date(end)}; {_RENEW[key]}, or set the clock")

@@ -48,7 +48,8 @@ def tls(certificates: Certificates, tmp_path: Path) -> Tls:
 
 def found(tls: Tls, at: float = NOW, loaded: Loaded = LOADED) -> list[tuple[str, str]]:
     """Return the key and text of every problem."""
-    return [(problem.key, problem.text) for problem in credentials.problems(tls, loaded, at)]
+    problems = credentials.unusable(tls, loaded) + credentials.expired(tls, loaded, at)
+    return [(problem.key, problem.text) for problem in problems]
 
 
 def openssl(*arguments: str) -> None:
@@ -61,7 +62,7 @@ def test_a_set_in_order_has_no_problem_and_no_warning(tls: Tls) -> None:
 
 
 def test_every_missing_file_is_named_with_its_line(tls: Tls) -> None:
-    problems = credentials.problems(Tls("/no/ca", "/no/cert", "/no/key"), LOADED, NOW)
+    problems = credentials.unusable(Tls("/no/ca", "/no/cert", "/no/key"), LOADED)
     assert [(problem.line, problem.key) for problem in problems] == [
         (4, "mqtt.tls.ca"), (5, "mqtt.tls.cert"), (6, "mqtt.tls.key")]
     assert "/no/cert does not exist" in problems[1].text
