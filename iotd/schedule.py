@@ -40,4 +40,6 @@ def take(table: Timetable, now: float) -> tuple[list[Any], Timetable]:
     for key in keys:
         period = table.every_s[key]
         due_at[key] += period * (1 + (now - due_at[key]) // period)
+        if due_at[key] <= now:  # the floor was rounded down
+            due_at[key] += period
     return keys, Timetable(table.every_s, due_at)
