@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Mapping
 
 REFUSED = 128  # MQTT 3.1.1, 3.9.3
+UNWANTED = -1  # held, and nobody wants it: unsubscribed on every new line until the broker has lost the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def answered(subscriptions: Subscriptions, codes: tuple[tuple[str, int], ...]) -
         if code >= REFUSED:
             held.pop(name, None)
             refused[name] = code
-        elif name in subscriptions.wanted:
-            held[name] = subscriptions.wanted[name]
+        else:
+            held[name] = subscriptions.wanted.get(name, UNWANTED)
             refused.pop(name, None)
     asked = subscriptions.asked.difference(name for name, _ in codes)
     return replace(subscriptions, held=held, asked=asked, refused=refused)
@@ -64,6 +65,7 @@ def _plan(subscriptions: Subscriptions) -> tuple[Subscriptions, Plan]:
     wanted, held = subscriptions.wanted, subscriptions.held
     ask = [(name, qos) for name, qos in wanted.items() if held.get(name) != qos]
     drop = [name for name in held if name not in wanted]
-    kept = {name: qos for name, qos in held.items() if wanted.get(name) == qos}
+    # UNSUBSCRIBE may never arrive, and no line may be there to send it on: what is given up counts as held.
+    kept = {name: qos if name in wanted else UNWANTED for name, qos in held.items() if wanted.get(name, qos) == qos}
     asked = subscriptions.asked.union(name for name, _ in ask)
     return replace(subscriptions, held=kept, asked=asked), Plan(ask, drop)
