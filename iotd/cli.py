@@ -79,7 +79,7 @@ def _load(file: str, running: bool) -> Loaded:
     if tls is None:
         return Loaded(parsed.settings, ())
     problems = credentials.unusable(tls, parsed)
-    expired = [] if problems else credentials.expired(tls, parsed, time.time())
+    expired = credentials.expired(tls, parsed, time.time())
     if problems or (expired and not running):
         raise ConfigError(file, problems + expired)
     return Loaded(parsed.settings, (*credentials.warnings(tls), *(problem.text for problem in expired)))
