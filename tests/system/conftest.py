@@ -188,6 +188,7 @@ def booted(disk: Disk) -> Iterator[Machine]:
     """Boot a machine named `pi`, and throw it away after use."""
     with Machine(disk, "pi") as machine:
         yield machine
+        print(machine.run("journalctl", "--no-pager", "--unit=iotd*").out)  # pytest shows it where a test has failed
     disk.unmount()
 
 

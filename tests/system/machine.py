@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +71,12 @@ class Machine:
 
     def boot(self) -> None:
         """Return once systemd has started everything."""
+        (self.disk.root / "etc/hostname").write_text(f"{self._name}\n")
         self._enter_cgroups()
         self._nspawn = subprocess.Popen(
             (*_NSPAWN, "--boot", "--network-veth", f"--machine={self._name}", f"--directory={self.disk.root}"),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=self._join_cgroups)
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=self._join_cgroups)
         pid = self._nspawn.pid
         self._leader = int(wait_for("the container's init", lambda: _run(("pgrep", "-P", str(pid), "-x", "systemd")).out))
         self._connect()
@@ -82,8 +86,9 @@ class Machine:
     def pull_the_plug(self) -> None:
         """End it at once, as a power cut does."""
         if self._nspawn is not None:
-            self._nspawn.kill()
-            self._nspawn.wait()
+            with suppress(ProcessLookupError):
+                os.kill(self._leader or self._nspawn.pid, signal.SIGKILL)
+            self._nspawn.wait(PATIENCE_S)
             self._nspawn = None
         for group in self._cgroups:
             wait_for(f"the end of {group}", lambda: _remove_cgroup(group))
@@ -144,8 +149,9 @@ class Machine:
 
     def _enter_cgroups(self) -> None:
         # A group of its own, else two containers that run at once share one named `payload`.
+        name = f"{self._name}-{uuid.uuid4().hex[:8]}"
         for hierarchy in ("", "unified", "systemd"):
-            group = Path("/sys/fs/cgroup", hierarchy, f"iotd-test-{os.getpid()}-{self._name}")
+            group = Path("/sys/fs/cgroup", hierarchy, name)
             if (group.parent / "cgroup.procs").exists():
                 group.mkdir()
                 self._cgroups.append(group)
