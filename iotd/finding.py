@@ -1,0 +1,35 @@
+"""What a check found and how an order ended, as values that rules can judge and adapters can fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from iotd.settings import Json
+from iotd.settings_checks import Check
+
+Outcome = Literal["good", "bad", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One run of `check`, ended at the monotonic time `at`.
+
+    "unknown" is a check that could not be made and says nothing about what it watches. All but "good" say why in
+    `reason`. `value` is what was measured, where there is such a thing.
+    """
+
+    check: Check
+    outcome: Outcome
+    value: Json
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """The action for a key of a shadow's desired state has ended; `reason` is empty where it did well."""
+
+    shadow: int
+    key: str
+    reason: str
