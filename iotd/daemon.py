@@ -17,7 +17,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -25,8 +25,8 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable
 
-from iotd import (__version__, credentials, host, log, presence, reconnect, recovery, schedule, shadow, subscription,
-                  template, topics, wifi)
+from iotd import (__version__, credentials, denial, host, log, presence, reconnect, recovery, schedule, shadow,
+                  subscription, template, topics, wifi)
 from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Send, Signalled, Subscribed, ThreadFailed
 from iotd.outgoing import Outgoing
@@ -46,7 +46,7 @@ SETTLED_S = 1.0  # after connecting, the next status tells what has become of wh
 EVENTS_PER_TURN = 256
 REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
 
-GOODBYE, UNTRACKED = 0, -1  # tokens beside the ids of the spool, which begin at 1
+GOODBYE, HELLO, UNTRACKED = 0, -1, -2  # tokens beside the ids of the spool, which begin at 1
 
 
 class Inbox:
@@ -104,6 +104,9 @@ class Daemon:
         self._down_reason = "not dialled yet"
         self._failure: tuple[str, float, int] = ("", now, 0)
         self._standing = presence.Standing("", now)
+        self._suspicion = denial.Suspicion()
+        self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
+        self._unanswered: dict[str, None] = {}
         self._goodbye: tuple[str, float] | None = None  # the word that is being said, and until when it may take
         self._after_goodbye = ""
 
@@ -181,7 +184,8 @@ class Daemon:
                 self._perform(effects, now)
                 if self._standing.again_at is not None and now >= self._standing.again_at:
                     self._say(presence.CONNECTED, UNTRACKED, now)
-            self._outgoing.pump(now)
+            if not self._steps and not (self._suspicion.careful and self._pending()):
+                self._outgoing.pump(now)
         self._outgoing.settle(now, self._wall)
 
     def _hand_over(self, number: int, message: Message) -> None:
@@ -245,35 +249,55 @@ class Daemon:
         self._failure = ("", now, 0)
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
-        self._say(presence.CONNECTED, UNTRACKED, now)
         self._subscriptions, plan = subscription.opened(self._subscriptions, event.session_present)
-        self._subscribe(plan)
-        self._open_shadows(now)
+        self._write_held()
+        self._steps = deque(self._opening(plan, now))
+        self._open_further()
         self._beat(now)
         self._beat_at = now + SETTLED_S
 
-    def _subscribe(self, plan: subscription.Plan) -> None:
-        self._write_held()
-        self._session.unsubscribe(self._line, plan.unsubscribe)
-        self._session.subscribe(self._line, plan.subscribe)
+    def _opening(self, plan: subscription.Plan, now: float) -> Iterable[tuple[list[str], Callable[[], None]]]:
+        """Return the steps that open a line, each with the actions that the broker has to answer.
+
+        While an action is suspected of ending the line they go one by one, and one that is known to do so is left out.
+        """
+        resting = self._suspicion.resting
+        hello = f"publish to {self.settings.presence.topic}"
+        if hello not in resting:
+            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now)
+        allowed = [pair for pair in plan.subscribe if f"subscription to {pair[0]}" not in resting]
+        for pairs in ([[pair] for pair in allowed] if self._suspicion.careful else [allowed]):
+            yield [f"subscription to {name}" for name, _ in pairs], partial(self._session.subscribe, self._line, pairs)
+        yield [], partial(self._session.unsubscribe, self._line, plan.unsubscribe)
+
+    def _open_further(self) -> None:
+        """Take the next steps of opening the line: all at once, or with care only once all is answered."""
+        while self._steps and not (self._suspicion.careful and self._unanswered):
+            actions, step = self._steps.popleft()
+            self._unanswered.update(dict.fromkeys(actions))
+            step()
+        if not self._steps:
+            self._open_shadows(time.monotonic())
 
     def _on_subscribed(self, event: Subscribed, now: float) -> None:
         if event.line != self._line:
             return
         known = self._subscriptions.refused
         self._subscriptions = subscription.answered(self._subscriptions, event.codes)
-        for name, code in self._subscriptions.refused.items():
-            if name not in known:
+        for name, code in event.codes:
+            if name in self._subscriptions.refused and name not in known:
                 log.warning("subscription.refused", "the broker refused a subscription; check the policy",
                             filter=name, code=code)
+            self._unanswered.pop(f"subscription to {name}", None)
         self._write_held()
-        self._open_shadows(now)
+        self._open_further()
 
     def _open_shadows(self, now: float) -> None:
         """Begin the conversation with the shadows as soon as the broker has answered for all of their filters."""
         if not self._asked_shadows and self._subscriptions.settled(shadow.filters(self._conversation)):
             self._asked_shadows = True
-            self._conversation, effects = shadow.opened(self._conversation, now)
+            self._conversation, effects = shadow.opened(self._conversation, now, self._suspicion.careful,
+                                                        self._suspicion.resting)
             self._perform(effects, now)
 
     def _on_acknowledged(self, event: Acknowledged, now: float) -> None:
@@ -281,6 +305,9 @@ class Daemon:
             return
         if event.token == GOODBYE:
             self._session.hang_up(self._line)
+        elif event.token == HELLO:
+            self._unanswered.pop(f"publish to {self.settings.presence.topic}", None)
+            self._open_further()
         elif event.token != UNTRACKED:
             self._outgoing.acknowledged(event.token)
 
@@ -302,9 +329,7 @@ class Daemon:
         if event.line != self._line:
             return
         if event.was_up:
-            self._asked_shadows = False
-            self._conversation = shadow.closed(self._conversation)
-            self._outgoing.fall(event.cause in ("closed", "reset"), now, self._wall())
+            self._fall(event.cause in ("closed", "reset") and not self._leaving(), now)
         self._up = False
         self._down_reason = event.reason
         cause = event.cause
@@ -315,6 +340,25 @@ class Daemon:
             self._finish_goodbye(now)
         self._log_down(event, cause, now)
         self._beat(now)
+
+    def _fall(self, by_broker: bool, now: float) -> None:
+        """The line was up: whatever is unanswered is asked again on the next one, unless that is what ends it."""
+        unanswered = self._pending()
+        if reconnect.stable(self._attempts, now):
+            self._suspicion = denial.proven(self._suspicion, now)
+        elif by_broker:
+            also = self._outgoing.in_flight if unanswered else []
+            self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *also], now)
+            self._perform(entries, now)
+        self._steps.clear()
+        self._unanswered.clear()
+        self._asked_shadows = False
+        self._conversation = shadow.closed(self._conversation)
+        self._outgoing.fall(by_broker and not unanswered, now, self._wall())
+
+    def _pending(self) -> list[str]:
+        """Return what the broker has yet to answer, the messages of the spool apart."""
+        return [*self._unanswered, *shadow.unanswered(self._conversation)]
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
@@ -411,7 +455,9 @@ class Daemon:
         if (settings.thing, settings.mqtt, settings.presence) != (old.thing, old.mqtt, old.presence):
             self._leave_for_new_line(old, now)
         elif self._up:
-            self._subscribe(plan)
+            self._write_held()
+            self._session.unsubscribe(self._line, plan.unsubscribe)
+            self._session.subscribe(self._line, plan.subscribe)
             self._open_shadows(now)
 
     def _leave_for_new_line(self, old: Settings, now: float) -> None:
@@ -500,6 +546,7 @@ class Daemon:
         problems = list(self._spool.failures)
         problems += [f"subscription to {name} refused" for name in self._subscriptions.refused]
         problems += [f"publish to {topic} denied" for topic in self._outgoing.denied]
+        problems += [f"{action} denied" for action in self._suspicion.resting]
         if not self._up:
             problems.insert(0, f"not connected: {self._down_reason}")
         if self._rescue.wrong:

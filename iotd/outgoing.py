@@ -42,6 +42,11 @@ class Outgoing:
         """The topics that the broker denies."""
         return self._outbox.denied
 
+    @property
+    def in_flight(self) -> list[str]:
+        """What the broker has yet to acknowledge, as actions."""
+        return [f"publish to {flight.topic}" for flight in self._outbox.in_flight.values()]
+
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
         limited = settings.mqtt.aws_limits

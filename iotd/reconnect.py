@@ -47,10 +47,14 @@ def connected(attempts: Attempts, now: float) -> Attempts:
     return replace(attempts, dial_at=None, up_since=now)
 
 
+def stable(attempts: Attempts, now: float) -> bool:
+    """Tell whether the line has been up for long enough to be trusted."""
+    return attempts.up_since is not None and now - attempts.up_since >= STABLE_S
+
+
 def lost(attempts: Attempts, backoff: Backoff, cause: str, now: float, chance: float) -> Attempts:
     """Return the attempts after a line that ended, or never came up, for `cause` (see model.Down)."""
-    stable = attempts.up_since is not None and now - attempts.up_since >= STABLE_S
-    failures = 0 if stable else attempts.failures
+    failures = 0 if stable(attempts, now) else attempts.failures
     if cause == "clock":
         return Attempts(failures, now + FLOOR_S + chance * CLOCK_RETRY_S)
     return Attempts(failures + 1, now + wait_s(backoff, failures + 1, chance))

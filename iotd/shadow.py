@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 from iotd.model import Entry, Message, Received, Send
 from iotd.settings import Json, Shadow
@@ -75,7 +75,9 @@ class Conversation:
     waiting: tuple[Request, ...] = ()
     requests: int = 0
     hold_until: float = 0.0
-    unanswered: bool = False
+    mute_told: bool = False
+    most_in_flight: int = MAX_IN_FLIGHT
+    resting: frozenset[str] = frozenset()
 
 
 def start(thing: str, shadows: tuple[Shadow, ...], run: str) -> Conversation:
@@ -95,13 +97,37 @@ def filters(conversation: Conversation) -> tuple[str, ...]:
     return tuple(f"{start_of_topic}/{answer}" for start_of_topic in prefixes for answer in ANSWERS)
 
 
-def opened(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
-    """The line is up and the filters are subscribed: get every shadow."""
+def action(conversation: Conversation, index: int, verb: str) -> str:
+    """Return what a request is called where a broker that denies it is named."""
+    name = conversation.shadows[index].name
+    return f"{verb} of the classic shadow" if name is None else f"{verb} of shadow {name}"
+
+
+def unanswered(conversation: Conversation) -> list[str]:
+    """Return the actions that the service has yet to answer."""
+    return [action(conversation, request.shadow, request.verb) for request in conversation.in_flight.values()]
+
+
+def opened(
+    conversation: Conversation, now: float, careful: bool = False, resting: Iterable[str] = ()
+) -> tuple[Conversation, list[Effect]]:
+    """The line is up and the filters are subscribed: get every shadow.
+
+    `careful`: ask for one thing at a time. `resting` names the actions that are not to be asked for at all.
+    """
     standings = tuple(Standing("getting", delta=old.delta) for old in conversation.standings)
-    fresh = replace(conversation, standings=standings, in_flight={}, waiting=(), hold_until=0.0, unanswered=False)
-    for index in range(len(fresh.shadows)):
-        fresh = _ask(fresh, Request(index, "get", {}))
-    return _pump(fresh, now)
+    conversation = replace(
+        conversation, standings=standings, in_flight={}, waiting=(), hold_until=0.0, mute_told=False,
+        most_in_flight=1 if careful else MAX_IN_FLIGHT, resting=frozenset(resting))
+    effects: list[Effect] = []
+    for index in range(len(conversation.shadows)):
+        if action(conversation, index, "get") in conversation.resting:
+            conversation, more = _get_failed(conversation, index, now)
+            effects += more
+        else:
+            conversation = _ask(conversation, Request(index, "get", {}))
+    conversation, sent = _pump(conversation, now)
+    return conversation, effects + sent
 
 
 def closed(conversation: Conversation) -> Conversation:
@@ -158,8 +184,8 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
     for token in late:
         request = conversation.in_flight[token]
         conversation = _forget(conversation, token)
-        if not conversation.unanswered:
-            conversation = replace(conversation, unanswered=True)
+        if not conversation.mute_told:
+            conversation = replace(conversation, mute_told=True)
             effects.append(Entry(logging.WARNING, "shadow.unanswered",
                                  "the shadow service does not answer; reporting goes on without it",
                                  {"shadow": conversation.shadows[request.shadow].name, "verb": request.verb}))
@@ -177,7 +203,7 @@ def next_due(conversation: Conversation) -> float | None:
     """Return when `keep` has something to do, or None."""
     times = [request.sent_at + ANSWER_S for request in conversation.in_flight.values()]
     times += [standing.get_at for standing in conversation.standings if standing.get_at is not None]
-    if conversation.waiting and len(conversation.in_flight) < MAX_IN_FLIGHT:
+    if conversation.waiting and len(conversation.in_flight) < conversation.most_in_flight:
         times.append(conversation.hold_until)
     return min(times, default=None)
 
@@ -325,7 +351,9 @@ def _differs(
 
 
 def _ask(conversation: Conversation, request: Request) -> Conversation:
-    """Put a request in the queue, in place of a waiting one that it makes worthless."""
+    """Put a request in the queue, in place of a waiting one that it makes worthless; not where its kind rests."""
+    if action(conversation, request.shadow, request.verb) in conversation.resting:
+        return conversation
     section = list(request.body.get("state", {}))
     kept = tuple(other for other in conversation.waiting
                  if (other.shadow, other.verb, list(other.body.get("state", {}))) !=
@@ -335,7 +363,7 @@ def _ask(conversation: Conversation, request: Request) -> Conversation:
 
 def _pump(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
     """Send what waits, as far as the service's limit of unanswered requests allows."""
-    room = MAX_IN_FLIGHT - len(conversation.in_flight)
+    room = max(0, conversation.most_in_flight - len(conversation.in_flight))
     going = conversation.waiting[:room] if now >= conversation.hold_until else ()
     if not going:
         return conversation, []

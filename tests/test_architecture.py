@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "iotd"
 RANKS = [
-    {"errors", "settings", "model", "reading", "__init__"},
-    {"log", "template", "topics", "document"},
-    {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription"},
-    {"places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget"},
-    {"session", "outgoing", "rescue"},
+    {"errors", "settings", "model", "reading", "settings_checks", "__init__"},
+    {"log", "template", "topics", "document", "finding"},
+    {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
+     "health", "desired", "override"},
+    {"places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
+     "facts", "command", "jobs", "bridge"},
+    {"session", "outgoing", "rescue", "checks", "action"},
     {"daemon"},
     {"cli", "recover"},
     {"__main__"},

@@ -1,0 +1,56 @@
+"""Which action the broker denies, when all it does is close the line. Pure.
+
+AWS IoT Core ends an MQTT 3.1.1 connection over anything that the policy does not allow, without a word, and a client
+that does the same again on the next line comes and goes for ever. So after two lines that the broker ended over
+something unanswered, the next one is opened with care: one action at a time, each answered before the next. The action
+on which the line then ends three times in a row is named, and it alone rests for an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Mapping, Sequence
+
+from iotd.model import Entry
+
+FALLS_BEFORE_CARE = 2
+FALLS_OF_AN_ACTION = 3
+REST_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """How often in a row the broker ended the line over something; over which action alone; what rests until when."""
+
+    falls: int = 0
+    alone: Mapping[str, int] = field(default_factory=dict)
+    resting: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def careful(self) -> bool:
+        """Whether the next line is to be opened one action at a time."""
+        return self.falls >= FALLS_BEFORE_CARE
+
+
+def fell(suspicion: Suspicion, unanswered: Sequence[str], now: float) -> tuple[Suspicion, list[Entry]]:
+    """The broker has ended the line while these actions were unanswered."""
+    if not unanswered:
+        return replace(suspicion, falls=0, alone={}), []
+    suspicion = replace(suspicion, falls=suspicion.falls + 1)
+    if len(unanswered) > 1:
+        return suspicion, []
+    action = unanswered[0]
+    count = suspicion.alone.get(action, 0) + 1
+    if count < FALLS_OF_AN_ACTION:
+        return replace(suspicion, alone={action: count}), []
+    entry = Entry(logging.WARNING, "session.denied",
+                  f"the broker closes the line over every {action}, probably by policy; it rests for an hour",
+                  {"action": action, "falls": count, "retry_in_s": REST_S})
+    return replace(suspicion, alone={}, resting={**suspicion.resting, action: now + REST_S}), [entry]
+
+
+def proven(suspicion: Suspicion, now: float) -> Suspicion:
+    """The line has proven stable: what does not rest is allowed, and what has rested may be tried again."""
+    resting = {action: until for action, until in suspicion.resting.items() if until > now}
+    return Suspicion(resting=resting)

@@ -1,0 +1,40 @@
+"""A broker that only ever closes the line is asked with care until it shows which action it denies."""
+
+from __future__ import annotations
+
+import pytest
+
+from iotd import denial
+from iotd.denial import REST_S, Suspicion
+
+
+def after(*falls: list[str], now: float = 100.0) -> tuple[Suspicion, list[str]]:
+    """Return the suspicion after lines that fell over these actions, and the actions that were named."""
+    suspicion, named = Suspicion(), []
+    for unanswered in falls:
+        suspicion, entries = denial.fell(suspicion, unanswered, now)
+        named += [entry.fields["action"] for entry in entries]
+    return suspicion, named
+
+
+@pytest.mark.parametrize(("falls", "careful", "named"), [
+    ([], False, []),
+    ([["a", "b"]], False, []),
+    ([["a", "b"], ["a", "b"]], True, []),
+    ([["a", "b"], ["a", "b"], ["a"], ["a"]], True, []),
+    ([["a", "b"], ["a", "b"], ["a"], ["a"], ["a"]], True, ["a"]),
+    ([["a"], ["a"], ["b"], ["a"], ["a"]], True, []),  # not in a row
+    ([["a"], ["a"], ["a", "b"], ["a"]], True, ["a"]),  # in company nothing is proven, nor disproven
+    ([["a"], ["a"], [], ["a"]], False, []),  # a line that fell over nothing was no denial
+])
+def test_an_action_is_named_when_the_line_ends_over_it_alone_three_times_in_a_row(
+    falls: list[list[str]], careful: bool, named: list[str]
+) -> None:
+    suspicion, found = after(*falls)
+    assert (suspicion.careful, found, list(suspicion.resting)) == (careful, named, named)
+
+
+def test_what_is_named_rests_for_an_hour_and_outlives_a_stable_line() -> None:
+    suspicion, _ = after(["a"], ["a"], ["a"], now=100.0)
+    assert denial.proven(suspicion, 100.0 + REST_S - 1) == Suspicion(resting={"a": 100.0 + REST_S})
+    assert denial.proven(suspicion, 100.0 + REST_S) == Suspicion()
