@@ -68,7 +68,7 @@ def test_a_restart_knows_what_to_take_out(tmp_path: Path) -> None:
     ('{"a": 1e400}', "no JSON"), ("[" * 4000, "deeper"), ('{"a": "\\ud800"}', "no JSON"),
     ('{"a":' + "[" * 900 + "]" * 900 + "}", "deeper"), ('{"a":{"b":{"c":{"d":{}}}}}', "deeper"),
     (json.dumps({"a": "x" * 5000}), "larger"),
-], ids=lambda text: text[:20])
+], ids=lambda text: str(text)[:20])
 def test_a_bad_file_is_named_once_and_skipped(tmp_path: Path, text: str, why: str) -> None:
     files = opened(tmp_path)
     put(tmp_path, "bad.json", text)
@@ -95,14 +95,6 @@ def test_a_link_a_pipe_a_directory_and_bytes_that_are_no_text_are_skipped(tmp_pa
     assert merged == {}
     assert set(problems) == {"link.json", "pipe.json", "directory.json", "bytes.json", "name-\\xff.json"}
     assert "link" in problems["link.json"] and "no regular file" in problems["pipe.json"]
-
-
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    files = opened(tmp_path)
-    if os.getuid() == 0:
-        pytest.skip("root reads everything")
-    put(tmp_path, "closed.json", {"a": 1}).chmod(0)
-    assert "Permission denied" in files.reported(NOTHING)[1]["closed.json"]
 
 
 def test_a_directory_that_has_gone_is_named_once(tmp_path: Path) -> None:
