@@ -83,8 +83,11 @@ def reading(interface: str, state: str, own: Attributes, stations: Sequence[Attr
     if len(ssid) > SSID_MAX_BYTES:
         raise ValueError(f"an SSID of {len(ssid)} bytes, expected at most {SSID_MAX_BYTES}")
     if state not in CARRIES:
-        attempt = f"not yet associated with {ssid_text(ssid)!r}" if ssid else "not associated"
-        return Reading(interface, "disconnected", reason=f"{interface} is {attempt} (link {state})")
+        what = (f"{interface} has joined a network but not yet got its keys; is the passphrase right"
+                if state == "dormant" else
+                f"{interface} is not yet associated with {ssid_text(ssid)!r}" if ssid else
+                f"{interface} is not associated")
+        return Reading(interface, "disconnected", reason=f"{what} (link {state})")
     if not ssid:
         return Reading(interface, "unknown", reason=f"{interface} is {state} but the kernel tells no SSID")
     station = stations[0] if stations else {}

@@ -13,6 +13,7 @@ from iotd.reading import ssid_text
 from iotd.wifi import NETLINK_GENERIC, answers, attributes, exchange, look, reading
 
 OWN = {5: b"\2\0\0\0", 38: struct.pack("=I", 2437), 52: b"fleet-ap"}
+KEYLESS = "wlan0 has joined a network but not yet got its keys; is the passphrase right (link dormant)"
 STATION = {6: bytes.fromhex("020000000100"), 21: b"\5\0\7\0\xe2\0\0\0"}
 
 
@@ -61,7 +62,7 @@ def test_an_association_counts_where_the_driver_tells_no_signal() -> None:
 
 @pytest.mark.parametrize("state, own, outcome, reason", [
     ("down", OWN, "disconnected", "wlan0 is not yet associated with 'fleet-ap' (link down)"),
-    ("dormant", OWN, "disconnected", "wlan0 is not yet associated with 'fleet-ap' (link dormant)"),
+    ("dormant", OWN, "disconnected", KEYLESS),
     ("down", {5: b"\2\0\0\0"}, "disconnected", "wlan0 is not associated (link down)"),
     ("up", {**OWN, 5: b"\3\0\0\0"}, "disconnected", "wlan0 is no client of a network (mode 3)"),
     ("up", {5: b"\2\0\0\0"}, "unknown", "wlan0 is up but the kernel tells no SSID"),
