@@ -20,7 +20,7 @@ SHORTEST_S = 1.0
 
 _EVERY = re.compile(r"(publish|shadows)\[([0-9]{1,4})\]\.every")
 _PAYLOAD = re.compile(r"publish\[([0-9]{1,4})\]\.payload\.(.+)", re.DOTALL)
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_S = 3650 * 86400.0
 _LEVELS = ("debug", "info", "warning", "error")

@@ -74,6 +74,14 @@ def test_what_is_desired_while_the_last_is_under_way_waits_for_its_end_and_only_
     assert desired.reported(orders) == {"fan": 1}
 
 
+def test_what_failed_is_not_reported_as_done_when_something_else_is_desired_by_then() -> None:
+    orders, _ = desired.heard(fresh(), {"fan": 1}, 0.0)
+    orders, _ = desired.heard(orders, {"fan": 2}, 1.0)
+    orders, effects = desired.finished(orders, "fan", "no fan", 2.0)
+    assert acts(effects) == [("fan", 2)]
+    assert desired.reported(orders) == {}
+
+
 def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows() -> None:
     orders, effects = desired.heard(fresh(), {"fan": 9}, 0.0)
     now, pauses = 0.0, []

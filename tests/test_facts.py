@@ -89,6 +89,12 @@ def test_the_zone_of_the_processor_comes_before_others_and_one_switched_off_is_p
     assert facts.read(["temperature"], tree(tmp_path, zones)) == {"temperature": -1.2}
 
 
+def test_without_a_zone_of_the_processor_the_first_by_its_number_is_read(tmp_path: Path) -> None:
+    zones = {f"sys/class/thermal/thermal_zone{number}/{file}": text for number, celsius in ((10, "10000"), (2, "2000"))
+             for file, text in (("type", "acpitz"), ("temp", celsius))}
+    assert facts.read(["temperature"], tree(tmp_path, zones)) == {"temperature": 2.0}
+
+
 def test_only_what_is_named_is_looked_up(tmp_path: Path) -> None:
     assert facts.read([], tree(tmp_path, PI)) == {}
     assert facts.read(["load"], tree(tmp_path, PI)) == {"load": 0.52}
