@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from contextlib import closing, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 from iotd import log
 from iotd.model import Message
@@ -24,8 +25,10 @@ from iotd.settings import Spool as Bounds
 SETTLE_S = 5.0
 RETRY_S = 60.0  # before a store that failed is tried again
 REPORT_S = 600.0  # what is dropped is reported at once, then counted for so long
+AGES_S = 600.0  # between two looks for what is too old, or a sixtieth of the age where that is less
 ROW_BYTES = 100  # what a row costs beside topic and payload, nearly
-HELD_BYTES = 8 << 20  # the most that is kept where no file can be written
+MEMORY = ":memory:"  # where messages are kept while no file can be written
+HELD_BYTES = 8 << 20  # the most that is kept there
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
@@ -46,7 +49,15 @@ class Store:
     def __init__(self, path: str, durable: bool) -> None:
         self.path = path
         self.durable = durable
+        self.count = self.size = 0
         self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._prepare(durable)
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def _prepare(self, durable: bool) -> None:
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # A write-ahead log survives the death of this process even unsynced, and needs one fsync where it is synced.
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -64,14 +75,21 @@ class Store:
 
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
+        count, size = self.count, self.size
+        insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            for row in rows:
+                if self._db.execute(insert, row).rowcount:
+                    self.count += not row[10]
+                    self.size += row[6]
             self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self.count, self.size = count, size
+            raise
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._recount()
 
     def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
@@ -86,10 +104,6 @@ class Store:
         return self._db.execute(f"SELECT {_COLUMNS} FROM message WHERE made_s <= ? OR boot <> ? ORDER BY id LIMIT ?",
                                 (made_before_s, boot, most)).fetchall()
 
-    def scan(self) -> Iterator[Row]:
-        """Return every whole row, oldest first, as far as it can be read."""
-        return iter(self._db.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id"))
-
     def first_made_s(self) -> float | None:
         """Return when the oldest message was made, None where there is none."""
         found = self._db.execute("SELECT made_s FROM message ORDER BY id LIMIT 1").fetchone()
@@ -103,8 +117,26 @@ class Store:
             self.count -= not aside
             self.size -= size
         if gone and not self.count and self.durable:
-            self._db.execute("PRAGMA incremental_vacuum")
+            self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         return [(number, topic) for number, topic, _, _ in gone]
+
+    def delete_oldest(self, excess: int) -> list[tuple[int, str]]:
+        """Delete the oldest messages that make up `excess` bytes; return the id and topic of each."""
+        last = 0
+        for last, size in self._db.execute("SELECT id, size FROM message ORDER BY id"):
+            excess -= size
+            if excess <= 0:
+                break
+        return self.delete("id <= ?", (last,))
+
+    def date(self, boot: str, booted_at: float) -> None:
+        """Give the messages of this boot that have none the wall clock of their making."""
+        self._db.execute("UPDATE message SET made_at = ? + made_s WHERE made_at IS NULL AND boot = ?",
+                         (booted_at, boot))
+
+    def probe(self) -> None:
+        """Write something that changes nothing."""
+        self._db.execute("PRAGMA user_version = 0")
 
     def delete_ids(self, ids: Sequence[int]) -> set[int]:
         """Delete the messages with these ids; return the ids of those that were here."""
@@ -145,13 +177,15 @@ class Spool:
         self._unreported: Counter[tuple[str, str]] = Counter()
         self._report_at = now
         self._retry_at = now
+        self._ages_at = now
         self._failures: dict[str, str] = {}
         self._paths = {str(state / "spool.db"): True, str(runtime / "spool.db"): False}
-        self._stores: list[Store] = []
+        self._stores: tuple[Store, ...] = tuple([])
         self._reopen()
         self._last = self.last_id = max((self._guard(store, 0, store.last) for store in self._stores), default=0)
         for store in self._stores:
-            self.newest.update(self._guard(store, {}, store.newest))
+            for topic, number in self._guard(store, {}, store.newest).items():
+                self.newest[topic] = max(number, self.newest.get(topic, 0))
 
     @property
     def count(self) -> int:
@@ -178,29 +212,34 @@ class Spool:
         size = len(message.payload) + len(message.topic) + ROW_BYTES
         row = (number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
                None, False)
-        if latest:
-            self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
-        preferred = sorted(self._stores, key=lambda store: store.durable != self.bounds.strict)
+        preferred = sorted((store for store in self._stores if store.path != MEMORY),
+                           key=lambda store: store.durable != self.bounds.strict)
         if not any(self._write(store, store.add, row) for store in preferred):
             self._hold(row)
+        if latest:
+            self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
         self.last_id = number
         if message.retain:
             self.newest[message.topic] = number
         if self.size > self.bounds.max_bytes:
-            self._trim("max_bytes", self.size - self.bounds.max_bytes)
+            self._trim("max_bytes", self.size - self.bounds.max_bytes, self._stores)
 
     def fetch(self, after: int, most: int, resting: Sequence[str] = ()) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, in order, without those of the resting topics."""
-        found = [row for store in self._stores if store.count
-                 for row in self._guard(store, [], store.fetch, after, most, resting)]
-        return sorted(found, key=attrgetter("id"))[:most]
+        for _ in range(2):
+            stores = self._stores
+            # By id: a crash amid a move leaves a message in both stores.
+            found = {row.id: row for store in stores if store.count
+                     for row in self._guard(store, [], store.fetch, after, most, resting)}
+            if stores is self._stores:
+                break  # else one was damaged, and what could be saved of it is in another
+        return sorted(found.values(), key=attrgetter("id"))[:most]
 
     def forget(self, ids: Sequence[int]) -> None:
         """The messages are acknowledged: they need not be kept any more."""
-        left = set(ids)
-        for store in reversed(self._stores):
-            if left and store.count:
-                left -= self._guard(store, set(), store.delete_ids, list(left))
+        for store in self._stores:
+            if store.count:
+                self._guard(store, None, store.delete_ids, ids)
 
     def set_aside(self, number: int) -> None:
         """Keep the message, and never send it again."""
@@ -210,10 +249,14 @@ class Spool:
     def settle_at(self) -> float | None:
         """Return when `settle` has something to do, None where everything is where it belongs."""
         made = [self._guard(store, None, store.first_made_s) for store in self._stores if not store.durable]
-        first_s: float | None = min((made_s for made_s in made if made_s is not None), default=None)
-        if first_s is None:
-            return self._report_at if self._unreported else None
-        return max(first_s + SETTLE_S, self._retry_at) if self._failures else first_s + SETTLE_S
+        times = [made_s + SETTLE_S for made_s in made if made_s is not None and not self._failures]
+        if self._failures:
+            times.append(self._retry_at)
+        if self._unreported:
+            times.append(self._report_at)
+        if self.count:
+            times.append(self._ages_at)
+        return min(times, default=None)
 
     def settle(self, now: float, at: float | None, everything: bool = False) -> None:
         """Move what has waited for 5 s, or everything, to the disk; drop what is too old.
@@ -229,13 +272,20 @@ class Spool:
             for source in [store for store in self._stores if not store.durable]:
                 while self._moved(source, made_before_s, now, at):
                     pass
-        self._drop_old(now, at)
+            self._probe()
+        if now >= self._ages_at:
+            self._ages_at = now + max(1.0, min(AGES_S, self.bounds.max_age_s / 60))
+            self._drop_old(now, at)
         self._report(now)
 
     def close(self, now: float, at: float | None) -> None:
         """Bring everything to the disk and close."""
         self.settle(now, at, everything=True)
         for store in self._stores:
+            if store.path == MEMORY and store.count:
+                self._count_drops("no store can be written", store.delete("NOT aside", ()))
+                self._report_at = now
+                self._report(now)
             self._guard(store, None, store.close)
 
     def _moved(self, source: Store, made_before_s: float, now: float, at: float | None) -> bool:
@@ -244,24 +294,29 @@ class Spool:
         rows = self._guard(source, [], source.rows, made_before_s, self._boot, 500)
         if disk is None or not rows or not self._write(disk, disk.add_all, _dated(rows, now, at)):
             return False
-        self._guard(source, None, source.delete_ids, [row[0] for row in rows])
-        return True
+        return bool(self._guard(source, None, source.delete_ids, [row[0] for row in rows]))
+
+    def _probe(self) -> None:
+        """Find out whether a store that failed is well again, where no message tells."""
+        for store in self._stores:
+            if store.path in self._failures and not any(other.count for other in self._stores if not other.durable):
+                self._write(store, store.probe)
 
     def _drop_old(self, now: float, at: float | None) -> None:
+        for store in self._stores:
+            if store.durable and store.count and at is not None:
+                self._guard(store, None, store.date, self._boot, at - now)
         oldest_at = None if at is None else at - self.bounds.max_age_s
         self._count_drops("max_age", self._delete("(boot = ? AND made_s < ?) OR (boot <> ? AND made_at < ?)", (
             self._boot, now - self.bounds.max_age_s, self._boot, oldest_at)))
 
-    def _trim(self, reason: str, excess: int) -> None:
+    def _trim(self, reason: str, excess: int, stores: Sequence[Store]) -> None:
         """Drop the oldest messages that make up `excess` bytes."""
-        for store in self._stores:
-            if excess <= 0:
-                return
-            before = store.size
-            self._count_drops(reason, self._guard(
-                store, [], store.delete, "id IN (SELECT id FROM (SELECT id, sum(size) OVER (ORDER BY id) - size AS"
-                " before FROM message) WHERE before < ?)", (excess,)))
-            excess -= before - store.size
+        for store in stores:
+            if excess > 0:
+                before = store.size
+                self._count_drops(reason, self._guard(store, [], store.delete_oldest, excess))
+                excess -= before - store.size
 
     def _delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
         return [row for store in self._stores
@@ -298,16 +353,23 @@ class Spool:
 
     def _failed(self, store: Store, error: sqlite3.Error) -> None:
         if _is_damage(error):
-            self._stores.remove(store)
-            saved = _salvaged(store)
-            _move_aside(store.path)
-            log.error("spool.damaged", "the spool's file was damaged; it was moved aside and begun anew",
-                      path=store.path, aside=f"{store.path}.damaged", saved=len(saved))
-            self._reopen()
-            for row in saved:
-                any(self._write(other, other.add_all, [row]) for other in self._stores)
+            self._stores = tuple(other for other in self._stores if other is not store)
+            with suppress(sqlite3.Error):
+                store.close()
+            self._begin_anew(store.path)
         else:
             self._fails(store.path, str(error))
+
+    def _begin_anew(self, path: str) -> None:
+        """Move the damaged file aside and put what can still be read of it where it can be kept."""
+        saved = _salvaged(path)
+        _move_aside(path)
+        log.error("spool.damaged", "the spool's file was damaged; it was moved aside and begun anew",
+                  path=path, aside=f"{path}.damaged", saved=len(saved))
+        self._open(path, last_try=True)
+        if not any(self._write(store, store.add_all, saved) for store in self._stores):
+            for row in saved:
+                self._hold(row)
 
     def _fails(self, path: str, why: str) -> None:
         if self._failures.get(path) != why:
@@ -317,31 +379,31 @@ class Spool:
 
     def _reopen(self) -> None:
         """Open the stores that are not open, the disk's first; a damaged one is moved aside."""
-        for path, durable in self._paths.items():
-            if any(store.path == path for store in self._stores):
-                continue
-            for last_try in (False, True):
-                try:
-                    self._stores.append(Store(path, durable))
-                    break
-                except sqlite3.Error as error:
-                    if last_try or not _is_damage(error):
-                        self._fails(path, str(error))
-                        break
-                    _move_aside(path)
-                    log.error("spool.damaged", "the spool's file was damaged; it was moved aside and begun anew",
-                              path=path, aside=f"{path}.damaged", saved=0)
-        self._stores.sort(key=lambda store: not store.durable)
+        for path in self._paths:
+            if not any(store.path == path for store in self._stores):
+                self._open(path)
+
+    def _open(self, path: str, last_try: bool = False) -> None:
+        durable = self._paths[path]
+        try:
+            store = Store(path, durable)
+        except sqlite3.Error as error:
+            if last_try or not _is_damage(error):
+                self._fails(path, str(error))
+            else:
+                self._begin_anew(path)
+        else:
+            self._stores = (store, *self._stores) if durable else (*self._stores, store)
 
     def _hold(self, row: Row) -> None:
         """Keep the message in memory, where no file takes it."""
-        held = next((store for store in self._stores if store.path == ":memory:"), None)
+        held = next((store for store in self._stores if store.path == MEMORY), None)
         if held is None:
-            held = Store(":memory:", durable=False)
-            self._stores.append(held)
+            held = Store(MEMORY, durable=False)
+            self._stores += (held,)
         held.add(row)
         if held.size > HELD_BYTES:
-            self._trim("no store can be written", held.size - HELD_BYTES)
+            self._trim("no store can be written", held.size - HELD_BYTES, [held])
 
 
 def _dated(rows: list[Row], now: float, at: float | None) -> list[Row]:
@@ -350,19 +412,19 @@ def _dated(rows: list[Row], now: float, at: float | None) -> list[Row]:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
+    if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
+        return True  # Python's own: a text that is no UTF-8
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _salvaged(store: Store) -> list[Row]:
-    """Return the rows of a damaged store that can still be read."""
-    saved: list[Row] = []
-    try:
-        for row in store.scan():
-            saved.append(row)
-        store.close()
-    except sqlite3.Error:
-        pass
-    return saved
+def _salvaged(path: str) -> list[Row]:
+    """Return the rows of a damaged file that can still be read: those before the damage, and those behind it."""
+    saved: dict[int, Row] = {}
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as database:
+            for row in database.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id {order}"):
+                saved[row[0]] = row
+    return list(saved.values())
 
 
 def _move_aside(path: str) -> None:
