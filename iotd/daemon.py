@@ -346,9 +346,8 @@ class Daemon:
         unanswered = self._pending()
         if reconnect.stable(self._attempts, now):
             self._suspicion = denial.proven(self._suspicion, now)
-        elif by_broker:
-            also = self._outgoing.in_flight if unanswered else []
-            self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *also], now)
+        elif by_broker and (unanswered or not self._outgoing.in_flight):  # over messages alone the outbox judges
+            self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *self._outgoing.in_flight], now)
             self._perform(entries, now)
         self._steps.clear()
         self._unanswered.clear()

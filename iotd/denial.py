@@ -16,14 +16,18 @@ from iotd.model import Entry
 
 FALLS_BEFORE_CARE = 2
 FALLS_OF_AN_ACTION = 3
+QUIET_FALLS = 3  # over nothing at all: what a second client with the same id looks like
 REST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """How often in a row the broker ended the line over something; over which action alone; what rests until when."""
+    """How often in a row the broker ended the line over something (`falls`), or over nothing at all (`quiet`); over which
+    action alone; what rests until when.
+    """
 
     falls: int = 0
+    quiet: int = 0
     alone: Mapping[str, int] = field(default_factory=dict)
     resting: Mapping[str, float] = field(default_factory=dict)
 
@@ -36,8 +40,12 @@ class Suspicion:
 def fell(suspicion: Suspicion, unanswered: Sequence[str], now: float) -> tuple[Suspicion, list[Entry]]:
     """The broker has ended the line while these actions were unanswered."""
     if not unanswered:
-        return replace(suspicion, falls=0, alone={}), []
-    suspicion = replace(suspicion, falls=suspicion.falls + 1)
+        quiet = suspicion.quiet + 1
+        contested = Entry(logging.WARNING, "session.contested",
+                          "the broker ends every new line without a cause; probably another device has the same client"
+                          " id: look for a second one with this thing name, or a copied card", {"falls": quiet})
+        return (replace(suspicion, falls=0, quiet=quiet, alone={}), [contested] if quiet == QUIET_FALLS else [])
+    suspicion = replace(suspicion, falls=suspicion.falls + 1, quiet=0)
     if len(unanswered) > 1:
         return suspicion, []
     action = unanswered[0]

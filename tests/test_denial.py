@@ -13,7 +13,7 @@ def after(*falls: list[str], now: float = 100.0) -> tuple[Suspicion, list[str]]:
     suspicion, named = Suspicion(), []
     for unanswered in falls:
         suspicion, entries = denial.fell(suspicion, unanswered, now)
-        named += [entry.fields["action"] for entry in entries]
+        named += [entry.fields.get("action", entry.event) for entry in entries]
     return suspicion, named
 
 
@@ -26,12 +26,15 @@ def after(*falls: list[str], now: float = 100.0) -> tuple[Suspicion, list[str]]:
     ([["a"], ["a"], ["b"], ["a"], ["a"]], True, []),  # not in a row
     ([["a"], ["a"], ["a", "b"], ["a"]], True, ["a"]),  # in company nothing is proven, nor disproven
     ([["a"], ["a"], [], ["a"]], False, []),  # a line that fell over nothing was no denial
+    ([[], [], ["a"], [], []], False, []),
+    ([[], [], [], []], False, ["session.contested"]),  # said once
 ])
 def test_an_action_is_named_when_the_line_ends_over_it_alone_three_times_in_a_row(
     falls: list[list[str]], careful: bool, named: list[str]
 ) -> None:
     suspicion, found = after(*falls)
-    assert (suspicion.careful, found, list(suspicion.resting)) == (careful, named, named)
+    resting = [action for action in named if action != "session.contested"]
+    assert (suspicion.careful, found, list(suspicion.resting)) == (careful, named, resting)
 
 
 def test_what_is_named_rests_for_an_hour_and_outlives_a_stable_line() -> None:
