@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "iotd"
 RANKS = [
     {"errors", "settings", "model", "reading", "settings_checks", "__init__"},
-    {"log", "template", "topics", "document", "finding"},
+    {"log", "template", "topics", "document", "finding", "override"},
     {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
-     "health", "desired", "override"},
+     "health", "desired"},
     {"places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
      "facts", "command", "jobs", "bridge"},
     {"session", "outgoing", "rescue", "checks", "action"},
