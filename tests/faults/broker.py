@@ -117,8 +117,9 @@ class Connection:
         """Return the next packet. Raises Silence, Ended, and packets.Malformed."""
         deadline = time.monotonic() + within_s
         while True:
-            packet = self._first()
-            if packet is not None:
+            found = packets.take(self._input)
+            if found is not None:
+                packet = Packet(found[0] & 0xF0, found[0] & 0x0F, found[1], time.monotonic())
                 self.packets.append(packet)
                 return packet
             self._receive(deadline, within_s)
@@ -152,7 +153,7 @@ class Connection:
     def send(self, data: bytes) -> None:
         """Send these bytes, whatever they are. Raises Ended."""
         self._sock.settimeout(10)
-        if data[:1] == b"\x20":
+        if self.greeted_at is None and data[:1] == b"\x20":
             self.greeted_at = time.monotonic()
         try:
             self._sock.sendall(data)
@@ -196,22 +197,6 @@ class Connection:
             self.send(packets.unsuback(packet.identifier))
         elif packet.kind == PINGREQ:
             self.send(packets.pingresp())
-
-    def _first(self) -> Packet | None:
-        """Take the first whole packet out of what has come in."""
-        size, shift = 0, 0
-        for position, byte in enumerate(self._input[1:5], start=2):
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                if len(self._input) < position + size:
-                    return None
-                first, body = self._input[0], bytes(self._input[position:position + size])
-                del self._input[:position + size]
-                return Packet(first & 0xF0, first & 0x0F, body, time.monotonic())
-        if shift == 28:
-            raise packets.Malformed("a remaining length of more than four bytes")
-        return None
 
     def _receive(self, deadline: float, within_s: float) -> None:
         left_s = deadline - time.monotonic()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import yaml
 
@@ -24,7 +24,7 @@ class Device:
     `lines` are the log lines of all of its runs, `noise` what it said on stdout that is no log line, and on stderr.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any], before: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, Any], before: Sequence[str] = ()) -> None:
         self.state, self.runtime = directory / "state", directory / "run"
         self.file = directory / "iotd.yaml"
         self.lines: list[dict[str, Any]] = []
@@ -35,7 +35,11 @@ class Device:
         self._readers: list[threading.Thread] = []
         for place in (self.state, self.runtime):
             place.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), "utf-8")
+        self.configure(settings)
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Write the file of configuration."""
+        self.file.write_text(yaml.safe_dump(dict(settings), allow_unicode=True, sort_keys=False), "utf-8")
 
     @property
     def pid(self) -> int:

@@ -122,6 +122,7 @@ class Bench:
         self.brokers: list[Broker] = []
         self.devices: list[Device] = []
         self._over = threading.Event()
+        directory.mkdir(parents=True)
         self._stack = ExitStack()
 
     def broker(self, context: ssl.SSLContext | None = None) -> Broker:

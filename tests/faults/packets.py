@@ -147,6 +147,22 @@ def length(size: int) -> bytes:
             return bytes(encoded)
 
 
+def take(stream: bytearray) -> tuple[int, bytes] | None:
+    """Take the first whole packet out of the stream, as its first byte and its body; None where there is none yet."""
+    size = 0
+    for position, byte in enumerate(stream[1:5], start=2):
+        size |= (byte & 0x7F) << 7 * (position - 2)
+        if not byte & 0x80:
+            if len(stream) < position + size:
+                return None
+            first, body = stream[0], bytes(stream[position:position + size])
+            del stream[:position + size]
+            return first, body
+    if len(stream) >= 5:
+        raise Malformed("a remaining length of more than four bytes")
+    return None
+
+
 def _packet(first: int, body: bytes) -> bytes:
     return bytes((first,)) + length(len(body)) + body
 
