@@ -104,6 +104,7 @@ class Daemon:
         self._down_reason = "not dialled yet"
         self._failure: tuple[str, float, int] = ("", now, 0)
         self._standing = presence.Standing("", now)
+        self._outage: tuple[float, str, int] = (now, "not dialled yet", 0)  # since when, why, dropped until then
         self._suspicion = denial.Suspicion()
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
         self._unanswered: dict[str, None] = {}
@@ -249,14 +250,28 @@ class Daemon:
         self._failure = ("", now, 0)
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
+        story = self._story(now)
         self._subscriptions, plan = subscription.opened(self._subscriptions, event.session_present)
         self._write_held()
-        self._steps = deque(self._opening(plan, now))
+        self._steps = deque(self._opening(plan, story, now))
         self._open_further()
         self._beat(now)
         self._beat_at = now + SETTLED_S
 
-    def _opening(self, plan: subscription.Plan, now: float) -> Iterable[tuple[list[str], Callable[[], None]]]:
+    def _story(self, now: float) -> dict[str, Json]:
+        """Return what Connected tells beside the word: where this boot came from, and of the outage that is over."""
+        story: dict[str, Json] = {"boot": {"id": self._boot_id, "cause": self._rescue.boot_cause()}}
+        fell_at, reason, dropped = self._outage
+        outage = {"reason": reason, **self._rescue.outage_over(now - fell_at), "waiting": self._spool.count,
+                  "dropped": self._spool.dropped.total() - dropped}
+        if self._line > 1 or outage["tried"]:
+            story["outage"] = outage
+            log.info("outage.over", "the line was down and is up again", **outage)
+        return story
+
+    def _opening(
+        self, plan: subscription.Plan, story: dict[str, Json], now: float
+    ) -> Iterable[tuple[list[str], Callable[[], None]]]:
         """Return the steps that open a line, each with the actions that the broker has to answer.
 
         While an action is suspected of ending the line they go one by one, and one that is known to do so is left out.
@@ -264,7 +279,7 @@ class Daemon:
         resting = self._suspicion.resting
         hello = f"publish to {self.settings.presence.topic}"
         if hello not in resting:
-            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now)
+            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now, **story)
         allowed = [pair for pair in plan.subscribe if f"subscription to {pair[0]}" not in resting]
         for pairs in ([[pair] for pair in allowed] if self._suspicion.careful else [allowed]):
             yield [f"subscription to {name}" for name, _ in pairs], partial(self._session.subscribe, self._line, pairs)
@@ -329,7 +344,7 @@ class Daemon:
         if event.line != self._line:
             return
         if event.was_up:
-            self._fall(event.cause in ("closed", "reset") and not self._leaving(), now)
+            self._fall(event.reason, event.cause in ("closed", "reset") and not self._leaving(), now)
         self._up = False
         self._down_reason = event.reason
         cause = event.cause
@@ -341,7 +356,7 @@ class Daemon:
         self._log_down(event, cause, now)
         self._beat(now)
 
-    def _fall(self, by_broker: bool, now: float) -> None:
+    def _fall(self, reason: str, by_broker: bool, now: float) -> None:
         """The line was up: whatever is unanswered is asked again on the next one, unless that is what ends it."""
         unanswered = self._pending()
         if reconnect.stable(self._attempts, now):
@@ -349,6 +364,7 @@ class Daemon:
         elif by_broker and (unanswered or not self._outgoing.in_flight):  # over messages alone the outbox judges
             self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *self._outgoing.in_flight], now)
             self._perform(entries, now)
+        self._outage = (now, reason, self._spool.dropped.total())
         self._steps.clear()
         self._unanswered.clear()
         self._asked_shadows = False
@@ -396,7 +412,7 @@ class Daemon:
             self._exit_status = 0
         elif then == "reboot" and self._reboot is not None:
             self._spool.settle(now, self._wall(), everything=True)
-            self._rescue.request(self._reboot)
+            self._rescue.reboot(self._reboot, 0.0 if self._up else now - self._outage[0])
             self._attempts = reconnect.first(now + REBOOT_S, 0.0, 0.0)
         else:
             self._attempts = reconnect.first(now + reconnect.FLOOR_S, 0.0, 0.0)
@@ -480,12 +496,13 @@ class Daemon:
 
     def _values(self) -> dict[str, Json]:
         """Return what every placeholder stands for at this moment."""
-        at = time.time()
+        at, reading = time.time(), self._rescue.reading
         return {
             "hostname": self._identity.hostname, "thing": self.settings.thing, "machine_id": self._identity.machine_id,
             "boot_id": self._boot_id, "run": self._run_id, "timestamp": int(at), "uptime": int(host.uptime_s()),
             "isotime": datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
-            "essid": self._rescue.essid,
+            "essid": self._rescue.essid, "bssid": reading.bssid if reading else None,
+            "rssi": reading.rssi_dbm if reading else None, "frequency": reading.frequency_mhz if reading else None,
         }
 
     def _read_held(self) -> dict[str, int]:

@@ -22,8 +22,8 @@ REST_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """How often in a row the broker ended the line over something (`falls`), or over nothing at all (`quiet`); over which
-    action alone; what rests until when.
+    """How often in a row the broker ended the line over something (`falls`) or over nothing at all (`quiet`), how
+    often over one action `alone`, and which actions rest until when.
     """
 
     falls: int = 0

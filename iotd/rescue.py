@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Callable
+import json
+from collections import Counter
+from typing import Any, Callable
 
 from iotd import budget, host, log, recovery, routes
 from iotd.places import Places
@@ -10,6 +12,7 @@ from iotd.reading import Reading, ssid_text
 from iotd.settings import Json, Wifi
 
 REBOOT = "reboot"
+LAST_REBOOT = "last_reboot.json"
 
 
 class Rescue:
@@ -23,12 +26,19 @@ class Rescue:
         self._state = recovery.initial()
         self._budget = budget.read(places.state / "reboots.json")
         self._reading: Reading | None = None
+        self._tried: Counter[str] = Counter()
+        self._last_reboot = self._read_last_reboot()
 
     @property
     def essid(self) -> str | None:
         """The network that the interface was associated with at the last look."""
         ssid = None if self._reading is None else self._reading.ssid
         return None if ssid is None else ssid_text(ssid)
+
+    @property
+    def reading(self) -> Reading | None:
+        """The last look."""
+        return self._reading
 
     @property
     def wrong(self) -> bool:
@@ -54,12 +64,37 @@ class Rescue:
             elif isinstance(effect, recovery.Step):
                 log.warning("recovery.step", f"{effect.action} is asked for: {effect.reason}", action=effect.action,
                             reason=effect.reason)
+                self._tried[effect.action] += 1
                 if effect.action == REBOOT:
                     return effect
                 self.request(effect)
             else:
                 _tell(effect)
         return None
+
+    def reboot(self, step: recovery.Step, lost_for_s: float) -> None:
+        """Write down why, for the next boot to tell, and request it."""
+        last = {"from": self._boot_id, "reason": step.reason, "lost_for_s": lost_for_s, "tried": dict(self._tried)}
+        try:
+            host.write_text(self._places.state / LAST_REBOOT, json.dumps(last), durable=True)
+        except OSError:
+            pass  # the reboot matters more than its story, which the journal tells too
+        self.request(step)
+
+    def boot_cause(self) -> str:
+        """Return why this boot came, as far as iotd knows."""
+        return f"iotd: {self._last_reboot['reason']}" if self._last_reboot else "not asked for by iotd"
+
+    def outage_over(self, lost_for_s: float) -> dict[str, Json]:
+        """Return how long the line was down and what was tried, an earlier boot's part included, and begin anew."""
+        tried, self._tried = self._tried, Counter()
+        earlier = self._last_reboot
+        if earlier and not earlier.get("told"):
+            earlier["told"] = True
+            self._keep_last_reboot()
+            lost_for_s = earlier["lost_for_s"] + host.uptime_s()
+            tried.update(earlier["tried"])
+        return {"for_s": round(lost_for_s, 1), "tried": dict(tried)}
 
     def request(self, step: recovery.Step) -> None:
         """Leave a request for the recovery helper, the only one with the privilege to follow it."""
@@ -84,6 +119,22 @@ class Rescue:
             mqtt_connected=mqtt_connected, boot_id=self._boot_id, uptime_s=host.uptime_s(),
             other_default_route=not calm and routes.other_default_route(reading.interface),
             wall_s=None if calm else self._wall(), budget=self._budget)
+
+    def _read_last_reboot(self) -> dict[str, Any] | None:
+        """Return what an earlier boot wrote before it asked for the reboot that this boot came from."""
+        last = host.read_json(self._places.state / LAST_REBOOT)
+        known = {"from": str, "reason": str, "lost_for_s": (int, float), "tried": dict}
+        if not isinstance(last, dict) or not all(isinstance(last.get(key), kind) for key, kind in known.items()):
+            return None
+        if last["from"] == self._boot_id or last.setdefault("into", self._boot_id) != self._boot_id:
+            return None
+        return last
+
+    def _keep_last_reboot(self) -> None:
+        try:
+            host.write_text(self._places.state / LAST_REBOOT, json.dumps(self._last_reboot), durable=True)
+        except OSError:
+            pass  # then it may be told once more
 
     def _kept(self, new: recovery.Budget) -> bool:
         try:

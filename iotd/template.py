@@ -11,7 +11,8 @@ from typing import Callable, Iterator, Mapping
 from iotd.settings import Json
 
 EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
-PAYLOAD = EVERYWHERE | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run", "essid"}
+PAYLOAD = EVERYWHERE | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run", "essid", "bssid",
+                        "rssi", "frequency"}
 REPORT = PAYLOAD | {"health"}
 
 Fill = Callable[[Mapping[str, Json]], Json]
