@@ -78,7 +78,8 @@ class Machine:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=self._join_cgroups)
         pid = self._nspawn.pid
-        self._leader = int(wait_for("the container's init", lambda: _run(("pgrep", "-P", str(pid), "-x", "systemd")).out))
+        self._leader = int(wait_for("the container's init", lambda: _run(
+            ("pgrep", "-P", str(pid), "-x", "systemd")).out))
         self._connect()
         wait_for("the end of the boot", lambda: self.run("systemctl", "is-system-running").out.strip() in (
             "running", "degraded"))
