@@ -1,4 +1,4 @@
-"""What the configuration says of checks, of orders from the cloud and of the file bridge, as frozen values."""
+"""What the configuration says of checks and of orders from the cloud, as frozen values."""
 
 from __future__ import annotations
 
@@ -98,10 +98,3 @@ class Set:
 
 
 Action = Union[Run, Set]
-
-
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """Other programs join this shadow through files; None is the classic one."""
-
-    shadow: str | None = None
