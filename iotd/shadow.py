@@ -22,7 +22,7 @@ ANSWERS = ("update/accepted", "update/rejected", "update/delta", "update/documen
 MAX_IN_FLIGHT = 10  # unanswered requests of one thing on one connection; AWS answers 429 beyond
 MAX_DOCUMENT_BYTES = 8192  # desired and reported, without metadata
 ANSWER_S = 10.0  # no answer by then: the request is forgotten
-PAUSE_FIRST_S, PAUSE_MAX_S = 10.0, 300.0  # before a failed get is made again, doubling
+PAUSE_FIRST_S, PAUSE_MAX_S = 10.0, 300.0  # before a get is made again on the same line, doubling
 THROTTLED_S = 5.0  # no request at all after a 429
 
 Effect = Any  # Entry, Send or Report
@@ -172,7 +172,10 @@ def heard(conversation: Conversation, received: Received, now: float) -> tuple[C
                                     {"shadow": name, "topic": received.topic, "reason": reason})]
     handle = {"get/accepted": _get_accepted, "update/accepted": _update_accepted, "update/delta": _delta,
               "update/documents": _documents}.get(answer, _rejected)
-    conversation, effects = handle(conversation, index, body, now)
+    try:
+        conversation, effects = handle(conversation, index, body, now)
+    except RecursionError:
+        return conversation, [_nonsense(conversation, index, "nested too deep")]
     conversation, sent = _pump(conversation, now)
     return conversation, effects + sent
 
@@ -192,6 +195,8 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
         if request.verb == "get":
             conversation, more = _get_failed(conversation, request.shadow, now)
             effects += more
+        elif "desired" in request.body["state"]:
+            conversation = _get_later(conversation, request.shadow, now)
     for index, standing in enumerate(conversation.standings):
         if standing.get_at is not None and standing.get_at <= now:
             conversation = _ask(_stand(conversation, index, get_at=None), Request(index, "get", {}))
@@ -208,16 +213,14 @@ def next_due(conversation: Conversation) -> float | None:
     return min(times, default=None)
 
 
-def lacking(wanted: Json, present: Json) -> dict[str, Json]:
-    """Return the part of the object `wanted` whose keys `present` does not have, at any depth."""
-    if not isinstance(present, dict):
-        return {key: value for key, value in wanted.items() if value is not None} if present is None else {}
+def lacking(wanted: Mapping[str, Json], present: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the part of `wanted` whose keys `present` does not have, at any depth; a null is a value that it has."""
     found = {}
     for key, value in wanted.items():
         if key not in present:
             if value is not None:
                 found[key] = value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and isinstance(present[key], dict):
             below = lacking(value, present[key])
             if below:
                 found[key] = below
@@ -235,9 +238,18 @@ def difference(desired: Json, reported: Json) -> dict[str, Json]:
             below = difference(value, other)
             if below:
                 found[key] = below
-        elif not isinstance(reported, dict) or key not in reported or value != other:
+        elif not isinstance(reported, dict) or key not in reported or not _same(value, other):
             found[key] = value
     return found
+
+
+def _same(one: Json, other: Json) -> bool:
+    """Compare as JSON does: 1 equals 1.0, but never true."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _get_accepted(
@@ -248,15 +260,16 @@ def _get_accepted(
     conversation = _forget(conversation, body["clientToken"])
     state, version = body.get("state"), _version(body)
     if not isinstance(state, dict) or version is None:
-        return _get_failed(conversation, index, now)
+        conversation, more = _get_failed(conversation, index, now)
+        return conversation, [_nonsense(conversation, index, "a document without state and version"), *more]
     effects: list[Effect] = [_accepted(conversation, index, version)]
     standing = conversation.standings[index]
     if version >= standing.delta_version:
         conversation, more = _differs(conversation, index, version, state.get("delta") or None)
         effects += more
-    wanted = conversation.shadows[index].desired
-    return (_stand(conversation, index, stage="reporting", get_at=None, get_pause_s=PAUSE_FIRST_S),
-            effects + [Report(index, lacking(wanted, state.get("desired")))])
+    desired = state.get("desired") or {}
+    seed = lacking(conversation.shadows[index].desired, desired) if isinstance(desired, dict) else {}
+    return _stand(conversation, index, stage="reporting", get_at=None), effects + [Report(index, seed)]
 
 
 def _update_accepted(
@@ -269,8 +282,8 @@ def _update_accepted(
     effects: list[Effect] = [_accepted(conversation, index, version)]
     if version < conversation.standings[index].delta_version:
         # The shadow was deleted and made anew while we listened: its numbers started again, so does our knowledge.
-        conversation = _stand(conversation, index, delta_version=0)
-        conversation = _ask(conversation, Request(index, "get", {}))
+        # Or it is only late. After a pause, since whoever answers each report with an order makes every one late.
+        conversation = _get_later(_stand(conversation, index, delta_version=0), index, now)
     return conversation, effects
 
 
@@ -314,35 +327,38 @@ def _rejected(
     if request.verb == "get" and code == 404:
         # Not yet born: the first report creates it.
         conversation = _stand(conversation, index, stage="reporting", delta=None, delta_version=0)
-        return conversation, [Report(index, lacking(conversation.shadows[index].desired, None))]
+        return conversation, [Report(index, lacking(conversation.shadows[index].desired, {}))]
     effects: list[Effect] = [Entry(logging.WARNING, "shadow.rejected", f"the shadow service refused the {request.verb}",
                                    {"shadow": conversation.shadows[index].name, "code": code,
                                     "reason": str(body.get("message", ""))[:200]})]
     if code == 429:
         conversation = replace(conversation, hold_until=now + THROTTLED_S)
-    if code == 409:
-        conversation = _ask(conversation, Request(index, "get", {}))
     if request.verb == "get":
         conversation, more = _get_failed(conversation, index, now)
         effects += more
+    elif code == 409 or (code in (429, 500) and "desired" in request.body["state"]):
+        conversation = _get_later(conversation, index, now)
     return conversation, effects
 
 
 def _get_failed(conversation: Conversation, index: int, now: float) -> tuple[Conversation, list[Effect]]:
-    """A device whose get fails still reports; the get is made again after a growing pause."""
-    standing = conversation.standings[index]
-    pause_s = standing.get_pause_s
-    first = standing.stage == "getting"
-    conversation = _stand(conversation, index, stage="reporting", get_at=now + pause_s,
-                          get_pause_s=min(PAUSE_MAX_S, 2 * pause_s))
+    """A device whose get fails still reports; the get is made again."""
+    first = conversation.standings[index].stage == "getting"
+    conversation = _get_later(_stand(conversation, index, stage="reporting"), index, now)
     return conversation, [Report(index)] if first else []
+
+
+def _get_later(conversation: Conversation, index: int, now: float) -> Conversation:
+    """Make the get again after a growing pause: what is found there decides what is still to be seeded."""
+    pause_s = conversation.standings[index].get_pause_s
+    return _stand(conversation, index, get_at=now + pause_s, get_pause_s=min(PAUSE_MAX_S, 2 * pause_s))
 
 
 def _differs(
     conversation: Conversation, index: int, version: int, delta: Json
 ) -> tuple[Conversation, list[Effect]]:
     """Take the whole difference as of `version`; it is news only where its content is."""
-    news = delta is not None and delta != conversation.standings[index].delta
+    news = delta is not None and not _same(delta, conversation.standings[index].delta)
     conversation = _stand(conversation, index, delta=delta, delta_version=version)
     if not news:
         return conversation, []
