@@ -32,7 +32,7 @@ Key = tuple[int, int, int]  # inode, size and time of the last change
 
 
 class Bridge:
-    """The two ends, in `runtime`; it is used from one thread."""
+    """The two ends, in `runtime`; used from one thread."""
 
     def __init__(self, runtime: Path) -> None:
         self._directory = runtime / "reported.d"
