@@ -86,7 +86,7 @@ class Orders:
 
 
 def start(shadow: str | None, actions: Mapping[str, Action], kept: Json, now: float) -> Orders:
-    """Return what is known at the start, or after the configuration has changed: `kept` is what `to_json` gave.
+    """Return what is known at the start; `kept` is what `to_json` gave in an earlier run.
 
     A key without an action, or with another one than before, is dropped, and so is its value; what makes no sense in
     `kept` is dropped as well.
@@ -100,6 +100,17 @@ def start(shadow: str | None, actions: Mapping[str, Action], kept: Json, now: fl
         else:
             dropped.append(key)
     return Orders(shadow, actions, orders, {}, tuple(dropped))
+
+
+def changed(orders: Orders, actions: Mapping[str, Action]) -> Orders:
+    """Return what is known after the configuration was read anew; what is under way comes to its end.
+
+    A key that has lost its action, or has one of another kind, is dropped as at the start.
+    """
+    remaining = {key: replace(order, action=actions[key]) for key, order in orders.orders.items()
+                 if key in actions and _kind(actions[key]) == _kind(order.action)}
+    gone = {*orders.dropped, *orders.orders} - remaining.keys()
+    return replace(orders, actions=actions, orders=remaining, left={}, dropped=tuple(sorted(gone)))
 
 
 def to_json(orders: Orders) -> dict[str, Json]:

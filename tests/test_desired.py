@@ -250,6 +250,19 @@ def test_a_value_is_dropped_when_the_file_does_not_open_its_setting_any_more(act
     assert desired.to_json(orders) == {}
 
 
+def test_a_configuration_read_anew_lets_end_what_is_under_way_and_drops_what_it_closes() -> None:
+    orders = done(fresh(), {"interval": "5s"})
+    orders, _ = desired.heard(orders, {"fan": 1}, 1.0)
+    slower = Run(("/usr/bin/fan", "--slow", "{value}"))
+    orders = desired.changed(orders, {"fan": slower})
+    assert desired.overrides(orders) == {}
+    orders, _ = desired.finished(orders, "fan", "", 2.0)
+    assert desired.reported(orders) == {"fan": 1, "interval": None}
+    assert desired.heard(orders, {"fan": 2}, 3.0)[1] == [Keep(), Act("fan", slower, 2)]
+    orders = desired.changed(orders, ACTIONS)
+    assert acts(desired.heard(orders, {"interval": "5s"}, 4.0)[1]) == [("interval", "5s")]
+
+
 @pytest.mark.parametrize("kept", [
     None, [], "x", {"fan": None}, {"fan": {}}, {"fan": {"action": "run"}}, {"fan": {"action": "run", "text": 3}},
     {"fan": {"action": "run", "text": "{", "stage": "done", "reason": "", "applied": None, "failures": 0}},
