@@ -7,11 +7,13 @@ Everything is written by the calling thread, at once. Under journald each line i
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import sys
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from functools import partial
+from typing import Any, NoReturn, TextIO
 
 try:
     from pythonjsonlogger.json import JsonFormatter  # 3.1 and newer: Debian 13
@@ -31,7 +33,11 @@ _logger = logging.getLogger("iotd")
 
 def start(level: str, form: str, under_journald: bool, stream: TextIO | None = None) -> None:
     """Send every entry at or above `level` to `stream` (stdout), as `json` or `text`. May be called again."""
-    handler = logging.StreamHandler(stream or sys.stdout)
+    stream = stream or sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        # UTF-8 in every locale; and what half a surrogate pair becomes here is just how JSON escapes it.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_Text() if form == "text" else _Json(under_journald))
     _logger.handlers = [handler]
     _logger.setLevel(LEVELS[level])
@@ -73,9 +79,13 @@ def readable(payload: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         return {"payload_base64": base64.b64encode(payload).decode("ascii")}
     try:
-        return {"payload": json.loads(text)}
+        return {"payload": json.loads(text, parse_constant=_no_json)}
     except (ValueError, RecursionError):
         return {"payload": text}
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _stamp(record: logging.LogRecord) -> str:
@@ -87,7 +97,8 @@ class _Json(JsonFormatter):  # type: ignore[misc]
     """time, level, event and message first, then the event's own fields."""
 
     def __init__(self, under_journald: bool) -> None:
-        super().__init__(json_ensure_ascii=False, json_default=str)
+        super().__init__(json_ensure_ascii=False, json_default=str,
+                         json_serializer=partial(json.dumps, allow_nan=False))
         self._under_journald = under_journald
 
     def add_fields(self, log_record: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
@@ -98,11 +109,25 @@ class _Json(JsonFormatter):  # type: ignore[misc]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, led by its priority under journald."""
-        line: str = super().format(record)
-        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "replace")) > MAX_LINE_BYTES:
+        try:
+            line: str = super().format(record)
+        except (ValueError, RecursionError):  # a number beyond JSON's, or nested deeper than can be followed from here
+            vars(record)["fields"] = {name: _flat(value) for name, value in vars(record)["fields"].items()}
+            line = super().format(record)
+        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "backslashreplace")) > MAX_LINE_BYTES:
             vars(record)["fields"] = _shortened(vars(record)["fields"])
             line = super().format(record)
         return f"<{_PRIORITIES[record.levelno]}>{line}" if self._under_journald else line
+
+
+def _flat(value: Any) -> Any:
+    """Return a value that can be written whatever it is, most of them as text."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    try:
+        return repr(value)
+    except RecursionError:
+        return "(nested too deep to be shown)"
 
 
 def _shortened(fields: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +135,7 @@ def _shortened(fields: dict[str, Any]) -> dict[str, Any]:
     most = MAX_LINE_BYTES // (8 * len(fields))
     short = {}
     for name, value in fields.items():
-        text = value if isinstance(value, str) else repr(value)
+        text = str(_flat(value))
         short[name] = value if len(text) <= most else text[:most] + f"… ({len(text)} characters)"
     return short
 
@@ -127,4 +152,9 @@ class _Text(logging.Formatter):
 
 
 def _worded(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """Return the value as text that starts no line of its own and says nothing to the terminal."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        text = _flat(value)
+    return text if text.isprintable() else ascii(text)
