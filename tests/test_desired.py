@@ -16,7 +16,7 @@ from iotd.settings_checks import Run, Set
 
 FAN = Run(("/usr/bin/fan", "{value}"))
 EVERY = Set("publish[0].every")
-ACTIONS = {"fan": FAN, "interval": EVERY}
+ACTIONS: dict[str, Any] = {"fan": FAN, "interval": EVERY}
 
 
 def fresh(kept: Json = None, actions: dict[str, Any] = ACTIONS, now: float = 0.0) -> Orders:
@@ -254,7 +254,7 @@ def test_a_configuration_read_anew_lets_end_what_is_under_way_and_drops_what_it_
     orders = done(fresh(), {"interval": "5s"})
     orders, _ = desired.heard(orders, {"fan": 1}, 1.0)
     slower = Run(("/usr/bin/fan", "--slow", "{value}"))
-    orders = desired.changed(orders, {"fan": slower})
+    orders = desired.changed(orders, {**ACTIONS, "fan": slower, "interval": FAN})
     assert desired.overrides(orders) == {}
     orders, _ = desired.finished(orders, "fan", "", 2.0)
     assert desired.reported(orders) == {"fan": 1, "interval": None}
