@@ -9,6 +9,7 @@ import json
 import random
 import ssl
 import time
+from datetime import timedelta
 
 from tests.certificates import LOOPBACK, RSA, Identity
 from tests.faults import backoff, hello, packets
@@ -30,7 +31,7 @@ def published(topic: str = TOPIC) -> Until:
 
 def subscribed(name: str = TRIGGER) -> Until:
     """Until a SUBSCRIBE that has this filter."""
-    return lambda packet: packet.kind == SUBSCRIBE and name in dict(packets.filters(packet))
+    return lambda packet: packet.kind == SUBSCRIBE and name in [each for each, _ in packets.filters(packet)]
 
 
 def acknowledged(identifier: int) -> Until:
@@ -38,9 +39,9 @@ def acknowledged(identifier: int) -> Until:
     return lambda packet: packet.kind == PUBACK and packet.identifier == identifier
 
 
-def never(packet: Packet) -> bool:
-    """Until the time is over."""
-    return False
+def number(packet: Packet) -> int:
+    """Return the sequence number in a PUBLISH on TOPIC."""
+    return int(json.loads(Publish.read(packet).payload)["n"])
 
 
 @case("TLS_Connect", "handshake completed, no TLS alert from either side")
@@ -82,7 +83,7 @@ def tls_fragments(bench: Bench) -> Verdict:
     connection.serve(subscribed(), SOON_S)
     connection.send(packets.publish(TRIGGER, b"x" * 131_072, qos=1, identifier=77))
     connection.serve(acknowledged(77), SOON_S)
-    line = device.wait_for("message.received", SOON_S, lambda line: line["topic"] == TRIGGER)
+    line = device.wait_for("message.received", SOON_S, lambda line: bool(line["topic"] == TRIGGER))
     return judged(line is not None, "acknowledged, and " + ("logged" if line else "never logged"))
 
 
@@ -133,7 +134,6 @@ def tls_wrong_name(bench: Bench) -> Verdict:
 @case("TLS_Expired_Server_Cert", "the device refuses and sends a TLS alert before it closes")
 def tls_expired(bench: Bench) -> Verdict:
     """A server certificate that expired yesterday."""
-    from datetime import timedelta
     return refused_certificate(bench, bench.certificates.issue(
         "expired", LOOPBACK, starts=timedelta(days=-30), ends=timedelta(days=-1)))
 
@@ -144,10 +144,10 @@ def mqtt_connect(bench: Bench) -> Verdict:
     broker = bench.broker()
     bench.device(broker)
     connect = Connect.read(broker.next(SOON_S).packets[0])
-    will = json.loads(connect.will_payload)
+    will = json.loads(connect.will_payload)["status"]
     return judged(connect.client_id == "fault-lab" and connect.keepalive_s == 30 and connect.will_retain
-                  and connect.will_qos == 1 and not connect.clean_session and will["status"] == "Communication lost",
-                  f"client id {connect.client_id}, keep-alive {connect.keepalive_s} s, will {will['status']!r}")
+                  and connect.will_qos == 1 and not connect.clean_session and will == "Communication lost",
+                  f"client id {connect.client_id}, keep-alive {connect.keepalive_s} s, will {will!r}")
 
 
 @case("MQTT_Client_Puback_QoS1", "PUBACK with the identifier of the message")
@@ -405,9 +405,8 @@ def long_intermittent(bench: Bench) -> Verdict:
         connection.serve_for(chance.uniform(0, 2))
         chance.choice((connection.close, connection.reset))()
     connection = broker.next(30)
-    last = json.loads(Publish.read(connection.serve(published(), SOON_S)).payload)["n"]
-    connection.serve(lambda packet: published()(packet) and json.loads(Publish.read(packet).payload)["n"] > last + 50,
-                     SOON_S)
+    last = number(connection.serve(published(), SOON_S))
+    connection.serve(lambda packet: published()(packet) and number(packet) > last + 50, SOON_S)
     return judged(*complete(broker))
 
 
@@ -448,7 +447,7 @@ def long_server_disconnect(bench: Bench) -> Verdict:
 
 def complete(broker: Broker) -> tuple[bool, str]:
     """Tell whether every sequence number up to the highest seen on TOPIC was acknowledged by the broker."""
-    numbers = {json.loads(entry.payload)["n"] for connection in broker.connections
-               for entry in connection.acknowledged(TOPIC)}
+    arrived = [entry for connection in broker.connections for entry in connection.acknowledged(TOPIC)]
+    numbers = {int(json.loads(entry.payload)["n"]) for entry in arrived}
     missing = set(range(1, max(numbers) + 1)) - numbers
     return not missing, f"{len(numbers)} messages, {len(missing)} missing"

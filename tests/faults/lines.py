@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 from tests.certificates import LOOPBACK
 from tests.faults import backoff, hello, packets
-from tests.faults.advisor import LATE_S, SOON_S, acknowledged, complete, published, subscribed
+from tests.faults.advisor import LATE_S, SOON_S, acknowledged, complete, number, published, subscribed
 from tests.faults.broker import Broker, Connection, Ended, Silence
 from tests.faults.lab import BROKER, BYTES, LINE, PRESENCE, TOPIC, TRIGGER, Bench, Verdict, case, failed, judged, passed
 from tests.faults.packets import PINGREQ, PUBLISH, SUBSCRIBE, Connect, Packet, Publish
@@ -25,11 +25,6 @@ from tests.faults.packets import PINGREQ, PUBLISH, SUBSCRIBE, Connect, Packet, P
 TLS_S = 20.0
 DNS_S = 10.0
 FAST = [{"topic": TOPIC, "every": "100ms", "payload": {"n": "{sequence}"}}]
-
-
-def number(packet: Packet) -> int:
-    """Return the sequence number in a PUBLISH on TOPIC."""
-    return int(json.loads(Publish.read(packet).payload)["n"])
 
 
 def came(connection: Connection, count: int) -> Callable[[Packet], bool]:
@@ -644,7 +639,11 @@ def flood(bench: Bench) -> Verdict:
     connection = broker.next(SOON_S)
     connection.serve(subscribed(), SOON_S)
     data = b"".join(packets.publish(TRIGGER, b"x" * 1000, qos=1, identifier=at) for at in range(1, 101))
-    sender = threading.Thread(target=lambda: [connection.send(data) for _ in range(200)], daemon=True)
+
+    def send() -> None:
+        for _ in range(200):
+            connection.send(data)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     count = 0
     while count < 20_000:

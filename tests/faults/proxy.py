@@ -7,7 +7,6 @@ message has arrived, whatever becomes of the broker afterwards.
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import socket
 import struct
@@ -78,8 +77,8 @@ class Proxy:
         self.delay_s = 0.0
         self.ledger = ledger
         self._to_port = to_port
-        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._orders: SimpleQueue[tuple[Callable[[], None] | None, threading.Event]] = SimpleQueue()
+        self._wake, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._sides: set[_Side] = set()
@@ -96,7 +95,10 @@ class Proxy:
 
     def cut(self, reset: bool) -> None:
         """End every connection, by RST or by FIN."""
-        self._order(lambda: [self._drop(side, reset) for side in list(self._sides)])
+        def do() -> None:
+            for side in list(self._sides):
+                self._drop(side, reset)
+        self._order(do)
 
     def freeze(self) -> None:
         """Relay nothing more on the connections that are open, and keep them open."""
@@ -122,11 +124,11 @@ class Proxy:
             self._selector.register(self._listener, selectors.EVENT_READ)
         self._order(do)
 
-    def _order(self, do: Callable[[], object] | None) -> None:
+    def _order(self, do: Callable[[], None] | None) -> None:
         done = threading.Event()
-        self._orders.put(None if do is None else lambda: (do(), done.set()) and None)
-        os.eventfd_write(self._wake, 1)
-        if do is not None and not done.wait(10):
+        self._orders.put((do, done))
+        self._waker.send(b"!")
+        if not done.wait(10):
             raise RuntimeError("the proxy's thread is dead")
 
     def _run(self) -> None:
@@ -136,17 +138,20 @@ class Proxy:
             for key, _ in self._selector.select(None if due_at is None else max(0.0, due_at - now)):
                 if key.fileobj is self._listener:
                     self._accept()
+                elif key.fileobj is self._wake:
+                    self._wake.recv(4096)
                 elif isinstance(key.data, _Side) and key.data in self._sides:
                     self._receive(key.data)
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
             with suppress(Empty):
                 while True:
-                    order = self._orders.get_nowait()
+                    order, done = self._orders.get_nowait()
                     if order is None:
                         self._end()
+                    else:
+                        order()
+                    done.set()
+                    if order is None:
                         return
-                    order()
             for side in list(self._sides):
                 self._send_due(side)
 
@@ -224,4 +229,5 @@ class Proxy:
             self._drop(side, reset=True)
         self._listener.close()
         self._selector.close()
-        os.close(self._wake)
+        self._wake.close()
+        self._waker.close()

@@ -124,7 +124,7 @@ class Storm:
             "cut the line": (22, lambda: self._proxy.cut(reset=True)),
             "close the line": (6, lambda: self._proxy.cut(reset=False)),
             "refuse the line": (5, self._refuse), "delay the line": (5, self._delay),
-            "freeze the line": (1, self._freeze), "suspend iotd": (3, self._suspend),
+            "flap the line": (2, self._flap), "freeze the line": (1, self._freeze), "suspend iotd": (3, self._suspend),
             "fill the disk": (6, lambda: self._fill(self._device.state)),
             "fill the runtime directory": (6, lambda: self._fill(self._device.runtime)),
         }
@@ -176,6 +176,16 @@ class Storm:
         if self._chance.random() < 0.5:
             self._proxy.cut(reset=True)
         self._proxy.delay_s = 0.0
+
+    def _flap(self) -> None:
+        """Cut four lines in a row as soon as something goes over them, as a failing access point does."""
+        for _ in range(4):
+            before = len(self._device.said("session.connected"))
+            self._proxy.cut(reset=self._chance.random() < 0.7)
+            self._device.wait_for("session.connected", 10, lambda _: len(
+                self._device.said("session.connected")) > before)
+            self._pause(0, 0.3)
+        self._proxy.cut(reset=True)
 
     def _freeze(self) -> None:
         before = len(self._device.said("session.connected"))
