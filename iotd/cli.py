@@ -100,7 +100,7 @@ def _status(options: argparse.Namespace) -> int:
         print(f"iotd is not running: {path} {why}; start it with: systemctl start iotd", file=sys.stderr)
         return EXIT_NOT_RUNNING
     age_s = round(host.uptime_s() - status.get("written_s", 0.0), 1)
-    stale = age_s > STALE_S or status.get("boot_id") != host.boot_id()
+    stale = age_s > STALE_S or status.get("boot_id") != host.boot_id() or not Path(f"/proc/{status.get('pid')}").exists()
     if options.json:
         print(json.dumps({**status, "age_s": age_s, "stale": stale}, ensure_ascii=False))
     else:
@@ -111,10 +111,9 @@ def _status(options: argparse.Namespace) -> int:
 def _sentences(status: dict[str, Any], age_s: float, stale: bool) -> list[str]:
     """Return the status for a person, a sentence a line."""
     broker = f"{status.get('host')}:{status.get('port')}"
-    lines = [f"iotd {status.get('version')} runs as {status.get('thing')} (process {status.get('pid')},"
-             f" {age_s:.0f} s ago)"]
+    lines = [f"iotd {status.get('version')} as {status.get('thing')}, process {status.get('pid')}, {age_s:.0f} s ago"]
     if stale:
-        lines.append("stale: iotd has died or hangs; see: journalctl -u iotd")
+        lines.append("problem: this is stale, iotd has died or hangs; see: journalctl -u iotd")
     if status.get("connected"):
         lines.append(f"connected to {broker} for {status.get('for_s')} s")
     lines += [f"problem: {problem}" for problem in status.get("problems", [])]

@@ -548,7 +548,7 @@ class Daemon:
         self._systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._up else
                              f"not connected to {mqtt.host}:{mqtt.port}: {self._down_reason}")
         try:
-            host.write_json(self._places.runtime / "status.json", self._status(now))
+            host.write_json(self._places.runtime / "status.json", self._status(now), mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:

@@ -102,9 +102,9 @@ def read_json(path: Path) -> Json:
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
     """Put the value in the file's place in one step. Raises OSError."""
-    write_text(path, json.dumps(value, ensure_ascii=False), durable=False)
+    write_text(path, json.dumps(value, ensure_ascii=False), durable=False, mode=mode)
 
 
 def write_request(path: Path, interface: str, reason: str) -> None:
@@ -113,10 +113,11 @@ def write_request(path: Path, interface: str, reason: str) -> None:
     write_json(path, {"interface": interface, "reason": reason})
 
 
-def write_text(path: Path, text: str, durable: bool) -> None:
+def write_text(path: Path, text: str, durable: bool, mode: int = 0o600) -> None:
     """Put the text in the file's place in one step; `durable` waits until the disk has it. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
     with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(text)
         if durable:
             file.flush()

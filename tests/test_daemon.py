@@ -218,6 +218,9 @@ def test_status_tells_by_its_exit_whether_the_daemon_is_well(
         assert ill.returncode == 1 and "problem: not connected" in ill.stdout
         iotd.signal(signal.SIGKILL)
         iotd.end()
+        dead = command(iotd, "status")
+        assert dead.returncode == 3 and "stale" in dead.stdout
+        assert (iotd.directory / "runtime" / "status.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_bad_configuration_ends_with_78_and_every_problem_and_no_traceback(tmp_path: Path) -> None:
