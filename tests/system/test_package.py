@@ -25,8 +25,7 @@ def test_lintian_has_nothing_to_say(release: Release, repository: Path, tmp_path
         (disk.root / "srv/dist" / path.name).write_bytes(path.read_bytes())
     kind = "changes" if release.name == "trixie" else "deb"
     [target] = (disk.root / "srv/dist").glob(f"*.{kind}")
-    done = disk.run("lintian", "--allow-root", "--pedantic", "--display-info", "--show-overrides", "--fail-on=none",
-                    f"/srv/dist/{target.name}")
+    done = disk.run("lintian", "--allow-root", "--pedantic", "--fail-on=none", f"/srv/dist/{target.name}")
     disk.unmount()
     assert (done.status, done.out) == (0, "")
 
@@ -64,14 +63,14 @@ def test_a_repository_signed_by_somebody_else_is_not_trusted(
 
 
 def test_its_autopkgtest_passes(bare: Machine) -> None:
-    bare.check(*INSTALL, f"iotd={VERSION}", "mosquitto", "mosquitto-clients", "openssl", "procps")
+    bare.check(*INSTALL, f"iotd={VERSION}", "mosquitto", "mosquitto-clients", "openssl")
     bare.write("/root/daemon", (CHECKOUT / "debian/tests/daemon").read_text(), mode=0o755)
     bare.check("/root/daemon")
 
 
 def test_bash_completes_the_commands(bare: Machine) -> None:
     bare.check(*INSTALL, f"iotd={VERSION}")
-    ask = ("source /usr/share/bash-completion/completions/iotd; compopt() { :; }; COMP_WORDS=({words}); "
+    ask = ("source /usr/share/bash-completion/completions/iotd; compopt() {{ :; }}; COMP_WORDS=({words}); "
            "COMP_CWORD={place}; _iotd; echo ${{COMPREPLY[*]}}")
     for words, place, answer in (
         ("iotd ''", 1, "run check status --version --help"),
