@@ -123,7 +123,8 @@ def test_a_long_line_that_fits_is_left_whole() -> None:
 def test_text_is_for_a_person() -> None:
     entry = Entry(logging.WARNING, "wifi.lost", "gone", {"interface": "wlan0", "expected": ["工場"]})
     line = written(entry, "text")
-    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} WARNING wifi.lost: gone \[interface=wlan0 expected=\[\"工場\"\]\]\n", line)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} WARNING wifi.*", line[:-1])
+    assert line.endswith('WARNING wifi.lost: gone [interface=wlan0 expected=["工場"]]\n')
     assert written(Entry(logging.INFO, "a.b", "c"), "text").endswith("INFO    a.b: c\n")
 
 
