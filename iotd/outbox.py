@@ -44,19 +44,21 @@ class Waiting:
 class Limits:
     """What the broker takes: publishes and bytes a second (None: as many as it likes), and unacknowledged ones.
 
-    `burst` of them may go at once; burst + per_second stays below the broker's limit in every second.
+    `burst` and `bytes_burst` of them may go at once; with what comes in a second, and one message of the largest size
+    for the bytes, that stays below the broker's limit in every second.
     """
 
     window: int = 100
     per_second: float | None = None
     burst: float = 0.0
     bytes_per_second: float | None = None
+    bytes_burst: float = 0.0
     retained_pause_s: float = 0.0
 
 
 UNLIMITED = Limits()
 # 100 publishes a second are shared with what is received and with shadow requests, and the surplus is discarded.
-AWS = Limits(per_second=70.0, burst=20.0, bytes_per_second=400_000.0, retained_pause_s=1.0)
+AWS = Limits(per_second=70.0, burst=20.0, bytes_per_second=280_000.0, bytes_burst=90_000.0, retained_pause_s=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Outbox:
 
 def room(outbox: Outbox) -> int:
     """Return how many more messages may be in flight: one in all, while there is one under suspicion."""
-    window = 1 if outbox.suspects or outbox.drops else outbox.limits.window
+    window = 1 if outbox.suspects else outbox.limits.window
     return max(0, window - len(outbox.in_flight))
 
 
@@ -100,6 +102,7 @@ def take(
 
     `newest` is the id of the newest retained message of each topic. Returns the outbox after it, the (id, message)
     pairs to publish, and when to ask again where a limit held something back (None: when something changes).
+    A suspect that the rows have passed by is not in the spool any more, or rests: it is forgotten.
     """
     outbox = _earned(outbox, now)
     limits = outbox.limits
@@ -107,7 +110,12 @@ def take(
     publishes, volume, cursor = outbox.publishes_left, outbox.bytes_left, outbox.cursor
     chosen: list[tuple[int, Message]] = []
     again_at: float | None = None
+    suspects = {number: falls for number, falls in outbox.suspects.items()
+                if number in in_flight or not rows or number >= rows[0].id}
     for row in rows[:room(outbox)]:
+        if row.id in in_flight:  # the rest of a topic is over, and the rows come from the first again
+            cursor = row.id
+            continue
         retain = row.retain and newest.get(row.topic, row.id) <= row.id
         if limits.per_second is not None and publishes < 1.0:
             again_at = now + (1.0 - publishes) / limits.per_second
@@ -126,10 +134,8 @@ def take(
         in_flight[row.id] = Flight(row.topic, now)
         cursor = row.id
         chosen.append((row.id, Message(row.topic, row.payload, row.qos, retain)))
-    if not chosen:
-        return outbox, chosen, again_at
-    return replace(outbox, in_flight=in_flight, retained_at=retained_at, publishes_left=publishes,
-                   bytes_left=volume, cursor=cursor), chosen, again_at
+    return replace(outbox, in_flight=in_flight, retained_at=retained_at, publishes_left=publishes, bytes_left=volume,
+                   cursor=cursor, suspects=suspects), chosen, again_at
 
 
 def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
@@ -199,4 +205,4 @@ def _earned(outbox: Outbox, now: float) -> Outbox:
     passed_s = max(0.0, now - outbox.counted_at)
     return replace(outbox, counted_at=now,
                    publishes_left=min(limits.burst, outbox.publishes_left + passed_s * limits.per_second),
-                   bytes_left=min(limits.bytes_per_second, outbox.bytes_left + passed_s * limits.bytes_per_second))
+                   bytes_left=min(limits.bytes_burst, outbox.bytes_left + passed_s * limits.bytes_per_second))

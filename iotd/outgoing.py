@@ -94,8 +94,9 @@ class Outgoing:
             rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []
             if room and not rows:
                 self._outbox = replace(self._outbox, cursor=self._spool.last_id)
+            cursor = self._outbox.cursor
             self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, self._spool.newest, now)
-            if not chosen:
+            if self._outbox.cursor == cursor:
                 return
             self._give(chosen)
 
@@ -137,10 +138,10 @@ class Outgoing:
         if entry.retain:
             self._spool.newest[entry.topic] = waiting.id
         chosen: list[tuple[int, Message]] = []
-        if self._up:
-            cursor = self._outbox.cursor
-            self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
-            self._outbox = replace(self._outbox, cursor=cursor)
+        if self._up and entry.topic not in self._outbox.denied:
+            before = self._outbox
+            after, chosen, _ = outbox.take(before, [waiting], {}, now)
+            self._outbox = replace(after, cursor=before.cursor, suspects=before.suspects)
         if chosen:
             self._transient[waiting.id] = entry.topic
             self._give(chosen)
