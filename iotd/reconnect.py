@@ -39,7 +39,7 @@ def wait_s(backoff: Backoff, failures: int, chance: float) -> float:
 
 def dialling(attempts: Attempts) -> Attempts:
     """Return the attempts while one of them is under way."""
-    return replace(attempts, dial_at=None, up_since=None)
+    return replace(attempts, dial_at=None)
 
 
 def connected(attempts: Attempts, now: float) -> Attempts:

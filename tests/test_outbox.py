@@ -98,6 +98,16 @@ def test_aws_limits_hold_in_every_second(seed: int, sizes: tuple[int, ...]) -> N
         assert out[-1][0] - out[0][0] < 12.0, "599 at 70 a second"
 
 
+def test_a_reader_that_is_quick_gets_no_more_than_the_limit() -> None:
+    box, now, times = Outbox(AWS), 1000.0, []
+    while box.cursor < 500:
+        box, chosen, again_at = take(box, rows(*range(box.cursor + 1, box.cursor + 50)), {}, now)
+        times += [now] * len(chosen)
+        box = acknowledged(box, list(box.in_flight))
+        now = max(now + 1e-6, again_at or now)
+    assert max(sum(at - 1.0 < other <= at for other in times) for at in times) <= 91
+
+
 def test_a_limit_says_when_to_ask_again_and_keeps_its_word() -> None:
     box, chosen, again_at = take(Outbox(AWS), rows(*range(1, 60)), {}, 1000.0)
     assert len(chosen) == AWS.burst and again_at is not None and 1000.0 < again_at < 1000.1

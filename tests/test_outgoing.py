@@ -83,6 +83,16 @@ def test_a_suspect_that_a_newer_message_replaced_does_not_slow_the_rest_for_ever
     assert len(line.turn(30.0)) == 2, "more than one at a time"
 
 
+def test_what_is_under_suspicion_stays_so_while_other_messages_come_and_go(tmp_path: Path) -> None:
+    line = Line(tmp_path, queued("a", 1e6), queued("b", 1e6), queued("c", offline="drop"))
+    line.outgoing.rise()
+    line.turn(0.0)
+    line.fall(1.0)
+    line.outgoing.rise()
+    line.acknowledge(*line.turn(10.0))
+    assert len(line.turn(11.0)) == 1
+
+
 def test_a_denied_topic_rests_also_where_its_messages_are_not_worth_keeping(tmp_path: Path) -> None:
     line = Line(tmp_path, queued("a", offline="drop"))
     sent = 0

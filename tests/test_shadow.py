@@ -345,6 +345,13 @@ def test_a_report_of_eight_kilobytes_is_sent_and_a_larger_one_said_once() -> Non
     assert events(report(conversation, 0, {"a": "é" * 4092}, {}, 1.0)[1]) == []
 
 
+def test_the_token_of_an_update_answers_no_get_and_the_other_way_round() -> None:
+    conversation, _ = report(reporting(), 0, {"state": "ok"}, {}, 1.0)
+    assert hear(conversation, "get/accepted", {"state": {}, "version": 9, "clientToken": "run-2"}) == (conversation, [])
+    conversation, _ = begun()
+    assert hear(conversation, "update/accepted", {"version": 9, "clientToken": "run-1"}) == (conversation, [])
+
+
 def test_when_the_line_is_down_no_answer_is_awaited_and_nothing_is_reported() -> None:
     conversation, _ = report(reporting(), 0, {"state": "ok"}, {}, 1.0)
     conversation = closed(conversation)

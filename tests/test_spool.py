@@ -476,6 +476,16 @@ def test_the_age_across_a_reboot_is_judged_by_a_wall_clock_that_was_right_both_t
     assert ids(spool) == ([1] if kept else [])
 
 
+def test_a_message_is_as_old_as_its_making_not_its_move(place: Place) -> None:
+    spool = place.spool()
+    put(spool, "a", now=0.0)
+    spool.settle(3 * DAY_S, 1e9)
+    place.reboot()
+    spool = place.spool(boot="next")
+    spool.settle(10.0, 1e9 + 5 * DAY_S)
+    assert ids(spool) == []
+
+
 def test_a_wall_clock_that_jumps_by_years_drops_nothing(place: Place) -> None:
     spool = place.spool()
     for turn, at in enumerate([None, 0.0, 1e9, 1e9 + 20 * YEAR_S, 1e9 - 20 * YEAR_S, 1e9]):
