@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from iotd import command, desired
 from iotd.finding import Performed
-from iotd.settings import Json
-from iotd.settings_checks import Run
+from iotd.settings import Json, Run
 
 
 def perform(shadow: int, key: str, action: Run, value: Json, stop: int | None = None) -> Performed:

@@ -13,9 +13,8 @@ from typing import Any, Iterator
 from iotd import command, facts
 from iotd.facts import HOST, Roots
 from iotd.finding import CheckResult, Outcome
-from iotd.settings import Json
-from iotd.settings_checks import (
-    Check, CommandPasses, DiskHasRoom, FileFresh, NotThrottled, PortAnswers, ProcessRuns, TemperatureBelow,
+from iotd.settings import (
+    Check, CommandPasses, DiskHasRoom, FileFresh, Json, NotThrottled, PortAnswers, ProcessRuns, TemperatureBelow,
     UnitActive,
 )
 

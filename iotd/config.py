@@ -11,15 +11,16 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping
 
-from iotd import template, topics
+from iotd import override, template, topics
 from iotd.document import (
-    Cursor, Document, Reader, Unreadable, Wrong, boolean, choice, compose, duration, duration_or_zero, line_of, quoted,
-    size, text, whole,
+    Cursor, Document, Reader, Schema, Unreadable, Wrong, boolean, choice, compose, duration, duration_or_zero, line_of,
+    quoted, size, text, whole,
 )
 from iotd.errors import ConfigError, Problem
 from iotd.settings import (
-    Backoff, Identity, Json, Log, Mqtt, Presence, Publish, RebootBudget, Settings, Shadow, Spool, Subscription, Tls,
-    Wifi,
+    Action, Backoff, Check, CommandPasses, DiskHasRoom, FileFresh, GatewayAnswers, Identity, Json, Log, Mqtt,
+    NotThrottled, PortAnswers, Presence, Probe, ProcessRuns, Publish, RebootBudget, Run, Set, Settings, Shadow, Spool,
+    Subscription, TemperatureBelow, Tls, UnitActive, Wifi,
 )
 
 PRESENCE_TOPIC = "MQTTServer/{thing}/will"
@@ -29,6 +30,23 @@ TOPICS_PER_SHADOW = 6
 
 _ENDPOINT = "fill in your endpoint, which `aws iot describe-endpoint --endpoint-type iot:Data-ATS` prints"
 _ESSID_MAX_BYTES = 32
+
+GATEWAY_S = 10.0  # the kernel itself needs nine to know that a neighbour has gone
+_KINDS = ("unit", "process", "tcp", "file", "command", "disk", "temperature", "throttled", "gateway")
+_LIMITS = {"file": "max_age", "disk": "min_free"}  # what a kind requires besides itself
+_FIELD_OF = {"max_age": "max_age_s", "min_free": "min_free_bytes"}
+_PROBES: Mapping[str, Callable[[Mapping[str, Any]], tuple[Probe, str]]] = {
+    "unit": lambda values: (UnitActive(values["unit"]), values["unit"]),
+    "process": lambda values: (ProcessRuns(values["process"]), values["process"]),
+    "tcp": lambda values: (PortAnswers(*values["tcp"]), "{}:{}".format(*values["tcp"])),
+    "file": lambda values: (FileFresh(values["file"], values["max_age_s"]), values["file"]),
+    "command": lambda values: (CommandPasses(values["command"]), values["command"][0].rpartition("/")[2]),
+    "disk": lambda values: (DiskHasRoom(values["disk"], values["min_free_bytes"]), values["disk"]),
+    "temperature": lambda values: (TemperatureBelow(values["temperature"]), ""),
+    "throttled": lambda values: (NotThrottled(), ""),
+    "gateway": lambda values: (GatewayAnswers(), ""),
+}
+OWN_KEY = "iotd"  # what iotd itself reports of checks and orders
 
 Note = Callable[[str, str], None]
 
@@ -135,10 +153,76 @@ def _shadow(at: Cursor) -> Shadow:
         "reported": ("reported", _mapping(template.REPORT)),
         "healthy": ("healthy", text),
         "unhealthy": ("unhealthy", text),
-        "checks": ("checks", _list(_check_of_health, "[]")),
+        "checks": ("checks", _list(_check_of_health, "- unit: …")),
+        "on_delta": ("on_delta", _on_delta),
+        "files": ("files", boolean),
     })
-    values.pop("checks", None)
     return Shadow(**values)
+
+
+def _check_of_health(at: Cursor) -> Check:
+    schema: Schema = {
+        "name": ("name", _short),
+        "every": ("every_s", duration),
+        "timeout": ("timeout_s", duration),
+        "unit": ("unit", text),
+        "process": ("process", _process),
+        "tcp": ("tcp", _endpoint),
+        "file": ("file", _path),
+        "max_age": ("max_age_s", duration),
+        "command": ("command", _command(frozenset())),
+        "disk": ("disk", _path),
+        "min_free": ("min_free_bytes", size),
+        "temperature": ("temperature", _celsius),
+        "throttled": ("throttled", _only(False)),
+        "gateway": ("gateway", _only(True)),
+    }
+    values = at.fields(schema)
+    written = _keys(at)
+    kinds = [kind for kind in _KINDS if kind in written]
+    if not kinds and (written - schema.keys() or _is_no_mapping(at)):
+        return Check("", NotThrottled())  # an unknown key is noted already, and may be meant for the kind
+    if len(kinds) != 1:
+        raise Wrong(f"expected one of {', '.join(_KINDS)}, found {' and '.join(kinds) or 'none'}")
+    [kind] = kinds
+    limit = _LIMITS.get(kind, "")
+    for other in _LIMITS.values():
+        if other in written and other != limit:
+            raise Wrong(f"{other} says nothing about a check of {kind}")
+    if limit and limit not in written:
+        raise Wrong(f"{limit} is required with {kind}")
+    common = {"timeout_s": GATEWAY_S if kind == "gateway" else 5.0,
+              **{key: values[key] for key in ("every_s", "timeout_s") if key in values}}
+    if kind not in values or limit and _FIELD_OF[limit] not in values:
+        return Check("", NotThrottled(), **common)  # stands in for one whose problem is noted already
+    if kind == "gateway" and common["timeout_s"] < GATEWAY_S:
+        raise Wrong(f"timeout of a gateway's check is at least {GATEWAY_S:g}s: the kernel takes that long to give up")
+    probe, subject = _PROBES[kind](values)
+    return Check(values.get("name", f"{kind} {subject}".strip()), probe, **common)
+
+
+def _on_delta(at: Cursor) -> dict[str, Action]:
+    if at.is_empty():
+        return {}
+    return {key: action for key, child in at.entries() for action in child.read(_action)}
+
+
+def _action(at: Cursor) -> Action:
+    values = at.fields({
+        "run": ("command", _command(frozenset({"value"}))),
+        "set": ("setting", text),
+        "timeout": ("timeout_s", duration),
+    })
+    written = _keys(at)
+    if _is_no_mapping(at):
+        return Run(("",))  # noted already
+    if len(written & {"run", "set"}) != 1:
+        raise Wrong("expected either run, a command, or set, the name of a setting")
+    if "set" in written and "timeout" in written:
+        raise Wrong("timeout is for run; to set takes no time")
+    if "setting" in values:
+        return Set(values["setting"])
+    return Run(**values) if "command" in values else Run(("",))  # its problem is noted already
 
 
 def _wifi(at: Cursor) -> Wifi:
@@ -247,8 +331,79 @@ def _whole_seconds(at: Cursor) -> int:
     return int(seconds)
 
 
-def _check_of_health(at: Cursor) -> None:
-    raise Wrong("no kind of check is known yet; write checks: []")
+def _is_no_mapping(at: Cursor) -> bool:
+    return bool(at.node.id != "mapping") and not at.is_empty()
+
+
+def _keys(at: Cursor) -> set[str]:
+    """Return the keys of a mapping that has been read, those whose values are wrong included; none of anything else."""
+    return {key.value for key, _ in at.node.value} if at.node.id == "mapping" else set()
+
+
+def _short(at: Cursor) -> str:
+    name = text(at)
+    if len(name) > 64 or not name.isprintable():
+        raise Wrong(f"expected at most 64 characters on one line, found {quoted(name)}")
+    return name
+
+
+def _process(at: Cursor) -> str:
+    name = text(at)
+    if "/" in name:
+        raise Wrong(f"expected a name without its path, as `ps -o comm` prints it, found {quoted(name)}")
+    return name
+
+
+def _path(at: Cursor) -> str:
+    path = text(at)
+    if not path.startswith("/"):
+        raise Wrong(f"expected a path from /, found {quoted(path)}")
+    return path
+
+
+def _endpoint(at: Cursor) -> tuple[str, int]:
+    written = text(at)
+    host, _, port = written.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host or not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise Wrong(f"expected HOST:PORT such as localhost:8080 or [::1]:8080, found {quoted(written)}")
+    return host, int(port)
+
+
+def _celsius(at: Cursor) -> float:
+    written = at.scalar()
+    match = re.fullmatch(r"(-?[0-9]{1,3})C", written) if isinstance(written, str) else None
+    if not match:
+        raise Wrong(f"expected degrees such as 80C, found {at.found()}")
+    return float(match[1])
+
+
+def _only(expected: bool) -> Reader[bool]:
+    def read(at: Cursor) -> bool:
+        if boolean(at) is not expected:
+            raise Wrong(f"expected {str(expected).lower()}, which is what the check is about; or leave the check out")
+        return expected
+    return read
+
+
+def _command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
+    """Return a reader of a command as a list of arguments, whose placeholders are `known`; none: braces are braces."""
+    def argument(at: Cursor) -> str:
+        written = at.scalar()
+        if not isinstance(written, str):
+            raise Wrong(f"expected text, found {at.found()}; put it in quotes")
+        if known:
+            _check_template(written, known)
+        if "\0" in written:
+            raise Wrong("has a NUL character, which no argument can have")
+        return written
+
+    def read(at: Cursor) -> tuple[str, ...]:
+        arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
+        if not arguments or not arguments[0]:
+            raise Wrong("is empty; expected a program and its arguments")
+        return arguments
+    return read
 
 
 def _interface(at: Cursor) -> str:
@@ -282,6 +437,13 @@ def _check(settings: Settings, note: Note) -> None:
     _check_publish(settings, note)
     _check_subscribe(settings, note)
     _check_shadows(settings, note)
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Return what is wrong between the values of settings that were changed after they were read."""
+    found: list[Problem] = []
+    _check(settings, lambda key, text: found.append(Problem(0, key, text)))
+    return found
 
 
 def _check_mqtt(mqtt: Mqtt, note: Note) -> None:
@@ -356,9 +518,26 @@ def _check_shadows(settings: Settings, note: Note) -> None:
         for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
             if aws and _depth(state) > AWS_MAX_SHADOW_DEPTH:
                 note(f"{key}.{part}", f"{_depth(state)} levels deep; AWS IoT is sure to take {AWS_MAX_SHADOW_DEPTH}")
+        _check_watching(settings, shadow, key, note)
+        if shadow.files and any(other.files for other in settings.shadows[:position]):
+            note(f"{key}.files", "another shadow has the files already; one at most can have them")
         total = _size_of(shadow.desired) + _size_of(shadow.reported)
         if aws and total > AWS_MAX_SHADOW_BYTES:
             note(key, f"desired and reported have {total} bytes; AWS IoT takes {AWS_MAX_SHADOW_BYTES} for both")
+
+
+def _check_watching(settings: Settings, shadow: Shadow, key: str, note: Note) -> None:
+    for part, keys in (("reported", shadow.reported), ("on_delta", shadow.on_delta)):
+        if OWN_KEY in keys:
+            note(f"{key}.{part}.{OWN_KEY}", "iotd reports its checks and orders under this key; choose another one")
+    names = [check.name for check in shadow.checks]
+    for place, name in enumerate(names):
+        if name and name in names[:place]:
+            note(f"{key}.checks[{place}]", f"{quoted(name)} is already the name of checks[{names.index(name)}]; "
+                                           "give one of the two another name")
+    for desired_key, action in shadow.on_delta.items():
+        if isinstance(action, Set):
+            _note_if(note, f"{key}.on_delta.{desired_key}.set", override.problem(action.setting, settings))
 
 
 def _size_of(tree: Json) -> int:

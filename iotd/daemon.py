@@ -25,7 +25,7 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable
 
-from iotd import (__version__, credentials, denial, host, log, presence, reconnect, recovery, schedule, shadow,
+from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, schedule, shadow,
                   subscription, template, topics, wifi)
 from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Send, Signalled, Subscribed, ThreadFailed
@@ -114,6 +114,7 @@ class Daemon:
         self._sequence: Counter[str] = Counter()
         self._reports = schedule.EMPTY
         self._fills: list[template.Fill] = []
+        self._facts: frozenset[str] = frozenset()
         self._conversation = shadow.start(settings.thing, settings.shadows, self._run_id)
         self._asked_shadows = False
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
@@ -458,6 +459,7 @@ class Daemon:
         self._outgoing.apply(settings, now)
         self._rescue.apply(settings.wifi)
         self._fills = [template.compile_tree(entry.reported) for entry in settings.shadows]
+        self._facts = _facts(settings)
         self._reports = schedule.changed(
             self._reports, {index: entry.every_s for index, entry in enumerate(settings.shadows)}, now)
         watched = settings.wifi
@@ -503,6 +505,7 @@ class Daemon:
             "isotime": datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
             "essid": self._rescue.essid, "bssid": reading.bssid if reading else None,
             "rssi": reading.rssi_dbm if reading else None, "frequency": reading.frequency_mhz if reading else None,
+            **facts.read(self._facts),
         }
 
     def _read_held(self) -> dict[str, int]:
@@ -591,6 +594,13 @@ class Daemon:
                 log.error("daemon.fault", "a part did not end well", traceback=traceback.format_exc())
         log.info("daemon.stopped", "stopped", reason="asked" if exit_status == 0 else "fault")
         return exit_status
+
+
+def _facts(settings: Settings) -> frozenset[str]:
+    """Return the facts about the host that the templates ask for; to learn the others would be in vain."""
+    trees = [entry.payload for entry in settings.publish]
+    trees += [tree for entry in settings.shadows for tree in (entry.reported, entry.desired)]
+    return template.FACTS & template.placeholders(trees)
 
 
 def _phase(identity: Identity) -> float:

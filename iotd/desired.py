@@ -18,8 +18,7 @@ from typing import Any, Mapping
 
 from iotd import template
 from iotd.model import Entry
-from iotd.settings import Json
-from iotd.settings_checks import Action, Run, Set
+from iotd.settings import Action, Json, Run, Set
 
 RETRY_FIRST_S, RETRY_MAX_S = 30.0, 3600.0  # after a failure, doubling
 LOOP_S, LOOP_ACTS, LOOP_REPORTS = 60.0, 5, 3  # more than so many in a minute is a loop

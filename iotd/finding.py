@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iotd.settings import Json
-from iotd.settings_checks import Check
+from iotd.settings import Check, Json
 
 Outcome = Literal["good", "bad", "unknown"]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Iterable, Mapping
 
 from iotd.finding import CheckResult
-from iotd.settings import Json
-from iotd.settings_checks import Check
+from iotd.settings import Check, Json
 
 MISSED = 3  # so many intervals without a result, and the last one says nothing any more
 MAX_REPORT_BYTES = 2048  # of the 8 KB that a shadow has for everything

@@ -11,8 +11,10 @@ from typing import Callable, Iterator, Mapping
 from iotd.settings import Json
 
 EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
-PAYLOAD = EVERYWHERE | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run", "essid", "bssid",
-                        "rssi", "frequency"}
+FACTS = frozenset({"temperature", "load", "memory_available", "disk_free", "throttled", "cpu_serial", "model",
+                   "os_release", "iotd_version"})
+PAYLOAD = EVERYWHERE | FACTS | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run", "essid", "bssid",
+                                "rssi", "frequency"}
 REPORT = PAYLOAD | {"health"}
 
 Fill = Callable[[Mapping[str, Json]], Json]

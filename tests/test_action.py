@@ -6,8 +6,7 @@ import pytest
 
 from iotd.action import perform
 from iotd.finding import Performed
-from iotd.settings import Json
-from iotd.settings_checks import Run
+from iotd.settings import Json, Run
 
 SAYS = Run(("sh", "-c", "printf '%s' \"$#:$1\"; exit 1", "sh", "{value}"))
 

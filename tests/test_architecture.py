@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "iotd"
 RANKS = [
-    {"errors", "settings", "model", "reading", "settings_checks", "__init__"},
+    {"errors", "settings", "model", "reading", "__init__"},
     {"log", "template", "topics", "document", "finding", "override"},
     {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
      "health", "desired"},

@@ -17,7 +17,7 @@ from iotd.checks import arp_complete, command_finding, default_gateways, gateway
 from iotd.command import Ended
 from iotd.facts import HOST, Roots
 from iotd.finding import CheckResult
-from iotd.settings_checks import (
+from iotd.settings import (
     Check, CommandPasses, DiskHasRoom, FileFresh, GatewayAnswers, NotThrottled, PortAnswers, Probe, ProcessRuns,
     TemperatureBelow, UnitActive,
 )

@@ -6,14 +6,15 @@ import re
 import time
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from iotd.config import Loaded, parse
 from iotd.errors import ConfigError
 from iotd.settings import (
-    Backoff, Identity, Log, Mqtt, Presence, Publish, RebootBudget, Settings, Shadow, Spool, Subscription, Tls, Wifi,
+    Action, Backoff, Identity, Log, Mqtt, Presence, Probe, Publish, RebootBudget, Settings, Shadow, Spool, Subscription,
+    Tls, Wifi,
 )
 
 IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef")
@@ -78,9 +79,21 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
     )
 
 
+def test_what_the_sample_shows_in_comments_is_right_too() -> None:
+    [shadow] = load(with_comments()).shadows
+    assert len({type(check.probe) for check in shadow.checks}) == len(shadow.checks) == len(get_args(Probe))
+    assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
+
+
+def with_comments() -> str:
+    """Return the sample with the keys of a shadow that it shows in comments."""
+    text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
+    return re.sub(r"(?m)^    # (checks:|on_delta:|files:|  )", r"    \1", text.replace("    checks: []", "    #"))
+
+
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for key in sample.lines}
+    shown = {key.replace("[0]", "") for key in parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines}
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for kind, value in sections_of(sample.settings):
         for name, default in defaults_of(kind).items():
@@ -95,7 +108,8 @@ SECTIONS: dict[type[Any], str] = {
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic"}
 ARTICLE = {  # what the sample sets to the article's values
     (Settings, "publish"), (Settings, "subscribe"), (Settings, "shadows"), (Settings, "wifi"), (Mqtt, "tls"),
-    (Mqtt, "aws_limits"), (Shadow, "name"), (Shadow, "desired"), (Shadow, "reported"), (Wifi, "essid"),
+    (Mqtt, "aws_limits"), (Shadow, "name"), (Shadow, "desired"), (Shadow, "reported"), (Shadow, "on_delta"),
+    (Wifi, "essid"),
 }
 
 
@@ -427,8 +441,8 @@ def test_payloads_that_json_cannot_say_are_named_by_their_key(line: str, expecte
     ("{desired: {a: '{sequence}'}}", "2: shadows[0].desired.a: {sequence} has no value here"),
     ("{reported: [a]}", "2: shadows[0].reported: expected a mapping of keys, found a list"),
     ("{reported: }", "2: shadows[0].reported: expected a mapping of keys, found nothing"),
-    ("{checks: [{http: x}]}", "2: shadows[0].checks[0]: no kind of check is known yet"),
-    ("{checks: ping}", "2: shadows[0].checks: expected a list, found text 'ping'; write []"),
+    ("{checks: [{http: x}]}", "2: shadows[0].checks[0].http: unknown key"),
+    ("{checks: ping}", "2: shadows[0].checks: expected a list, found text 'ping'; write - unit"),
     ("{healthy: on}", "2: shadows[0].healthy: expected text, found 'on', which YAML reads as true"),
     ("5", "2: shadows[0]: expected a mapping of keys, found 5"),
 ])

@@ -11,8 +11,7 @@ import pytest
 from iotd import desired, shadow
 from iotd.desired import Act, Keep, Orders, Report
 from iotd.model import Entry
-from iotd.settings import Json
-from iotd.settings_checks import Run, Set
+from iotd.settings import Json, Run, Set
 
 FAN = Run(("/usr/bin/fan", "{value}"))
 EVERY = Set("publish[0].every")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iotd import __version__, facts
+from iotd import __version__, facts, template
 from iotd.facts import NAMES, Roots
 from iotd.settings import Json
 
@@ -105,3 +105,7 @@ def test_only_what_is_named_is_looked_up(tmp_path: Path) -> None:
 def test_this_host_tells_its_load_its_memory_its_disk_and_its_release() -> None:
     found = facts.read(NAMES)
     assert all(found[name] is not None for name in ("load", "memory_available", "disk_free", "os_release"))
+
+
+def test_every_fact_is_a_placeholder() -> None:
+    assert template.FACTS == NAMES

@@ -9,7 +9,7 @@ import pytest
 from iotd import health
 from iotd.finding import CheckResult, Outcome
 from iotd.health import Doubt, Verdict
-from iotd.settings_checks import Check, CommandPasses, GatewayAnswers
+from iotd.settings import Check, CommandPasses, GatewayAnswers
 
 WEB = Check("web", CommandPasses(("true",)), every_s=30.0, timeout_s=5.0)
 LINE = Check("line", GatewayAnswers(), every_s=10.0, timeout_s=10.0)
