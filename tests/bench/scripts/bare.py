@@ -1,0 +1,62 @@
+"""The simplest paho script that does iotd's job: BARE JOB, where JOB is the JSON of `ground.Job`."""
+
+import json
+import sys
+import time
+from threading import Semaphore
+
+import paho.mqtt.client as mqtt
+
+job = json.loads(sys.argv[1])
+room = Semaphore(job["window"])
+sequence = 0
+
+
+def on_connect(client, userdata, flags, code, *rest):  # type: ignore[no-untyped-def]
+    client.subscribe([(name, 1) for name in job["filters"]])
+
+
+def on_publish(client, userdata, mid, *rest):  # type: ignore[no-untyped-def]
+    if not job["every_s"]:
+        room.release()
+
+
+def on_message(client, userdata, message):  # type: ignore[no-untyped-def]
+    print(json.dumps({"topic": message.topic, "payload": message.payload.decode()}, ensure_ascii=False), flush=True)
+
+
+def payload():  # type: ignore[no-untyped-def]
+    global sequence
+    sequence += 1
+    return json.dumps({**job["payload"], "Timestamp": int(time.time()), "sequence": sequence}, ensure_ascii=False)
+
+
+versions = [mqtt.CallbackAPIVersion.VERSION2] if hasattr(mqtt, "CallbackAPIVersion") else []
+client = mqtt.Client(*versions, client_id=job["thing"], clean_session=False)
+client.tls_set(job["ca"], job["cert"], job["key"])
+client.will_set(job["presence"], json.dumps({"status": "Communication lost"}), 1, True)
+client.max_inflight_messages_set(job["window"])
+client.on_connect = on_connect
+client.on_publish = on_publish
+client.on_message = on_message
+for number in range(job["backlog"]):
+    place = "first" if number == 0 else "last" if number == job["backlog"] - 1 else "between"
+    client.publish(f"{job['topic']}/{place}", payload(), 1, True)
+client.connect(job["host"], job["port"], 60)
+client.loop_start()
+client.publish(job["presence"], json.dumps({"status": "Connected"}), 1, True)
+
+due_at = report_at = time.monotonic()
+while True:
+    if time.monotonic() >= report_at:
+        report_at += job["report_s"]
+        client.publish(job["report"], json.dumps({"state": {"reported": {"device_no": 0, "state": "ヨシッ👉"}}}), 1)
+    if job["backlog"]:
+        time.sleep(1)
+    elif job["every_s"]:
+        client.publish(job["topic"], payload(), 1, True)
+        due_at += job["every_s"]
+        time.sleep(max(0, due_at - time.monotonic()))
+    else:
+        room.acquire()
+        client.publish(job["topic"], payload(), 1, True)
