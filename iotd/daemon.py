@@ -158,6 +158,7 @@ class Daemon:
         due_at = self._next_due()
         events = self._inbox.take(None if due_at is None else max(0.0, due_at - time.monotonic()))
         now = time.monotonic()
+        self._take_acknowledged()
         for event in events:
             self._handlers[type(event)](event, now)
         self._keep(now)
@@ -187,8 +188,21 @@ class Daemon:
                 if self._standing.again_at is not None and now >= self._standing.again_at:
                     self._say(presence.CONNECTED, UNTRACKED, now)
             if not self._steps and not (self._suspicion.careful and self._pending()):
-                self._outgoing.pump(now)
+                self._pump(now)
         self._outgoing.settle(now, self._wall)
+
+    def _pump(self, now: float) -> None:
+        """Hand over what waits; while some of it waits for acknowledgements, be woken by them."""
+        self._outgoing.pump(now)
+        self._session.eager = self._outgoing.crowded
+        if self._session.eager and self._take_acknowledged():  # those that came before it was said
+            self._outgoing.pump(now)
+
+    def _take_acknowledged(self) -> bool:
+        tokens = self._session.acknowledged(self._line)
+        for token in tokens:
+            self._outgoing.acknowledged(token)
+        return bool(tokens)
 
     def _hand_over(self, number: int, message: Message) -> None:
         self._session.publish(self._line, number, message)

@@ -47,6 +47,11 @@ class Outgoing:
         """What the broker has yet to acknowledge, as actions."""
         return [f"publish to {flight.topic}" for flight in self._outbox.in_flight.values()]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether messages wait for others to be acknowledged."""
+        return self._up and self._outbox.cursor < self._spool.last_id
+
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
         limited = settings.mqtt.aws_limits

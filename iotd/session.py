@@ -20,6 +20,7 @@ import ssl
 import threading
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Callable
@@ -80,6 +81,8 @@ class Session:
         self._dials: SimpleQueue[Dial | None] = SimpleQueue()
         self._wake = _Wake()
         self._poller = _Poller(self._wake)
+        self._quiet: deque[tuple[int, int]] = deque()
+        self.eager = True  # whether each acknowledgement is an event; else they wait for `acknowledged`
         self._stopping = False
         self._hang_up = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -94,7 +97,11 @@ class Session:
         self._wake.up()
 
     def publish(self, line: int, token: int, message: Message) -> None:
-        """Publish on this line, or nowhere; ends in Acknowledged or Down."""
+        """Publish on this line, or nowhere; ends in Acknowledged or Down.
+
+        The acknowledgement of a positive token is an event only while `eager`: to wake the main thread for each
+        would double what a message costs, and where nothing waits for its place it can be taken at the next turn.
+        """
         self._order(line, _Connection.publish, token, message)
 
     def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
@@ -106,6 +113,15 @@ class Session:
         """Unsubscribe the filters."""
         for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE):
             self._order(line, _Connection.unsubscribe, filters[start:start + FILTERS_PER_SUBSCRIBE])
+
+    def acknowledged(self, line: int) -> list[int]:
+        """Return the tokens acknowledged on this line that were no events."""
+        tokens = []
+        while self._quiet:
+            number, token = self._quiet.popleft()
+            if number == line:
+                tokens.append(token)
+        return tokens
 
     def hang_up(self, line: int) -> None:
         """Send DISCONNECT and close; ends in Down with the cause asked. Also ends a dialling under way."""
@@ -155,7 +171,7 @@ class Session:
             line = open_line(dial.host, dial.port, context, wait)
         except LineError as error:
             return Down(dial.line, error.cause, str(error), False)
-        connection = _Connection(dial, line, self._post)
+        connection = _Connection(dial, line, self._post, self._acknowledge)
         try:
             connection.start()
             while not self._told_to_stop(dial.line):
@@ -167,6 +183,12 @@ class Session:
             return Down(dial.line, error.cause, str(error), connection.up)
         finally:
             line.close()
+
+    def _acknowledge(self, line: int, token: int) -> None:
+        if token > 0 and not self.eager:
+            self._quiet.append((line, token))
+        else:
+            self._post(Acknowledged(line, token))
 
     def _turn(self, connection: _Connection) -> None:
         """Wait for the socket, a command or a deadline; do what there is to do."""
@@ -282,12 +304,15 @@ class _Client(paho.Client):  # type: ignore[misc]
 class _Connection:
     """One MQTT connection on an open line; a LineError ends it."""
 
-    def __init__(self, dial: Dial, line: Line, post: Callable[[Any], None]) -> None:
+    def __init__(
+        self, dial: Dial, line: Line, post: Callable[[Any], None], acknowledge: Callable[[int, int], None]
+    ) -> None:
         self.number = dial.line
         self.line = line
         self.up = False
         self._dial = dial
         self._post = post
+        self._acknowledge = acknowledge
         self._tokens: dict[int, int] = {}
         self._filters: dict[int, list[tuple[str, int]]] = {}
         self._refused: int | None = None
@@ -407,7 +432,7 @@ class _Connection:
         self._client.unacknowledged.pop(mid, None)
         token = self._tokens.pop(mid, None)
         if token is not None:
-            self._post(Acknowledged(self.number, token))
+            self._acknowledge(self.number, token)
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, codes: Any, *rest: Any) -> None:
         self._client.unacknowledged.pop(mid, None)

@@ -210,3 +210,12 @@ def test_what_is_overridden_of_paho_is_still_there() -> None:
     """Of paho's internals the session overrides two; a paho without them must not pass unnoticed."""
     assert callable(paho.Client._create_socket_connection)
     assert callable(paho.Client._packet_queue)
+
+
+def test_an_acknowledgement_that_nobody_waits_for_is_no_event(up: Held) -> None:
+    up.session.eager = False
+    up.session.publish(1, 5, Message("t/1", b"1"))
+    up.session.publish(1, -1, Message("t/1", b"2"))
+    assert up.next(Acknowledged) == Acknowledged(1, -1)
+    assert up.session.acknowledged(1) == [5]
+    assert up.session.acknowledged(1) == []
