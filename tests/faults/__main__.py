@@ -35,6 +35,13 @@ Not re-created: the cases of MQTT 5 (iotd speaks 3.1.1, since only there a PUBLI
 connection), `Security_Device_Policies` (it judges the policy in the cloud, not the device) and `Job_Execution`.
 """
 
+_STORM = """\
+A real mosquitto and a real iotd with a proxy between them, and faults at random moments by a seed. Every message that \
+the spool held when iotd was killed or stopped, and every sequence number below the highest of its run, has to be \
+acknowledged by the broker; none arrives before an earlier one of its topic, none is sent again after its PUBACK, none \
+is dropped or set aside, and the retained slots end at the newest.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; return the exit status."""
@@ -54,13 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{results[name].verdict.word}  {name}: {results[name].verdict.seen}", flush=True)
         finally:
             lab.close()
-        outcome = storm.run(Path(directory) / "storm", options.storm, options.seed) if options.storm else None
-    if outcome:
-        print(outcome.sentence())
+    text, good = table(results), all(result.verdict.word == "pass" for result in results.values())
+    if options.storm:
+        finished = storm.sheltered(options.storm, options.seed)
+        print(finished.stdout, end="")
+        text += f"\n## The storm\n{_STORM}\n{finished.stdout}"
+        good = good and finished.returncode == 0
     if options.write:
-        options.write.write_text(table(results) + (f"\n## Storm\n{outcome.sentence()}\n" if outcome else ""), "utf-8")
-    good = all(result.verdict.word == "pass" for result in results.values())
-    return 0 if good and (outcome is None or outcome.good()) else 1
+        options.write.write_text(text, "utf-8")
+    return 0 if good else 1
 
 
 def table(results: Mapping[str, Result]) -> str:

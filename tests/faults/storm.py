@@ -121,8 +121,8 @@ class Storm:
             "kill iotd": (22, self._kill), "stop iotd": (12, self._stop),
             "kill the broker": (12, lambda: self._down(self._mosquitto.kill)),
             "restart the broker": (6, lambda: self._down(self._mosquitto.stop)),
-            "cut the line": (22, lambda: self._proxy.cut(reset=True)),
-            "close the line": (6, lambda: self._proxy.cut(reset=False)),
+            "cut the line": (22, lambda: self._cut(reset=True)),
+            "close the line": (6, lambda: self._cut(reset=False)),
             "refuse the line": (5, self._refuse), "delay the line": (5, self._delay),
             "flap the line": (2, self._flap), "freeze the line": (1, self._freeze), "suspend iotd": (3, self._suspend),
             "fill the disk": (6, lambda: self._fill(self._device.state)),
@@ -164,9 +164,13 @@ class Storm:
         self._pause(0, 1)
         self._mosquitto.start()
 
+    def _cut(self, reset: bool) -> None:
+        self._troubles.append(time.monotonic())
+        self._proxy.cut(reset)
+
     def _refuse(self) -> None:
         self._proxy.refuse()
-        self._proxy.cut(reset=True)
+        self._cut(reset=True)
         self._pause(0.2, 2)
         self._proxy.listen()
 
@@ -174,18 +178,20 @@ class Storm:
         self._proxy.delay_s = self._chance.uniform(0.05, 0.5)
         self._pause(0.5, 2)
         if self._chance.random() < 0.5:
-            self._proxy.cut(reset=True)
+            self._cut(reset=True)
         self._proxy.delay_s = 0.0
 
     def _flap(self) -> None:
-        """Cut four lines in a row as soon as something goes over them, as a failing access point does."""
+        """Cut four lines in a row as soon as something goes over them, slow ones at times, as a bad Wi-Fi does."""
+        self._proxy.delay_s = self._chance.choice((0.0, 0.3))
         for _ in range(4):
             before = len(self._device.said("session.connected"))
-            self._proxy.cut(reset=self._chance.random() < 0.7)
+            self._cut(reset=self._chance.random() < 0.7)
             self._device.wait_for("session.connected", 10, lambda _: len(
                 self._device.said("session.connected")) > before)
-            self._pause(0, 0.3)
-        self._proxy.cut(reset=True)
+            self._pause(0, 1.5)
+        self._cut(reset=True)
+        self._proxy.delay_s = 0.0
 
     def _freeze(self) -> None:
         before = len(self._device.said("session.connected"))
@@ -194,7 +200,7 @@ class Storm:
         if not self._device.wait_for("session.connected", DEAD_LINE_S + 8, lambda _: len(
                 self._device.said("session.connected")) > before):
             self._outcome.findings.append(f"a frozen line was not replaced within {time.monotonic() - frozen_at:.0f} s")
-            self._proxy.cut(reset=True)
+            self._cut(reset=True)
 
     def _suspend(self) -> None:
         os.kill(self._device.pid, signal.SIGSTOP)
@@ -302,25 +308,27 @@ def _rows(place: Path) -> list[tuple[str, bytes, bool]]:
             database.close()
 
 
-def run(directory: Path, faults: int, seed: int) -> Outcome:
-    """Run a storm in this process, which has to be allowed to mount."""
-    return Storm(directory, faults, seed).run()
+def sheltered(faults: int, seed: int) -> subprocess.CompletedProcess[str]:
+    """Run a storm in a process and a mount namespace of its own; its status and stdout say what came of it."""
+    own = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return subprocess.run(["unshare", *own, "--mount", sys.executable, "-m", "tests.faults.storm", "--inside",
+                           "--faults", str(faults), "--seed", str(seed)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
 
 
 def main() -> int:
-    """Run a storm in a mount namespace of its own."""
+    """Run a storm, or (--inside) be the process that runs it."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.faults.storm")
     parser.add_argument("--faults", metavar="N", type=int, default=1000)
     parser.add_argument("--seed", metavar="S", type=int, default=random.randrange(10**6))
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
-        own = [] if os.geteuid() == 0 else ["--map-root-user"]
-        return subprocess.run(["unshare", *own, "--mount", sys.executable, "-m", "tests.faults.storm", "--inside",
-                               "--faults", str(options.faults), "--seed", str(options.seed)], cwd=ROOT).returncode
-    print(f"seed {options.seed}", flush=True)
+        print(f"seed {options.seed}", flush=True)
+        finished = sheltered(options.faults, options.seed)
+        print(finished.stdout, end="")
+        return finished.returncode
     with tempfile.TemporaryDirectory(prefix="iotd-storm-") as directory:
-        outcome = run(Path(directory) / "storm", options.faults, options.seed)
+        outcome = Storm(Path(directory) / "storm", options.faults, options.seed).run()
     print(outcome.sentence())
     return 0 if outcome.good() else 1
 
