@@ -41,14 +41,25 @@ def test_nothing_is_dialled_while_a_dialling_is_under_way_or_the_line_is_up() ->
     assert connected(attempts, 5.0).dial_at is None
 
 
-@pytest.mark.parametrize("up_s, failures", [(None, 4), (0.0, 4), (29.9, 4), (30.0, 1), (1e6, 1)])
-def test_only_a_line_that_was_up_for_thirty_seconds_forgets_the_failures(up_s: float | None, failures: int) -> None:
+@pytest.mark.parametrize("up_s, failures, most_s", [
+    (None, 4, 16.0), (0.0, 4, 16.0), (29.9, 4, 16.0), (30.0, 1, 16.0), (1e6, 1, 16.0)])
+def test_only_a_line_that_was_up_for_thirty_seconds_forgets_the_failures(
+    up_s: float | None, failures: int, most_s: float
+) -> None:
     attempts = dialling(Attempts(failures=3, dial_at=0.0))
     if up_s is not None:
         attempts = connected(attempts, 100.0)
     ended = 100.0 + (up_s or 0.0)
-    attempts = lost(attempts, DEFAULT, "reset", ended, 1.0)
-    assert attempts == Attempts(failures, ended + 2.0 ** failures)
+    assert lost(attempts, DEFAULT, "reset", ended, 1.0) == Attempts(failures, ended + most_s)
+
+
+def test_a_fleet_that_loses_its_broker_comes_back_no_more_than_ten_in_any_tenth_of_a_second() -> None:
+    """Two hundred daemons, and a broker that is back before the first of them dials."""
+    for seed in range(50):
+        chance = random.Random(seed)
+        fleet = (lost(connected(Attempts(), 0.0), DEFAULT, "closed", 100.0, chance.random()) for _ in range(200))
+        times = sorted(attempts.dial_at or 0.0 for attempts in fleet)
+        assert max(sum(at <= other < at + 0.1 for other in times) for at in times) <= 10
 
 
 def test_a_second_line_does_not_inherit_the_age_of_the_first() -> None:

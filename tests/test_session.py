@@ -128,6 +128,7 @@ def test_an_order_for_an_earlier_line_goes_nowhere(
     up.session.publish(1, 1, Message("t/late", b"1"))
     up.session.publish(2, 2, Message("t/new", b"2"))
     assert up.next(Acknowledged) == Acknowledged(2, 2)
+    observer.wait_for("t/new")
     assert [message.topic for message in observer.messages] == ["t/new"]
 
 
