@@ -17,6 +17,7 @@ from typing import Any, Callable, Sequence
 
 PATIENCE_S = 30.0
 OUTSIDE, INSIDE = "198.51.100.1", "198.51.100.2"  # TEST-NET-2 (RFC 5737)
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
 _NSPAWN = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--console=pipe")
 
 
@@ -150,7 +151,7 @@ class Machine:
 
     def _enter_cgroups(self) -> None:
         # A group of its own, else two containers that run at once share one named `payload`.
-        name = f"{self._name}-{uuid.uuid4().hex[:8]}"
+        name = f"{os.environ['IOTD_TEST_CGROUP']}-{uuid.uuid4().hex[:8]}"
         for hierarchy in ("", "unified", "systemd"):
             group = Path("/sys/fs/cgroup", hierarchy, name)
             if (group.parent / "cgroup.procs").exists():
@@ -180,5 +181,6 @@ def _remove_cgroup(group: Path) -> bool:
 
 
 def _run(command: Sequence[str], stdin: str = "") -> Done:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", timeout=300)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", timeout=300,
+                          env=_ENVIRONMENT)
     return Done(done.returncode, done.stdout, done.stderr)
