@@ -123,4 +123,8 @@ def _sentences(status: dict[str, Any], age_s: float, stale: bool) -> list[str]:
     wifi = status.get("wifi")
     if wifi:
         lines.append(f"{wifi['interface']}: {wifi['outcome']}, ESSID {wifi['essid']}, {wifi['rssi_dbm']} dBm")
+    lines += [f"check {doubt['check']} says nothing: {doubt['reason']}"
+              for checks in status.get("checks", []) for doubt in checks["unknown"]]
+    lines += [f"{name} is {found['value']}, from the {found['from']}"
+              for name, found in status.get("settings", {}).items()]
     return lines

@@ -4,8 +4,9 @@ One turn of the loop: wait for an event or for what is due, let the rules decide
 the watchdog last. Start reading at `Daemon._turn`. The ways through it:
 
     out   Outgoing.make_due → spool → Outgoing.pump → session.publish → PUBACK → Outgoing.acknowledged
-    in    session → inbox → _on_received → shadow, presence, log → effects → _perform
+    in    session → inbox → _on_received → Voice.heard, presence, log
     tick  worker looks → _on_reading → Rescue.take → a request to the recovery helper, or why not
+    job   check or command → Voice.checked, Voice.performed → a report
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -25,10 +26,11 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable
 
-from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, schedule, shadow,
-                  subscription, template, topics, wifi)
+from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, subscription,
+                  template, topics, wifi)
 from iotd.errors import EXIT_FAULT, ConfigError
-from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Send, Signalled, Subscribed, ThreadFailed
+from iotd.finding import CheckResult, Overridden, Performed
+from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Signalled, Subscribed, ThreadFailed
 from iotd.outgoing import Outgoing
 from iotd.places import Places
 from iotd.reading import Reading
@@ -36,6 +38,7 @@ from iotd.rescue import Rescue
 from iotd.session import Dial, Session
 from iotd.settings import Identity, Json, Settings
 from iotd.spool import Spool
+from iotd.voice import Voice
 from iotd.worker import Worker
 
 BEAT_S = 15.0  # how often status.json is renewed where systemd's watchdog asks for nothing
@@ -96,6 +99,7 @@ class Daemon:
         self._spool = Spool(places.runtime, places.state, settings.spool, self._boot_id, now)
         self._outgoing = Outgoing(self._spool, self._hand_over)
         self._rescue = Rescue(places, self._boot_id, self._wall)
+        self._voice = Voice(self._send, self._inbox.put, places, self._run_id, self._values)
 
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, _phase(identity))
         self._line = 0
@@ -111,12 +115,7 @@ class Daemon:
         self._goodbye: tuple[str, float] | None = None  # the word that is being said, and until when it may take
         self._after_goodbye = ""
 
-        self._sequence: Counter[str] = Counter()
-        self._reports = schedule.EMPTY
-        self._fills: list[template.Fill] = []
         self._facts: frozenset[str] = frozenset()
-        self._conversation = shadow.start(settings.thing, settings.shadows, self._run_id)
-        self._asked_shadows = False
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
         self._held_written: dict[str, Json] | None = None
 
@@ -128,6 +127,7 @@ class Daemon:
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Dialled: self._on_dialled, Down: self._on_down, Acknowledged: self._on_acknowledged,
             Subscribed: self._on_subscribed, Received: self._on_received, Reading: self._on_reading,
+            CheckResult: self._voice.checked, Performed: self._voice.performed, Overridden: self._on_overridden,
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
         }
 
@@ -147,7 +147,10 @@ class Daemon:
     def _start(self) -> None:
         self._session.start()
         self._worker.start()
-        self._apply(self.settings, time.monotonic())
+        now = time.monotonic()
+        self._start_log()
+        self.settings = self._voice.follow(self.settings, now)
+        self._apply(self.settings, now)
         log.info("daemon.started", f"iotd {__version__} runs as {self.settings.thing}", version=__version__,
                  thing=self.settings.thing, run=self._run_id, waiting=self._spool.count)
         self._warn()
@@ -169,8 +172,8 @@ class Daemon:
         """Return when the loop has something to do that no event announces."""
         times = [self._beat_at, self._attempts.dial_at, self._outgoing.next_due(),
                  self._goodbye[1] if self._goodbye else None]
-        if self._up:
-            times += [self._reports.next_due(), shadow.next_due(self._conversation), self._standing.again_at]
+        if not self._leaving():
+            times += [self._voice.next_due(), self._standing.again_at if self._up else None]
         return min((at for at in times if at is not None), default=None)
 
     def _keep(self, now: float) -> None:
@@ -181,12 +184,9 @@ class Daemon:
             self._dial()
         if not self._leaving():
             self._outgoing.make_due(self._values, now)
-            if self._up:
-                self._report_due(now)
-                self._conversation, effects = shadow.keep(self._conversation, now)
-                self._perform(effects, now)
-                if self._standing.again_at is not None and now >= self._standing.again_at:
-                    self._say(presence.CONNECTED, UNTRACKED, now)
+            self._voice.keep(now)
+            if self._up and self._standing.again_at is not None and now >= self._standing.again_at:
+                self._say(presence.CONNECTED, UNTRACKED, now)
             if not self._steps and not (self._suspicion.careful and self._pending()):
                 self._pump(now)
         self._outgoing.settle(now, self._wall)
@@ -207,42 +207,17 @@ class Daemon:
     def _hand_over(self, number: int, message: Message) -> None:
         self._session.publish(self._line, number, message)
 
-    def _report_due(self, now: float) -> None:
-        due, self._reports = schedule.take(self._reports, now)
-        for index in due:
-            self._report(shadow.Report(index), now)
-
-    def _report(self, report: shadow.Report, now: float) -> None:
-        """Fill the templates of a shadow and report them."""
-        settings = self.settings.shadows[report.shadow]
-        name = f"shadow {report.shadow}"
-        self._sequence[name] += 1
-        values = {**self._values(), "sequence": self._sequence[name], "health": settings.healthy}
-        reported = self._fills[report.shadow](values)
-        desired = template.compile_tree(report.desired)(values) if report.desired else {}
-        self._conversation, effects = shadow.report(self._conversation, report.shadow, reported, desired, now)
-        self._perform(effects, now)
-
     def _say(self, word: str, token: int, now: float, **more: Any) -> None:
         """Put a word on the presence topic."""
         message = presence.status(self.settings.presence, self._identity.hostname, self._standing.session, word,
                                   timestamp=int(time.time()), **more)
         self._standing = presence.Standing(self._standing.session, now)
-        self._session.publish(self._line, token, message)
-        self._outgoing.spent(1, len(message.payload), now)
+        self._send(message, token)
 
-    def _perform(self, effects: Iterable[Any], now: float) -> None:
-        """Do what a rule asks for."""
-        for effect in effects:
-            if isinstance(effect, Entry):
-                log.write(effect)
-            elif isinstance(effect, Send):
-                self._session.publish(self._line, UNTRACKED, effect.message)
-                self._outgoing.spent(1, len(effect.message.payload), now)
-            elif isinstance(effect, shadow.Report):
-                self._report(effect, now)
-            else:
-                raise TypeError(f"no way to perform {effect!r}")
+    def _send(self, message: Message, token: int = UNTRACKED) -> None:
+        """Publish now, past the spool: it speaks of this very moment and is made anew on the next line."""
+        self._session.publish(self._line, token, message)
+        self._outgoing.spent(1, len(message.payload), time.monotonic())
 
     def _dial(self) -> None:
         settings, mqtt = self.settings, self.settings.mqtt
@@ -324,11 +299,8 @@ class Daemon:
 
     def _open_shadows(self, now: float) -> None:
         """Begin the conversation with the shadows as soon as the broker has answered for all of their filters."""
-        if not self._asked_shadows and self._subscriptions.settled(shadow.filters(self._conversation)):
-            self._asked_shadows = True
-            self._conversation, effects = shadow.opened(self._conversation, now, self._suspicion.careful,
-                                                        self._suspicion.resting)
-            self._perform(effects, now)
+        if not self._voice.is_open and self._subscriptions.settled(self._voice.filters):
+            self._voice.opened(now, self._suspicion.careful, self._suspicion.resting)
 
     def _on_acknowledged(self, event: Acknowledged, now: float) -> None:
         if event.line != self._line:
@@ -349,8 +321,8 @@ class Daemon:
             self._standing, entry = presence.heard(self._standing, self._identity.hostname, event, now)
             if entry is not None:
                 log.write(entry)
-        self._conversation, effects = shadow.heard(self._conversation, event, now)
-        self._perform(effects, now)
+        if not self._leaving():  # an order that is begun now would be cut off
+            self._voice.heard(event, now)
         if any(topics.matches(wanted.filter, event.topic) for wanted in self.settings.subscribe):
             log.info("message.received", "a message came in", topic=event.topic, qos=event.qos, retain=event.retain,
                      **log.readable(event.payload))
@@ -378,17 +350,17 @@ class Daemon:
             self._suspicion = denial.proven(self._suspicion, now)
         elif by_broker and (unanswered or not self._outgoing.in_flight):  # over messages alone the outbox judges
             self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *self._outgoing.in_flight], now)
-            self._perform(entries, now)
+            for entry in entries:
+                log.write(entry)
         self._outage = (now, reason, self._spool.dropped.total())
         self._steps.clear()
         self._unanswered.clear()
-        self._asked_shadows = False
-        self._conversation = shadow.closed(self._conversation)
+        self._voice.closed()
         self._outgoing.fall(by_broker and not unanswered, now, self._wall())
 
     def _pending(self) -> list[str]:
         """Return what the broker has yet to answer, the messages of the spool apart."""
-        return [*self._unanswered, *shadow.unanswered(self._conversation)]
+        return [*self._unanswered, *self._voice.unanswered]
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
@@ -432,6 +404,10 @@ class Daemon:
         else:
             self._attempts = reconnect.first(now + reconnect.FLOOR_S, 0.0, 0.0)
 
+    def _on_overridden(self, event: Overridden, now: float) -> None:
+        old, self.settings = self.settings, self._voice.overridden()
+        self._apply(old, now)
+
     def _on_signalled(self, event: Signalled, now: float) -> None:
         name = signal.Signals(event.number).name
         if event.number == signal.SIGHUP:
@@ -456,7 +432,7 @@ class Daemon:
             log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
                       problems=error.lines())
             return
-        old, self.settings, self._warnings = self.settings, loaded.settings, loaded.warnings
+        old, self.settings, self._warnings = self.settings, self._voice.follow(loaded.settings, now), loaded.warnings
         self._apply(old, now)
         log.info("daemon.reloaded", "the configuration was read anew")
         self._warn()
@@ -469,19 +445,14 @@ class Daemon:
     def _apply(self, old: Settings, now: float) -> None:
         """Let `self.settings` take effect in place of `old`."""
         settings = self.settings
-        log.start(settings.log.level, settings.log.format, "JOURNAL_STREAM" in os.environ)
+        self._start_log()
+        self._facts = _facts(settings)
         self._outgoing.apply(settings, now)
         self._rescue.apply(settings.wifi)
-        self._fills = [template.compile_tree(entry.reported) for entry in settings.shadows]
-        self._facts = _facts(settings)
-        self._reports = schedule.changed(
-            self._reports, {index: entry.every_s for index, entry in enumerate(settings.shadows)}, now)
+        self._voice.apply(settings, now)
         watched = settings.wifi
         self._worker.look({} if watched is None else {
             watched.interface: (watched.every_s, partial(wifi.look, watched.interface))})
-        if (settings.thing, settings.shadows) != (old.thing, old.shadows):
-            self._conversation = shadow.start(settings.thing, settings.shadows, self._run_id)
-            self._asked_shadows = False
         self._subscriptions, plan = subscription.changed(self._subscriptions, self._wanted())
         if (settings.thing, settings.mqtt, settings.presence) != (old.thing, old.mqtt, old.presence):
             self._leave_for_new_line(old, now)
@@ -490,6 +461,9 @@ class Daemon:
             self._session.unsubscribe(self._line, plan.unsubscribe)
             self._session.subscribe(self._line, plan.subscribe)
             self._open_shadows(now)
+
+    def _start_log(self) -> None:
+        log.start(self.settings.log.level, self.settings.log.format, "JOURNAL_STREAM" in os.environ)
 
     def _leave_for_new_line(self, old: Settings, now: float) -> None:
         """Say Stopped where the old configuration had its presence, then dial as the new one says."""
@@ -501,7 +475,7 @@ class Daemon:
         settings = self.settings
         wanted = {entry.filter: entry.qos for entry in settings.subscribe}
         wanted.setdefault(settings.presence.topic, settings.presence.qos)
-        wanted.update({name: 1 for name in shadow.filters(self._conversation)})
+        wanted.update({name: 1 for name in self._voice.filters})
         return wanted
 
     def _on_reading(self, reading: Reading, now: float) -> None:
@@ -584,14 +558,14 @@ class Daemon:
             problems.insert(0, f"not connected: {self._down_reason}")
         if self._rescue.wrong:
             problems.append("the Wi-Fi is not as it should be")
+        problems += self._voice.problems()
         return {
             "version": __version__, "pid": os.getpid(), "written_s": host.uptime_s(), "boot_id": self._boot_id,
             "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port, "connected": self._up,
             "for_s": None if self._up_at is None or not self._up else round(now - self._up_at),
             "healthy": not problems, "problems": problems,
             "waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
-            "shadows": [entry.name for entry in self.settings.shadows],
-            "wifi": self._rescue.status(),
+            "wifi": self._rescue.status(), **self._voice.status(),
         }
 
     def _close(self, exit_status: int) -> int:
@@ -599,7 +573,8 @@ class Daemon:
         now = time.monotonic()
         self._systemd.stopping()
         ends: list[Callable[[], Any]] = [
-            partial(self._session.close, CLOSE_S), self._worker.close, lambda: self._spool.close(now, self._wall()),
+            self._voice.close, partial(self._session.close, CLOSE_S), self._worker.close,
+            lambda: self._spool.close(now, self._wall()),
             partial((self._places.runtime / "status.json").unlink, missing_ok=True)]
         for end in ends:
             try:

@@ -112,6 +112,14 @@ def changed(orders: Orders, actions: Mapping[str, Action]) -> Orders:
     return replace(orders, actions=actions, orders=remaining, left={}, dropped=tuple(sorted(gone)))
 
 
+def without(orders: Orders, setting: str) -> Orders:
+    """Return what is known once the cloud's value of a setting is of no use any more; it is dropped as at the start."""
+    gone = {key for key, order in orders.orders.items()
+            if isinstance(order.action, Set) and order.action.setting == setting}
+    remaining = {key: order for key, order in orders.orders.items() if key not in gone}
+    return replace(orders, orders=remaining, dropped=tuple(sorted({*orders.dropped, *gone})))
+
+
 def to_json(orders: Orders) -> dict[str, Json]:
     """Return what must be known after a restart."""
     return {key: {"action": _kind(order.action), "text": order.text, "stage": order.stage, "reason": order.reason,

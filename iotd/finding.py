@@ -1,4 +1,4 @@
-"""What a check found and how an order ended, as values that rules can judge and adapters can fill."""
+"""What a check found, how an order ended and what it changed, as values that rules can judge and adapters can fill."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """The action for a key of a shadow's desired state has ended; `reason` is empty where it did well."""
+    """The command for a key of a shadow's desired state has ended; `reason` is empty where it did well."""
 
-    shadow: int
+    shadow: str | None
     key: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """The cloud has given a setting another value."""

@@ -1,8 +1,9 @@
 """The conversation with the Device Shadow service, for all shadows of the thing. Pure.
 
 On every new line: get each shadow, report, seed what is desired and lacking; then report whenever asked. What the
-service says is translated into log entries and into `Report` effects, which the daemon answers by filling the
-templates and calling `report`. Requests are never kept for a later line: the get and the report made there say more.
+service says is translated into log entries and into effects: `Report`, which `voice` answers by filling the templates
+and calling `report`; `Wanted` and `Desired`, which tell what is to be done.
+Requests are never kept for a later line: the get and the report made there say more.
 
 Source: AWS IoT Core developer guide, "Device Shadow MQTT topics" and "Device Shadow service documents".
 """
@@ -25,7 +26,7 @@ ANSWER_S = 10.0  # no answer by then: the request is forgotten
 PAUSE_FIRST_S, PAUSE_MAX_S = 10.0, 300.0  # before a get is made again on the same line, doubling
 THROTTLED_S = 5.0  # no request at all after a 429
 
-Effect = Any  # Entry, Send or Report
+Effect = Any  # Entry, Send, Report, Wanted or Desired
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,22 @@ class Report:
 
     shadow: int
     desired: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """All of what is desired and not reported, None where the two agree; said each time it is heard, news or not."""
+
+    shadow: int
+    delta: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The whole desired state."""
+
+    shadow: int
+    state: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +283,11 @@ def _get_accepted(
     standing = conversation.standings[index]
     if version >= standing.delta_version:
         conversation, more = _differs(conversation, index, version, state.get("delta") or None)
-        effects += more
+        effects += [*more, Desired(index, _desired(state))]
     desired = state.get("desired") or {}
     seed = lacking(conversation.shadows[index].desired, desired) if isinstance(desired, dict) else {}
-    return _stand(conversation, index, stage="reporting", get_at=None), effects + [Report(index, seed)]
+    conversation = _stand(conversation, index, stage="reporting", get_at=None)
+    return conversation, [*effects, Report(index, seed)]
 
 
 def _update_accepted(
@@ -307,12 +325,15 @@ def _documents(
     state = current.get("state") if isinstance(current, dict) else None
     if version is None or not isinstance(state, dict):
         return conversation, [_nonsense(conversation, index, "documents without a current state and version")]
-    standing = conversation.standings[index]
-    if version >= standing.delta_version and not difference(state.get("desired"), state.get("reported")):
-        conversation = _stand(conversation, index, delta=None, delta_version=version)
     fields = {"shadow": conversation.shadows[index].name, "version": version,
               "previous": body.get("previous"), "current": current}
-    return conversation, [Entry(logging.DEBUG, "shadow.documents", "the shadow has changed", fields)]
+    effects: list[Effect] = [Entry(logging.DEBUG, "shadow.documents", "the shadow has changed", fields)]
+    if version >= conversation.standings[index].delta_version:
+        effects.append(Desired(index, _desired(state)))
+        if not difference(state.get("desired"), state.get("reported")):
+            conversation, more = _differs(conversation, index, version, None)
+            effects += more
+    return conversation, effects
 
 
 def _rejected(
@@ -327,7 +348,8 @@ def _rejected(
     if request.verb == "get" and code == 404:
         # Not yet born: the first report creates it.
         conversation = _stand(conversation, index, stage="reporting", delta=None, delta_version=0)
-        return conversation, [Report(index, lacking(conversation.shadows[index].desired, {}))]
+        seed = lacking(conversation.shadows[index].desired, {})
+        return conversation, [Wanted(index, None), Desired(index, {}), Report(index, seed)]
     effects: list[Effect] = [Entry(logging.WARNING, "shadow.rejected", f"the shadow service refused the {request.verb}",
                                    {"shadow": conversation.shadows[index].name, "code": code,
                                     "reason": str(body.get("message", ""))[:200]})]
@@ -360,10 +382,12 @@ def _differs(
     """Take the whole difference as of `version`; it is news only where its content is."""
     news = delta is not None and not _same(delta, conversation.standings[index].delta)
     conversation = _stand(conversation, index, delta=delta, delta_version=version)
+    wanted = Wanted(index, delta)
     if not news:
-        return conversation, []
+        return conversation, [wanted]
     fields = {"shadow": conversation.shadows[index].name, "version": version, "state": delta}
-    return conversation, [Entry(logging.INFO, "shadow.delta", "what is desired differs from what is reported", fields)]
+    entry = Entry(logging.INFO, "shadow.delta", "what is desired differs from what is reported", fields)
+    return conversation, [entry, wanted]
 
 
 def _ask(conversation: Conversation, request: Request) -> Conversation:
@@ -411,6 +435,11 @@ def _parsed(payload: bytes) -> tuple[dict[str, Json] | None, str]:
     if not isinstance(body, dict):
         return None, f"a JSON {type(body).__name__}, not an object"
     return body, ""
+
+
+def _desired(state: Mapping[str, Json]) -> Mapping[str, Json]:
+    desired = state.get("desired")
+    return desired if isinstance(desired, dict) else {}
 
 
 def _version(body: Mapping[str, Json]) -> int | None:

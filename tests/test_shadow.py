@@ -15,8 +15,8 @@ from iotd import shadow
 from iotd.model import Entry, Message, Received, Send
 from iotd.settings import Shadow
 from iotd.shadow import (ANSWER_S, ANSWERS, MAX_DOCUMENT_BYTES, MAX_IN_FLIGHT, PAUSE_FIRST_S, PAUSE_MAX_S, THROTTLED_S,
-                         Conversation, Report, closed, difference, filters, heard, keep, lacking, next_due, opened,
-                         report, start)
+                         Conversation, Desired, Report, Wanted, closed, difference, filters, heard, keep, lacking,
+                         next_due, opened, report, start)
 from tests.aws import document
 
 NAMED = Shadow("s", 30.0, {"mode": "eco"}, {"state": "ok"})
@@ -40,6 +40,12 @@ def events(effects: list[Any]) -> list[str]:
 
 def reports(effects: list[Any]) -> list[Report]:
     return [effect for effect in effects if isinstance(effect, Report)]
+
+
+def told(effects: list[Any]) -> list[Any]:
+    """Return what is said of what is desired: a difference as it is, the desired state in a tuple."""
+    return [effect.delta if isinstance(effect, Wanted) else (effect.state,) for effect in effects
+            if isinstance(effect, (Wanted, Desired))]
 
 
 def hear(conversation: Conversation, answer: str, body: Any, now: float = 1.0) -> tuple[Conversation, list[Any]]:
@@ -143,6 +149,39 @@ def test_after_the_get_it_reports_and_seeds_what_is_lacking() -> None:
 def test_what_the_cloud_wrote_is_never_overwritten(state: Any, seed: Any) -> None:
     _, effects = hear(begun()[0], "get/accepted", {"state": state, "version": 5, "clientToken": "run-1"})
     assert reports(effects) == [Report(0, seed)]
+
+
+DELTA = {"mode": "boost"}
+
+
+@pytest.mark.parametrize("answer, body, expected", [
+    ("get/accepted", {"state": {"desired": DELTA, "delta": DELTA}, "version": 5, "clientToken": "run-1"},
+     [DELTA, (DELTA,)]),
+    ("get/accepted", {"state": {"desired": DELTA, "reported": DELTA}, "version": 5, "clientToken": "run-1"},
+     [None, (DELTA,)]),
+    ("get/accepted", {"state": {"desired": "odd"}, "version": 5, "clientToken": "run-1"}, [None, ({},)]),
+    ("get/rejected", {"code": 404, "clientToken": "run-1"}, [None, ({},)]),
+    ("get/rejected", {"code": 500, "clientToken": "run-1"}, []),
+    ("update/delta", {"state": DELTA, "version": 5}, [DELTA]),
+    ("update/documents", {"current": {"state": {"desired": DELTA, "reported": DELTA}, "version": 5}}, [(DELTA,), None]),
+    ("update/documents", {"current": {"state": {"desired": DELTA}, "version": 5}}, [(DELTA,)]),
+    ("update/documents", {"current": {"state": {"reported": DELTA}, "version": 5}}, [({},), None]),
+])
+def test_what_is_desired_is_told_each_time_it_is_heard(answer: str, body: Any, expected: list[Any]) -> None:
+    conversation, effects = hear(begun()[0], answer, body)
+    assert told(effects) == expected
+    if answer.startswith("update"):
+        assert told(hear(conversation, answer, body)[1]) == expected
+
+
+def test_what_was_desired_before_is_not_told() -> None:
+    conversation, _ = hear(begun()[0], "update/delta", {"state": DELTA, "version": 5})
+    for answer, body in [
+        ("update/delta", {"state": {"mode": "old"}, "version": 4}),
+        ("update/documents", {"current": {"state": {"desired": {"mode": "old"}}, "version": 4}}),
+        ("get/accepted", {"state": {"delta": {"mode": "old"}}, "version": 4, "clientToken": "run-1"}),
+    ]:
+        assert told(hear(conversation, answer, body)[1]) == []
 
 
 def test_a_shadow_not_yet_born_is_no_rejection() -> None:
@@ -438,6 +477,8 @@ class World:
         self.stored: dict[str | None, document.Document | None] = {"s": None, None: None}
         self.reported: list[dict[str, Any]] = [{"state": "ok"}, {"count": 1}]
         self.orders: list[Any] = []
+        self.wanted: dict[int, Any] = {}
+        self.desired: dict[int, Any] = {}
         self.messages = 0
         self.now = 0.0
         self._order, self._cut_after = order, cut_after
@@ -476,6 +517,10 @@ class World:
                 self.conversation, more = report(self.conversation, effect.shadow, self.reported[effect.shadow],
                                                  dict(effect.desired), self.now)
                 self.perform(more)
+            elif isinstance(effect, Wanted):
+                self.wanted[effect.shadow] = effect.delta
+            elif isinstance(effect, Desired):
+                self.desired[effect.shadow] = effect.state
             elif effect.event == "shadow.delta":
                 self.orders.append(effect.fields["state"])
             else:
@@ -532,7 +577,8 @@ class World:
         """Return what both sides know in the end, without the numbers that a lost line changes."""
         return ([(name, stored and stored.deleted_at is None and stored.state) for name, stored in self.stored.items()],
                 [(standing.stage, standing.delta) for standing in self.conversation.standings],
-                self.orders[-1:], bool(self.conversation.in_flight or self.conversation.waiting))
+                self.orders[-1:], self.wanted, self.desired,
+                bool(self.conversation.in_flight or self.conversation.waiting))
 
 
 SCENARIOS: dict[str, list[Callable[[World], None]]] = {
@@ -563,7 +609,7 @@ def play(steps: list[Callable[[World], None]], order: tuple[int, ...], cut_after
 def test_a_line_lost_after_any_message_ends_in_the_same_state(scenario: str, order: tuple[int, ...]) -> None:
     undisturbed = play(SCENARIOS[scenario], order, None)
     expected = undisturbed.outcome()
-    assert expected[0][0][1] and expected[3] is False
+    assert expected[0][0][1] and expected[5] is False
     assert undisturbed.messages > 20
     for cut_after in range(1, 60):
         assert play(SCENARIOS[scenario], order, cut_after).outcome() == expected, f"cut after message {cut_after}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iotd.action import perform
+from iotd.ears import perform
 from iotd.finding import Performed
 from iotd.settings import Json, Run
 
@@ -17,7 +17,7 @@ SAYS = Run(("sh", "-c", "printf '%s' \"$#:$1\"; exit 1", "sh", "{value}"))
     ("first\nsecond", "second"),
 ])
 def test_a_value_reaches_the_command_as_one_inert_argument(value: Json, said: str) -> None:
-    assert perform(0, "fan", SAYS, value) == Performed(0, "fan", f"exit status 1: {said}")
+    assert perform("s", "fan", SAYS, value) == Performed("s", "fan", f"exit status 1: {said}")
 
 
 @pytest.mark.parametrize("action, value, reason", [
@@ -27,8 +27,8 @@ def test_a_value_reaches_the_command_as_one_inert_argument(value: Json, said: st
     (Run(("sleep", "{value}"), timeout_s=0.2), 60, "did not end within 0.2 s"),
 ])
 def test_how_it_ended_is_told(action: Run, value: Json, reason: str) -> None:
-    assert perform(2, "fan", action, value) == Performed(2, "fan", reason)
+    assert perform(None, "fan", action, value) == Performed(None, "fan", reason)
 
 
 def test_what_looks_like_an_option_is_refused_before_anything_runs() -> None:
-    assert "option" in perform(0, "fan", Run(("ls", "{value}")), "--help").reason
+    assert "option" in perform(None, "fan", Run(("ls", "{value}")), "--help").reason
