@@ -9,16 +9,14 @@ from __future__ import annotations
 import compileall
 import json
 import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Mapping
@@ -197,11 +195,6 @@ class Contender:
         with self._notified:
             self._notified.wait_for(lambda: self._told, PATIENCE_S)
             return next(at for at, text in self._told if "READY=1" in text)
-
-    def stop(self) -> None:
-        """Ask it to end, as systemd would."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE_S)
 
     def _notify_path(self) -> Path:
         return self.runtime.with_suffix(".notify")
