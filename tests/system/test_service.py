@@ -60,6 +60,19 @@ def test_the_sandbox_scores_at_most_one_and_a_half(machine: Machine) -> None:
     assert float(overall.split(":")[1].split()[0]) <= 1.5
 
 
+def test_the_sandbox_lets_it_ask_whether_the_clock_is_set(machine: Machine) -> None:
+    """By ctypes, without memory that is writable and executable, and by a call that ProtectClock= forbids."""
+    machine.check("mkdir", "-p", "/etc/systemd/system/iotd.service.d")
+    machine.write("/usr/bin/ask-the-clock", "#!/usr/bin/python3\nimport ctypes\n"
+                  "print('clock state', ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)))\n", mode=0o755)
+    machine.write("/etc/systemd/system/iotd.service.d/test.conf",
+                  "[Service]\nType=oneshot\nRestart=no\nExecStart=\nExecStart=/usr/bin/ask-the-clock\n")
+    machine.check("systemctl", "daemon-reload")
+    machine.check("systemctl", "restart", "iotd")
+    [state] = machine.journal("-u", "iotd", "--grep=clock state")
+    assert int(state["MESSAGE"].split()[-1]) >= 0
+
+
 def test_systemd_finds_no_fault_in_the_units(machine: Machine) -> None:
     units = ("iotd.service", "iotd-recover@reboot.service", "iotd-recover@reboot.path", "iotd-recover.path")
     done = machine.run("systemd-analyze", "verify", "--man=no", *units)
