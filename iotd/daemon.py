@@ -19,7 +19,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
@@ -34,7 +34,7 @@ from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Si
 from iotd.outgoing import Outgoing
 from iotd.places import Places
 from iotd.reading import Reading
-from iotd.rescue import Rescue
+from iotd.rescue import Outage, Rescue
 from iotd.session import Dial, Session
 from iotd.settings import Identity, Json, Settings
 from iotd.spool import Spool
@@ -108,7 +108,8 @@ class Daemon:
         self._down_reason = "not dialled yet"
         self._failure: tuple[str, float, int] = ("", now, 0)
         self._standing = presence.Standing("", now)
-        self._outage: tuple[float, str, int] = (now, "not dialled yet", 0)  # since when, why, dropped until then
+        self._fell: tuple[float, str, int] | None = (now, "", 0)  # since when, why, dropped until then
+        self._story: dict[str, Json] = {}  # what Connected tells beside the word
         self._suspicion = denial.Suspicion()
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
         self._unanswered: dict[str, None] = {}
@@ -186,7 +187,7 @@ class Daemon:
             self._outgoing.make_due(self._values, now)
             self._voice.keep(now)
             if self._up and self._standing.again_at is not None and now >= self._standing.again_at:
-                self._say(presence.CONNECTED, UNTRACKED, now)
+                self._say(presence.CONNECTED, UNTRACKED, now, **self._story)
             if not self._steps and not (self._suspicion.careful and self._pending()):
                 self._pump(now)
         self._outgoing.settle(now, self._wall)
@@ -240,36 +241,44 @@ class Daemon:
         self._failure = ("", now, 0)
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
-        story = self._story(now)
+        self._tell_story(now)
         self._subscriptions, plan = subscription.opened(self._subscriptions, event.session_present)
         self._write_held()
-        self._steps = deque(self._opening(plan, story, now))
+        self._steps = deque(self._opening(plan, now))
         self._open_further()
         self._beat(now)
         self._beat_at = now + SETTLED_S
 
-    def _story(self, now: float) -> dict[str, Json]:
-        """Return what Connected tells beside the word: where this boot came from, and of the outage that is over."""
-        story: dict[str, Json] = {"boot": {"id": self._boot_id, "cause": self._rescue.boot_cause()}}
-        fell_at, reason, dropped = self._outage
-        outage = {"reason": reason, **self._rescue.outage_over(now - fell_at), "waiting": self._spool.count,
-                  "dropped": self._spool.dropped.total() - dropped}
-        if self._line > 1 or outage["tried"]:
-            story["outage"] = outage
-            log.info("outage.over", "the line was down and is up again", **outage)
-        return story
+    def _tell_story(self, now: float) -> None:
+        """Make up what Connected tells beside the word: where this boot came from, and of the outage that is over."""
+        self._story = {"boot": {"id": self._boot_id, "cause": self._rescue.boot_cause}}
+        outage = self._outage(now)
+        if self._line > 1 or outage.tried:
+            told = {**asdict(outage), "waiting": self._spool.count}
+            self._story["outage"] = told
+            log.info("outage.over", "the line was down and is up again", **told)
 
-    def _opening(
-        self, plan: subscription.Plan, story: dict[str, Json], now: float
-    ) -> Iterable[tuple[list[str], Callable[[], None]]]:
+    def _outage(self, now: float) -> Outage:
+        """Return the outage until now: since the last line whose Connected was acknowledged."""
+        fell_at, reason, dropped = self._fell or (now, "", self._spool.dropped.total())
+        return self._rescue.whole(Outage(reason or self._down_reason, round(now - fell_at, 1), {},
+                                         self._spool.dropped.total() - dropped))
+
+    def _end_outage(self) -> None:
+        self._fell = None
+        self._rescue.told()
+
+    def _opening(self, plan: subscription.Plan, now: float) -> Iterable[tuple[list[str], Callable[[], None]]]:
         """Return the steps that open a line, each with the actions that the broker has to answer.
 
         While an action is suspected of ending the line they go one by one, and one that is known to do so is left out.
         """
         resting = self._suspicion.resting
         hello = f"publish to {self.settings.presence.topic}"
-        if hello not in resting:
-            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now, **story)
+        if hello in resting:
+            self._end_outage()  # nobody will acknowledge its report
+        else:
+            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now, **self._story)
         allowed = [pair for pair in plan.subscribe if f"subscription to {pair[0]}" not in resting]
         for pairs in ([[pair] for pair in allowed] if self._suspicion.careful else [allowed]):
             yield [f"subscription to {name}" for name, _ in pairs], partial(self._session.subscribe, self._line, pairs)
@@ -308,6 +317,7 @@ class Daemon:
         if event.token == GOODBYE:
             self._session.hang_up(self._line)
         elif event.token == HELLO:
+            self._end_outage()
             self._unanswered.pop(f"publish to {self.settings.presence.topic}", None)
             self._open_further()
         elif event.token != UNTRACKED:
@@ -352,7 +362,7 @@ class Daemon:
             self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *self._outgoing.in_flight], now)
             for entry in entries:
                 log.write(entry)
-        self._outage = (now, reason, self._spool.dropped.total())
+        self._fell = self._fell or (now, reason, self._spool.dropped.total())
         self._steps.clear()
         self._unanswered.clear()
         self._voice.closed()
@@ -399,7 +409,7 @@ class Daemon:
             self._exit_status = 0
         elif then == "reboot" and self._reboot is not None:
             self._spool.settle(now, self._wall(), everything=True)
-            self._rescue.reboot(self._reboot, 0.0 if self._up else now - self._outage[0])
+            self._rescue.reboot(self._reboot, self._outage(now))
             self._attempts = reconnect.first(now + REBOOT_S, 0.0, 0.0)
         else:
             self._attempts = reconnect.first(now + reconnect.FLOOR_S, 0.0, 0.0)

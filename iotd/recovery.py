@@ -192,7 +192,7 @@ def judge(settings: Wifi, state: State, reading: Reading, here: Circumstances, n
         return replace(state, wrong_at=None, unreadable=reading.reason), (
             () if reading.reason == state.unreadable else (unread,))
     state = replace(state, existed=state.existed or reading.outcome != "absent", unreadable="")
-    if reading.outcome == "associated" and _expected(settings, reading):
+    if is_right(settings, reading):
         return State(existed=True), (*_restored(settings, state, reading, now), *_settled(settings, here))
     lost = Lost(reading.interface, _essid(reading), settings.essid, _what(settings, reading))
     told: tuple[Effect, ...] = (lost,) if state.lost_at is None else ()
@@ -200,8 +200,9 @@ def judge(settings: Wifi, state: State, reading: Reading, here: Circumstances, n
     return state, (*told, *effects)
 
 
-def _expected(settings: Wifi, reading: Reading) -> bool:
-    return not settings.essid or _essid(reading) in settings.essid
+def is_right(settings: Wifi, reading: Reading) -> bool:
+    """Tell whether the interface is associated with a network that is expected; any is where none is named."""
+    return reading.outcome == "associated" and (not settings.essid or _essid(reading) in settings.essid)
 
 
 def _essid(reading: Reading) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable
 
 from iotd import budget, host, log, recovery, routes
@@ -12,22 +13,68 @@ from iotd.reading import Reading, ssid_text
 from iotd.settings import Json, Wifi
 
 REBOOT = "reboot"
-LAST_REBOOT = "last_reboot.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What can be told of a time without a line: why and how long it was, the steps taken, the messages dropped."""
+
+    reason: str
+    for_s: float
+    tried: dict[str, int]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """What a boot (`asked_in`) leaves behind before its reboot: why, and the outage until then.
+
+    `into` is the boot that came of it, empty until that has read it; `told` says that its outage was reported.
+    """
+
+    asked_in: str
+    reason: str
+    outage: Outage
+    into: str = ""
+    told: bool = False
+
+    def to_json(self) -> str:
+        """Return it as one JSON object, for `from_json`."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, body: Any) -> Legacy:
+        """Return what `to_json` wrote, once parsed; raises ValueError for anything that it cannot have written."""
+        try:
+            fields: dict[str, Any] = {**body, "outage": Outage(**body["outage"])}
+            legacy = cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no legacy of a reboot: {error}") from None
+        outage = legacy.outage
+        numbers = (outage.for_s, outage.dropped, *(outage.tried.values() if isinstance(outage.tried, dict) else "?"))
+        texts = (legacy.asked_in, legacy.reason, legacy.into, outage.reason)
+        if not (all(isinstance(text, str) for text in texts) and all(isinstance(some, (int, float)) for some in numbers)
+                and isinstance(legacy.told, bool)):
+            raise ValueError("no legacy of a reboot: a value is of the wrong type")
+        return legacy
 
 
 class Rescue:
     """Watches one interface. `wall` gives the wall clock, None while nobody has set it."""
 
     def __init__(self, places: Places, boot_id: str, wall: Callable[[], float | None]) -> None:
-        self._places = places
+        self._requests = places.runtime / "recover"
+        self._budget_file = places.state / "reboots.json"
+        self._legacy_file = places.state / "last_reboot.json"
         self._boot_id = boot_id
         self._wall = wall
         self._settings: Wifi | None = None
         self._state = recovery.initial()
-        self._budget = budget.read(places.state / "reboots.json")
+        self._budget = budget.read(self._budget_file)
+        self._unwritable = ""
         self._reading: Reading | None = None
         self._tried: Counter[str] = Counter()
-        self._last_reboot = self._read_last_reboot()
+        self._legacy = self._inherited()
 
     @property
     def essid(self) -> str | None:
@@ -45,6 +92,11 @@ class Rescue:
         """Whether the Wi-Fi is not as it should be."""
         return self._state.lost_at is not None
 
+    @property
+    def boot_cause(self) -> str:
+        """Why this boot came, as far as iotd knows."""
+        return f"iotd: {self._legacy.reason}" if self._legacy else "not asked for by iotd"
+
     def apply(self, settings: Wifi | None) -> None:
         """Let the settings take effect; other ones begin with a fresh judgement."""
         if settings != self._settings:
@@ -52,11 +104,12 @@ class Rescue:
 
     def take(self, reading: Reading, mqtt_connected: bool, now: float) -> recovery.Step | None:
         """Judge a look, log what it means and do what it asks for; return a reboot, which is not ours to take."""
-        if self._settings is None or reading.interface != self._settings.interface:
+        settings = self._settings
+        if settings is None or reading.interface != settings.interface:
             return None
         self._reading = reading
-        self._state, effects = recovery.judge(self._settings, self._state, reading,
-                                              self._circumstances(reading, mqtt_connected), now)
+        self._state, effects = recovery.judge(settings, self._state, reading,
+                                              self._circumstances(settings, reading, mqtt_connected), now)
         for effect in effects:
             if isinstance(effect, recovery.Keep):
                 if not self._kept(effect.budget):
@@ -67,43 +120,33 @@ class Rescue:
                 self._tried[effect.action] += 1
                 if effect.action == REBOOT:
                     return effect
-                self.request(effect)
+                self._request(effect)
             else:
+                if isinstance(effect, recovery.Restored) and mqtt_connected:
+                    self._tried.clear()  # mended before the line was lost: they belong to no outage of it
                 _tell(effect)
         return None
 
-    def reboot(self, step: recovery.Step, lost_for_s: float) -> None:
-        """Write down why, for the next boot to tell, and request it."""
-        last = {"from": self._boot_id, "reason": step.reason, "lost_for_s": lost_for_s, "tried": dict(self._tried)}
-        try:
-            host.write_text(self._places.state / LAST_REBOOT, json.dumps(last), durable=True)
-        except OSError:
-            pass  # the reboot matters more than its story, which the journal tells too
-        self.request(step)
+    def reboot(self, step: recovery.Step, outage: Outage) -> None:
+        """Write down why, and the outage so far, for the next boot to tell; then request the reboot."""
+        self._write_legacy(Legacy(self._boot_id, step.reason, self.whole(outage)))
+        self._request(step)
 
-    def boot_cause(self) -> str:
-        """Return why this boot came, as far as iotd knows."""
-        return f"iotd: {self._last_reboot['reason']}" if self._last_reboot else "not asked for by iotd"
+    def whole(self, outage: Outage) -> Outage:
+        """Return the outage with what was tried in it, and with an earlier boot's part of it."""
+        earlier = self._legacy.outage if self._legacy and not self._legacy.told else None
+        if earlier is None:
+            return replace(outage, tried=dict(self._tried))
+        return Outage(earlier.reason, round(earlier.for_s + host.uptime_s(), 1),
+                      dict(self._tried + Counter(earlier.tried)), earlier.dropped + outage.dropped)
 
-    def outage_over(self, lost_for_s: float) -> dict[str, Json]:
-        """Return how long the line was down and what was tried, an earlier boot's part included, and begin anew."""
-        tried, self._tried = self._tried, Counter()
-        earlier = self._last_reboot
-        if earlier and not earlier.get("told"):
-            earlier["told"] = True
-            self._keep_last_reboot()
-            lost_for_s = earlier["lost_for_s"] + host.uptime_s()
-            tried.update(earlier["tried"])
-        return {"for_s": round(lost_for_s, 1), "tried": dict(tried)}
-
-    def request(self, step: recovery.Step) -> None:
-        """Leave a request for the recovery helper, the only one with the privilege to follow it."""
-        interface = self._settings.interface if self._settings else ""
-        try:
-            host.write_request(self._places.runtime / "recover" / step.action, interface, step.reason)
-        except OSError as error:
-            log.error("recovery.failed", "the request for the recovery helper cannot be written", action=step.action,
-                      reason=str(error))
+    def told(self) -> None:
+        """Begin anew after an outage that was reported: nothing is tried, and what an earlier boot left is told."""
+        self._tried.clear()
+        legacy = replace(self._legacy, told=True) if self._legacy else None
+        if legacy != self._legacy:
+            self._legacy = legacy
+            self._write_legacy(legacy)
 
     def status(self) -> Json:
         """Return what `iotd status` shows of it, None where nothing is watched."""
@@ -112,38 +155,58 @@ class Rescue:
             "interface": reading.interface, "outcome": reading.outcome, "essid": self.essid, "bssid": reading.bssid,
             "rssi_dbm": reading.rssi_dbm, "frequency_mhz": reading.frequency_mhz, "reason": reading.reason}
 
-    def _circumstances(self, reading: Reading, mqtt_connected: bool) -> recovery.Circumstances:
-        """Return what a step must respect; most looks need none of it, so what is dear to learn is left out."""
-        calm = reading.outcome == "associated" and self._budget == recovery.Budget()
+    def _request(self, step: recovery.Step) -> None:
+        """Leave a request for the recovery helper, the only one with the privilege to follow it."""
+        interface = self._settings.interface if self._settings else ""
+        try:
+            host.write_request(self._requests / step.action, interface, step.reason)
+        except OSError as error:
+            log.error("recovery.failed", "the request for the recovery helper cannot be written", action=step.action,
+                      reason=str(error))
+
+    def _circumstances(self, settings: Wifi, reading: Reading, mqtt_connected: bool) -> recovery.Circumstances:
+        """Return what a step must respect; a right look needs none of it, so what is dear to learn is left out."""
+        calm = recovery.is_right(settings, reading) and self._budget == recovery.Budget()
         return recovery.Circumstances(
             mqtt_connected=mqtt_connected, boot_id=self._boot_id, uptime_s=host.uptime_s(),
             other_default_route=not calm and routes.other_default_route(reading.interface),
             wall_s=None if calm else self._wall(), budget=self._budget)
 
-    def _read_last_reboot(self) -> dict[str, Any] | None:
-        """Return what an earlier boot wrote before it asked for the reboot that this boot came from."""
-        last = host.read_json(self._places.state / LAST_REBOOT)
-        known = {"from": str, "reason": str, "lost_for_s": (int, float), "tried": dict}
-        if not isinstance(last, dict) or not all(isinstance(last.get(key), kind) for key, kind in known.items()):
-            return None
-        if last["from"] == self._boot_id or last.setdefault("into", self._boot_id) != self._boot_id:
-            return None
-        return last
+    def _inherited(self) -> Legacy | None:
+        """Return what the boot before this one left, None where this boot did not come of a reboot of ours.
 
-    def _keep_last_reboot(self) -> None:
+        It is marked as this boot's at once: a later boot that comes of a power cut must not claim it.
+        """
         try:
-            host.write_text(self._places.state / LAST_REBOOT, json.dumps(self._last_reboot), durable=True)
-        except OSError:
-            pass  # then it may be told once more
+            legacy = Legacy.from_json(host.read_json(self._legacy_file))
+        except ValueError:
+            return None
+        if legacy.asked_in == self._boot_id or legacy.into not in ("", self._boot_id):
+            return None
+        if not legacy.into:
+            legacy = replace(legacy, into=self._boot_id)
+            self._write_legacy(legacy)
+        return legacy
+
+    def _write_legacy(self, legacy: Legacy | None) -> None:
+        try:
+            if legacy is not None:
+                host.write_text(self._legacy_file, legacy.to_json(), durable=True)
+        except OSError as error:
+            log.error("recovery.failed", "why this boot ends cannot be written down; the next will not tell",
+                      action=REBOOT, reason=str(error))
 
     def _kept(self, new: recovery.Budget) -> bool:
+        """Write the budget; tell whether it is on the disk. A failure that lasts is logged once."""
         try:
-            host.write_text(self._places.state / "reboots.json", new.to_json(), durable=True)
+            host.write_text(self._budget_file, new.to_json(), durable=True)
         except OSError as error:
-            log.error("recovery.failed", "the reboot budget cannot be written; no reboot without it", action=REBOOT,
-                      reason=str(error))
+            if str(error) != self._unwritable:
+                log.error("recovery.failed", "the reboot budget cannot be written; no reboot without it",
+                          action=REBOOT, reason=str(error))
+            self._unwritable = str(error)
             return False
-        self._budget = new
+        self._budget, self._unwritable = new, ""
         return True
 
 
