@@ -1,12 +1,18 @@
-"""What a desired value becomes as an argument of a real command."""
+"""What a desired value becomes as an argument of a real command or as a setting, and what is known after a restart."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from iotd.ears import perform
-from iotd.finding import Performed
-from iotd.settings import Json, Run
+from iotd.ears import Ears, perform
+from iotd.finding import Overridden, Performed
+from iotd.settings import Action, Json, Mqtt, Presence, Publish, Run, Set, Settings, Shadow
 
 SAYS = Run(("sh", "-c", "printf '%s' \"$#:$1\"; exit 1", "sh", "{value}"))
 
@@ -32,3 +38,112 @@ def test_how_it_ended_is_told(action: Run, value: Json, reason: str) -> None:
 
 def test_what_looks_like_an_option_is_refused_before_anything_runs() -> None:
     assert "option" in perform(None, "fan", Run(("ls", "{value}")), "--help").reason
+
+
+FAN, EVERY, MESSAGE = Run(("fan", "{value}")), Set("publish[0].every"), Set("publish[0].payload.msg")
+ACTIONS: dict[str, Action] = {"fan": FAN, "every": EVERY, "msg": MESSAGE}
+
+
+def settings(**actions: Action) -> Settings:
+    return Settings("t", Mqtt("b", aws_limits=True), Presence("p"), (Publish("a", 30.0, {"msg": "hello"}),),
+                    shadows=(Shadow("s", on_delta=actions), Shadow("other")))
+
+
+class Device:
+    """Ears whose commands are begun and never end by themselves; `started` and `posted` tell what they asked for."""
+
+    def __init__(self, directory: Path, actions: dict[str, Action] = ACTIONS, threads: bool = True) -> None:
+        self.started: list[Any] = []
+        self.posted: list[Any] = []
+        self.ears = Ears(directory / "desired.json", partial(self._start, threads), self.posted.append)
+        self.settings = self.ears.follow(settings(**actions), 0.0)
+
+    def _start(self, threads: bool, key: Any, work: Any) -> bool:
+        self.started.append(key[2])
+        return threads
+
+
+def test_a_command_is_written_down_before_it_is_begun_and_reported_when_it_has_ended(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    assert not device.ears.heard("s", {"fan": 1}, 1.0)
+    assert device.started == ["fan"]
+    assert json.loads((tmp_path / "desired.json").read_text())["s"]["fan"]["stage"] == "acting"
+    assert device.ears.performed(Performed("s", "fan", ""), 2.0)
+    assert device.ears.reported("s") == {"every": None, "msg": None, "fan": 1}
+    assert Device(tmp_path).ears.reported("s") == {"every": None, "msg": None, "fan": 1}
+
+
+def test_an_order_that_cannot_be_written_down_is_not_begun(tmp_path: Path) -> None:
+    (tmp_path / ".desired.json.new").mkdir()
+    device = Device(tmp_path)
+    assert device.ears.heard("s", {"fan": 1, "every": "5s"}, 1.0)
+    assert device.started == device.posted == []
+    assert [failed["key"] for failed in device.ears.failures("s")] == ["every", "fan"]
+    assert all("cannot be written down" in failed["reason"] for failed in device.ears.failures("s"))
+
+
+def test_a_command_without_a_thread_to_run_on_has_failed_and_is_tried_again(tmp_path: Path) -> None:
+    device = Device(tmp_path, threads=False)
+    assert device.ears.heard("s", {"fan": 1}, 1.0)
+    assert "thread" in device.ears.failures("s")[0]["reason"]
+    due_at = device.ears.next_due()
+    assert due_at is not None and device.ears.keep(due_at - 0.1) == []
+    assert device.ears.keep(due_at) == ["s"] and device.started == ["fan", "fan"]
+
+
+def test_a_setting_is_asked_to_take_effect_and_outlives_a_restart(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    assert device.ears.heard("s", {"every": "5s"}, 1.0)
+    assert device.posted == [Overridden()]
+    for ears in (device.ears, Device(tmp_path).ears):
+        assert ears.overridden().publish[0].every_s == 5.0
+        assert ears.origins() == {"publish[0].every": {"value": "5s", "from": "shadow"},
+                                  "publish[0].payload.msg": {"value": "hello", "from": "file"}}
+    assert Device(tmp_path).settings.publish[0].every_s == 5.0
+
+
+@pytest.mark.parametrize("key, value, reason", [
+    ("every", "500ms", "expected a duration"), ("msg", 1, "expected a text"), ("msg", "x" * 8000, ""),
+])
+def test_a_value_that_a_setting_cannot_have_changes_nothing(tmp_path: Path, key: str, value: Json, reason: str) -> None:
+    device = Device(tmp_path)
+    assert device.ears.heard("s", {key: value}, 1.0)
+    assert [failed["reason"][:len(reason)] for failed in device.ears.failures("s")] == ([reason] if reason else [])
+    assert (device.posted == []) == bool(reason)
+
+
+TWICE = replace(settings(**ACTIONS), publish=(*settings().publish, Publish("a", 2.0, {"msg": "x"})))
+
+
+def test_the_rules_between_the_values_of_the_file_hold_for_the_clouds_as_well(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.ears.follow(TWICE, 1.0)
+    assert device.ears.heard("s", {"every": "1s"}, 2.0)
+    [failed] = device.ears.failures("s")
+    assert "retained" in failed["reason"] and device.posted == []
+
+
+def test_what_the_file_opens_no_more_is_taken_back_and_out_of_the_shadow(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.ears.heard("s", {"every": "5s", "msg": "hi"}, 1.0)
+    after = device.ears.follow(settings(msg=MESSAGE), 2.0)
+    assert (after.publish[0].every_s, after.publish[0].payload) == (30.0, {"msg": "hi"})
+    assert device.ears.reported("s") == {"every": None, "msg": "hi"}
+    assert Device(tmp_path, {}).ears.reported("s") == {"every": None, "msg": None}
+
+
+def test_a_value_that_the_file_has_no_use_for_any_more_is_dropped_and_tried_when_desired_anew(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.ears.heard("s", {"every": "1s", "msg": "hi"}, 1.0)
+    after = device.ears.follow(TWICE, 2.0)
+    assert (after.publish[0].every_s, after.publish[0].payload) == (30.0, {"msg": "hi"})
+    assert device.ears.reported("s") == {"fan": None, "every": None, "msg": "hi"}
+    assert device.ears.heard("s", {"every": "1s"}, 3.0)
+    assert [failed["key"] for failed in device.ears.failures("s")] == ["every"]
+
+
+def test_a_shadow_without_orders_hears_nothing(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    assert not device.ears.heard("other", {"fan": 1}, 1.0) and device.started == []
+    assert device.ears.reported("other") == {} and device.ears.failures("other") == []
+    assert not device.ears.performed(Performed("gone", "fan", ""), 2.0)

@@ -102,9 +102,8 @@ def test_a_check_that_breaks_is_told_at_once_and_so_is_its_recovery(
 ) -> None:
     flag = tmp_path / "flag"
     flag.touch()
-    checks = [{"command": ["test", "-e", str(flag)], "name": "pump", "every": "200ms"}, {"process": "iotd-no-such"}]
-    # A watchdog of two seconds has status.json renewed every half.
-    with Iotd(tmp_path / "iotd", device(plain_broker, checks=checks[:1]), WATCHDOG_USEC="2000000") as iotd:
+    checks = [{"command": ["test", "-e", str(flag)], "name": "pump", "every": "200ms"}]
+    with Iotd(tmp_path / "iotd", device(plain_broker, checks=checks)) as iotd:
         first = reported(cloud, lambda state: state.get("state") == HEALTHY)
         flag.unlink()
         broken_at = time.monotonic()
@@ -119,15 +118,42 @@ def test_a_check_that_breaks_is_told_at_once_and_so_is_its_recovery(
         assert time.monotonic() < mended_at + AT_ONCE_S
         assert state_of(mended)["iotd"]["checks"]["failed"] == []
         iotd.wait_for("check.recovered", check="pump", level="info")
+        stop(iotd)
 
-        iotd.configure(device(plain_broker, checks=checks))
+
+def test_status_names_the_checks_and_the_orders_that_failed(
+    tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
+) -> None:
+    # A watchdog of two seconds has status.json renewed every half.
+    with Iotd(tmp_path / "iotd", device(plain_broker), WATCHDOG_USEC="2000000") as iotd:
+        first = reported(cloud, lambda state: state.get("state") == HEALTHY)
+        iotd.configure(device(plain_broker, checks=[{"process": "iotd-no-such"}], on_delta={"fan": {"run": ["false"]}}))
         iotd.signal(signal.SIGHUP)
-        reported(cloud, lambda state: state["state"] == UNHEALTHY, mended.order)
+        desire(service, fan=1)
+        failed = reported(cloud, lambda state: state.get("iotd", {}).get("orders", {}).get("failed"), first.order + 1)
+        assert state_of(failed)["state"] == UNHEALTHY
         deadline = time.monotonic() + 10
-        while "iotd-no-such" not in (ill := status(iotd)).stdout and time.monotonic() < deadline:
+        while "desired of fan" not in (ill := status(iotd)).stdout and time.monotonic() < deadline:
             pass
         assert ill.returncode == 1 and "problem: check process iotd-no-such has failed: no process" in ill.stdout
+        assert "problem: what is desired of fan could not be done: exit status 1" in ill.stdout
         stop(iotd)
+
+
+def test_a_reload_begins_the_conversation_anew_and_no_token_is_used_twice(
+    tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
+) -> None:
+    cloud.subscribe(f"{shadow_prefix(THING, SHADOW)}/get", f"{shadow_prefix(THING, SHADOW)}/update")
+    with Iotd(tmp_path / "iotd", device(plain_broker)) as iotd:
+        first = reported(cloud, lambda state: state.get("state") == HEALTHY)
+        iotd.configure(device(plain_broker, reported={"load": "{load}", "version": "{iotd_version}"}))
+        iotd.signal(signal.SIGHUP)
+        told = state_of(reported(cloud, lambda state: "load" in state, first.order + 1))
+        assert isinstance(told["load"], float) and told["version"]
+        stop(iotd)
+    tokens = [message.json()["clientToken"] for message in cloud.messages
+              if message.topic.rsplit("/", 1)[1] in ("get", "update")]
+    assert len(tokens) == len(set(tokens)) == 4
 
 
 def test_a_check_that_hangs_keeps_no_other_from_being_made(
@@ -280,26 +306,42 @@ def test_a_value_that_a_setting_cannot_have_is_named_and_changes_nothing(
         stop(iotd)
 
 
-def test_a_setting_of_the_clouds_that_the_file_has_no_use_for_is_dropped_and_named(
+def test_a_key_with_another_action_or_none_gives_up_what_the_cloud_has_set(
     tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
 ) -> None:
     settings = device(plain_broker, on_delta=OPEN)
     with Iotd(tmp_path / "iotd", settings) as iotd:
         reported(cloud, lambda state: "state" in state)
-        desire(service, interval="500ms")
-        reported(cloud, lambda state: state["iotd"]["orders"]["failed"])
-        desire(service, interval="1s")
-        known = reported(cloud, lambda state: state.get("interval") == "1s")
+        desire(service, msg="from the cloud")
+        known = reported(cloud, lambda state: state.get("msg") == "from the cloud")
         stop(iotd)
-    settings["shadows"][0]["on_delta"] = {"interval": {"set": "publish[0].payload.msg"}}
-    (tmp_path / "iotd/state/desired.json").write_text(json.dumps({SHADOW: {"interval": {
-        "action": "set publish[0].payload.msg", "text": "1", "stage": "done", "reason": "", "applied": "1",
-        "failures": 0}}}))
+    settings["publish"][0]["payload"] = {"msg": 1}
+    settings["publish"].append({"topic": TOPIC, "every": "1h", "payload": {"msg": "second"}})
+    settings["shadows"][0]["on_delta"]["msg"] = {"set": "publish[1].payload.msg"}
     with Iotd(tmp_path / "iotd", settings) as iotd:
-        iotd.wait_for("desired.dropped", setting="publish[0].payload.msg", reason="expected a text")
-        reported(cloud, lambda state: state.get("interval") is None, known.order + 1)
-        assert cloud.wait_for(TOPIC, lambda message: message.json()["msg"] == "1s", since=known.order + 1)
+        reported(cloud, lambda state: "msg" not in state, known.order + 1)
+        cloud.wait_for(TOPIC, lambda message: message.json()["msg"] == "from the cloud", since=known.order + 1)
         stop(iotd)
+    settings["publish"].pop(0)
+    settings["shadows"][0]["on_delta"] = {}
+    with Iotd(tmp_path / "iotd", settings) as iotd:
+        since = len(cloud.messages)
+        reported(cloud, lambda state: "msg" not in state, since)
+        cloud.wait_for(TOPIC, lambda message: message.json()["msg"] == "second", since=since)
+        stop(iotd)
+
+
+def test_an_order_that_waited_when_iotd_ended_is_carried_out_at_the_next_start(
+    tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
+) -> None:
+    ran = tmp_path / "ran"
+    iotd = Iotd(tmp_path / "iotd", device(plain_broker, on_delta={"fan": counting(ran)}))
+    waiting = {"action": "run", "text": '"fast"', "stage": "waiting", "reason": "", "applied": None, "failures": 0}
+    (tmp_path / "iotd/state/desired.json").write_text(json.dumps({SHADOW: {"fan": waiting}}))
+    with iotd:
+        reported(cloud, lambda state: state.get("fan") == "fast")
+        stop(iotd)
+    assert ran.read_text() == "1:fast\n"
 
 
 def test_other_programs_join_the_shadow_by_files(
