@@ -176,14 +176,14 @@ def test_an_order_is_carried_out_once_and_reported(
     tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
 ) -> None:
     ran = tmp_path / "ran"
-    settings = device(plain_broker, every="1s", on_delta={"fan": counting(ran)})
+    settings = device(plain_broker, every="1s", reported={"fan": "off"}, on_delta={"fan": counting(ran)})
     with Iotd(tmp_path / "iotd", settings) as iotd:
-        reported(cloud, lambda state: "state" in state)
+        reported(cloud, lambda state: state.get("fan") == "off")
         desire(service, fan="fast", light="on")
         done = reported(cloud, lambda state: state.get("fan") == "fast")
         iotd.wait_for("desired.done", key="fan", value="fast")
         iotd.wait_for("desired.left", key="light")
-        reported(cloud, lambda state: "state" in state, done.order + 1)  # the delta of light comes again with it
+        reported(cloud, lambda state: state.get("fan") == "fast", done.order + 1)  # the delta of light comes again with it
         stop(iotd)
     with Iotd(tmp_path / "iotd", settings) as iotd:
         reported(cloud, lambda state: state.get("fan") == "fast", len(cloud.messages))
@@ -357,7 +357,11 @@ def test_other_programs_join_the_shadow_by_files(
         joined = reported(cloud, lambda state: state.get("rpm") == 900, first.order)
         assert state_of(joined) == {"state": HEALTHY, "rpm": 900}
         iotd.wait_for("bridge.skipped", file="bad.json", level="warning")
-        (directory / "reported.d/pump.json").unlink()
-        reported(cloud, lambda state: "rpm" not in state, joined.order)
         assert json.loads((directory / "desired.json").read_text()) == {"speed": 3}
+        (directory / "reported.d/pump.json").write_text('{"litres": 5}')
+        reported(cloud, lambda state: "rpm" not in state and "litres" in state, joined.order)
+        stop(iotd)
+    (directory / "reported.d/pump.json").unlink()
+    with Iotd(tmp_path / "iotd", settings) as iotd:
+        reported(cloud, lambda state: "litres" not in state, len(cloud.messages))
         stop(iotd)
