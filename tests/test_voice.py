@@ -183,7 +183,7 @@ def test_an_order_is_carried_out_once_and_reported(
         done = reported(cloud, lambda state: state.get("fan") == "fast")
         iotd.wait_for("desired.done", key="fan", value="fast")
         iotd.wait_for("desired.left", key="light")
-        reported(cloud, lambda state: state.get("fan") == "fast", done.order + 1)  # the delta of light comes again with it
+        reported(cloud, lambda state: state.get("fan") == "fast", done.order + 1)  # the delta of light again
         stop(iotd)
     with Iotd(tmp_path / "iotd", settings) as iotd:
         reported(cloud, lambda state: state.get("fan") == "fast", len(cloud.messages))
