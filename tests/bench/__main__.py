@@ -33,7 +33,7 @@ MEASURES = (
     Measure("start", "Start", "Each is started in turn. Its first publish counts when another client of the broker has "
             "it, which is when the broker\nacknowledges it. Only iotd tells systemd that it is READY.",
             measure.start, quick=True),
-    Measure("memory", "Memory", "Each runs alone, read after about 800 messages at 100 a second. PSS divides what is "
+    Measure("memory", "Memory", "Each runs alone, read after about 700 messages at 100 a second. PSS divides what is "
             "shared among those who share it\n(the bench is a Python process too), private is what would be free "
             "without it, Rss counts every page whole.", measure.memory, quick=True),
     Measure("run", "The long run", "Each runs twice at the same time as all others: at 100 messages a second, and idle "
@@ -46,7 +46,8 @@ MEASURES = (
     Measure("spool", "The spool", "Relaxed, a message is written to memory that outlives the process; strict, each is "
             "on the disk before it is sent.", spool.speed),
     Measure("spool", "Draining a backlog", f"{spool.BACKLOG:,} messages wait: iotd's in its spool on the disk, the "
-            f"script's in the memory of paho. No limits, a window of {spool.WINDOW}.", spool.drain),
+            f"script's in its memory. No limits; each keeps {spool.WINDOW}\nunacknowledged ones in flight.",
+            spool.drain),
     Measure("spool", "Draining under the limits of AWS IoT Core", "AWS takes 100 publishes a second from a connection, "
             "and discards what is beyond. Measured for a minute, and what the\nwhole backlog would take told from it.",
             spool.limited),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from contextlib import ExitStack
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from tests.bench import cost
 from tests.bench.figures import Figure
@@ -13,36 +14,53 @@ from tests.bench.measure import Extent, Samples, per_minute
 
 ENTRIES = (1, 10, 100, 1000)
 SHADOWS = (1, 10, 50)
+STARTS = 5
 WARM_S = 10.0
 WINDOWS, WINDOW_S = 2, 30.0
+
+Sections = Callable[[Job, int], dict[str, Any]]  # the configuration of a daemon with so many
 
 
 def entries(ground: Ground, extent: Extent) -> list[Figure]:
     """Run daemons with ever more publish entries of 30 s, beside one another."""
-    jobs = [ground.job() for _ in ENTRIES]
-    return _measured(ground, [f"{count:,}" for count in ENTRIES], jobs, [
-        {"publish": [{**entry, "topic": f"{job.topic}/{number}" if number else job.topic} for number in range(count)]}
-        for job, count in zip(jobs, ENTRIES) for entry in configuration(job)["publish"]])
+    return [*_starts(ground, ENTRIES, _with_entries), *_running(ground, ENTRIES, _with_entries)]
 
 
 def shadows(ground: Ground, extent: Extent) -> list[Figure]:
     """Run daemons with ever more shadows reported every 30 s, beside one another."""
-    jobs = [ground.job() for _ in SHADOWS]
-    return _measured(ground, [f"{count:,}" for count in SHADOWS], jobs, [
-        {"shadows": [{**shadow, "name": f"{SHADOW}_{number}"} for number in range(count)]}
-        for job, count in zip(jobs, SHADOWS) for shadow in configuration(job)["shadows"]])
+    return [*_starts(ground, SHADOWS, _with_shadows), *_running(ground, SHADOWS, _with_shadows)]
 
 
-def _measured(ground: Ground, names: list[str], jobs: list[Job], more: Sequence[dict[str, Any]]) -> list[Figure]:
-    ready: Samples = {}
-    first: Samples = {}
+def _with_entries(job: Job, count: int) -> dict[str, Any]:
+    entry = configuration(job)["publish"][0]
+    return {"publish": [{**entry, "topic": f"{job.topic}/{number}" if number else job.topic}
+                        for number in range(count)]}
+
+
+def _with_shadows(job: Job, count: int) -> dict[str, Any]:
+    shadow = configuration(job)["shadows"][0]
+    return {"shadows": [{**shadow, "name": f"{SHADOW}_{number}"} for number in range(count)]}
+
+
+def _starts(ground: Ground, counts: Sequence[int], sections: Sections) -> list[Figure]:
+    ready: Samples = defaultdict(list)
+    first: Samples = defaultdict(list)
+    for _ in range(STARTS):
+        for count in counts:
+            job = ground.job()
+            published = ground.probe.expect(job.topic)
+            with ground.start(IOTD, job, **sections(job, count)) as contender:
+                first[f"{count:,}"].append(1000 * (published()[0] - contender.started_at))
+                ready[f"{count:,}"].append(1000 * (contender.ready_at() - contender.started_at))
+    return [Figure("from exec to READY", "ms", ready), Figure("from exec to the first publish", "ms", first)]
+
+
+def _running(ground: Ground, counts: Sequence[int], sections: Sections) -> list[Figure]:
     with ExitStack() as stack:
         running = {}
-        for name, job, sections in zip(names, jobs, more):
-            published = ground.probe.expect(job.topic)
-            running[name] = contender = stack.enter_context(ground.start(IOTD, job, **sections))
-            first[name] = [1000 * (published()[0] - contender.started_at)]
-            ready[name] = [1000 * (contender.ready_at() - contender.started_at)]
+        for count in counts:
+            job = ground.job()
+            running[f"{count:,}"] = stack.enter_context(ground.start(IOTD, job, **sections(job, count)))
         time.sleep(WARM_S)
         looks = {name: [cost.spent(contender.pid)] for name, contender in running.items()}
         for _ in range(WINDOWS):
@@ -50,8 +68,7 @@ def _measured(ground: Ground, names: list[str], jobs: list[Job], more: Sequence[
             for name, contender in running.items():
                 looks[name].append(cost.spent(contender.pid))
         private = {name: [cost.memory(contender.pid).private / 1024] for name, contender in running.items()}
-    return [Figure("from exec to READY", "ms", ready), Figure("from exec to the first publish", "ms", first),
-            Figure("private memory", "MB", private),
+    return [Figure("private memory", "MB", private),
             Figure("CPU", "s/hour", per_minute(looks, lambda spent: spent.cpu_s * 60)),
             Figure("wake-ups", "1/min", per_minute(looks, lambda spent: spent.wakeups)),
             Figure("written to disk", "bytes/min", per_minute(looks, lambda spent: spent.disk_bytes))]

@@ -52,7 +52,7 @@ def start(ground: Ground, extent: Extent) -> list[Figure]:
             Figure("CPU until then", "ms", spent)]
 
 
-def memory(ground: Ground, extent: Extent, warm_s: float = 8.0) -> list[Figure]:
+def memory(ground: Ground, extent: Extent, warm_s: float = 7.0) -> list[Figure]:
     """Let each contender in turn publish 100 messages a second, and read its memory."""
     found: dict[str, Samples] = {"pss": defaultdict(list), "private": defaultdict(list), "rss": defaultdict(list)}
     for _ in range(extent.memory_rounds):
@@ -114,7 +114,7 @@ def _of_the_busy(looks: dict[str, list[_Look]], extent: Extent) -> list[Figure]:
                  lambda spent: spent.disk_bytes), [Bound(0)])]
     if extent.run_minutes > 1:
         growth = {name: [seen[-1].private - seen[0].private] for name, seen in looks.items()}
-        found.append(Figure(f"growth of private memory in {extent.run_minutes:g} min", "KB", growth, [
+        found.append(Figure(f"private memory gained in {extent.run_minutes:g} min at 100 a second", "KB", growth, [
             Bound(GROWTH_KB)]))
     return found
 

@@ -66,8 +66,8 @@ def drain(ground: Ground, extent: Extent) -> list[Figure]:
             rate[name].append((BACKLOG - 1) / (ended_at - began_at))
             swell[name].append((max(memory) - memory[0]) / 1024)
     return [Figure(f"draining {BACKLOG:,}", "messages/s", rate, [Bound(0.5, BARE, floor=True)]),
-            Figure("CPU per message meanwhile", "µs", spent),
-            Figure("growth of private memory meanwhile", "MB", swell, [Bound(5.0)])]
+            Figure("CPU per message while draining", "µs", spent),
+            Figure("private memory gained while draining", "MB", swell, [Bound(5.0)])]
 
 
 def limited(ground: Ground, extent: Extent) -> list[Figure]:
@@ -85,7 +85,7 @@ def limited(ground: Ground, extent: Extent) -> list[Figure]:
     pace = (ended - began) / (ended_at - began_at)
     return [Figure("pace under the limits", "messages/s", {IOTD: [pace]}, [Bound(100.0), Bound(60.0, floor=True)]),
             Figure(f"all {BACKLOG:,} at that pace", "min", {IOTD: [BACKLOG / pace / 60]}),
-            Figure("growth of private memory in that minute", "MB", {IOTD: [(max(memory) - memory[0]) / 1024]}, [
+            Figure("private memory gained under the limits", "MB", {IOTD: [(max(memory) - memory[0]) / 1024]}, [
                 Bound(5.0)])]
 
 

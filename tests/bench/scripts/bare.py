@@ -5,21 +5,23 @@
 import json
 import sys
 import time
-from threading import Semaphore
+from threading import Event, Semaphore
 
 import paho.mqtt.client as mqtt
 
 job = json.loads(sys.argv[1])
 room = Semaphore(job["window"])
+connected = Event()
 sequence = 0
 
 
 def on_connect(client, userdata, flags, code, *rest):
     client.subscribe([(name, 1) for name in job["filters"]])
+    connected.set()
 
 
 def on_publish(client, userdata, mid, *rest):
-    if not job["every_s"]:
+    if job["backlog"] or not job["every_s"]:
         room.release()
 
 
@@ -41,12 +43,16 @@ client.max_inflight_messages_set(job["window"])
 client.on_connect = on_connect
 client.on_publish = on_publish
 client.on_message = on_message
-for number in range(job["backlog"]):
-    place = "first" if number == 0 else "last" if number == job["backlog"] - 1 else "between"
-    client.publish(f"{job['topic']}/{place}", payload(), 1, True)
+places = ["first", *["between"] * (job["backlog"] - 2), "last"] if job["backlog"] else []
+backlog = [(f"{job['topic']}/{place}", payload()) for place in places]
 client.connect(job["host"], job["port"], 60)
 client.loop_start()
-client.publish(job["presence"], json.dumps({"status": "Connected"}), 1, True)
+if not backlog:
+    client.publish(job["presence"], json.dumps({"status": "Connected"}), 1, True)
+elif connected.wait():
+    for topic, waited in backlog:  # not before: paho sends what it was given before CONNACK without any window
+        room.acquire()
+        client.publish(topic, waited, 1, True)
 
 due_at = report_at = time.monotonic()
 while True:
