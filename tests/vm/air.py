@@ -62,12 +62,14 @@ def stop_access_point(machine: Machine, name: str) -> None:
     machine.run(f"systemctl stop ap-{name}")
 
 
-def cut_access_point(machine: Machine, name: str) -> None:
-    """Take the access point off the air without a word, as a power cut does."""
-    machine.run(f"systemctl kill --signal=KILL ap-{name}\nip -n {name} link set wlan{ACCESS_POINTS[name]} down")
+def cut_access_point(machine: Machine, name: str) -> float:
+    """Take the access point off the air without a word, as a power cut does; return when (epoch, the guest's clock)."""
+    return float(machine.run(f"date +%s.%N\nsystemctl kill --signal=KILL ap-{name}\n"
+                             f"ip -n {name} link set wlan{ACCESS_POINTS[name]} down"))
 
 
-def join(machine: Machine, name: str, ssid: bytes, passphrase: str = PASSPHRASE, hidden: bool = False) -> None:
+def join(machine: Machine, name: str, ssid: bytes, passphrase: str = PASSPHRASE, hidden: bool = False,
+         priority: int = 0) -> None:
     """Have NetworkManager join this network by itself, now and whenever it can; the address is fixed."""
     number = ACCESS_POINTS[name]
     machine.run(f"""
@@ -79,6 +81,7 @@ cat > "$profile" <<'END'
 id={name}
 type=wifi
 interface-name=wlan0
+autoconnect-priority={priority}
 [wifi]
 ssid={"".join(f"{byte};" for byte in ssid)}
 hidden={str(hidden).lower()}
@@ -111,7 +114,8 @@ systemd-run --quiet --collect --unit=broker-{name} ip netns exec {name} mosquitt
 
 def heard(machine: Machine, name: str) -> list[Heard]:
     """Return every message that the broker behind this access point has passed on, in order."""
-    lines = (line.split(" ", 3) for line in machine.run(f"cat /run/{name}.heard").splitlines())
+    whole, _, _ = machine.run(f"cat /run/{name}.heard").rpartition("\n")  # the last line may be half written
+    lines = (line.split(" ", 3) for line in whole.splitlines())
     return [Heard(float(at), retain == "1", topic, bytes.fromhex(payload)) for at, retain, payload, topic in lines
             if topic not in ("started", "listening")]
 

@@ -1,0 +1,232 @@
+"""The package on a device whose Wi-Fi is lost in every way: what it does about it, when, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import pytest
+
+from tests.vm import air
+from tests.vm.device import ESSID, GRACE_S, PRESENCE, TOPIC, Device, at, install
+from tests.vm.machine import Machine
+from tests.vm.timetable import Timetable
+
+CONNECTED = "nmcli --terse --fields general.state device show wlan0 | grep -q ^GENERAL.STATE:100"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    install(machine, tmp_path_factory.mktemp("package"))
+    air.open_air(machine)
+
+
+@pytest.fixture
+def device(machine: Machine) -> Iterator[Device]:
+    """A device that NetworkManager has connected to its access point; iotd is yet to be started."""
+    air.start_access_point(machine, "fleet", ESSID.encode())
+    air.start_broker(machine, "fleet")
+    air.join(machine, "fleet", ESSID.encode(), priority=10)
+    machine.wait_until(CONNECTED)
+    yield Device(machine)
+    Device(machine).forget()
+    air.clear_air(machine)
+
+
+def delivered(device: Device, run: str) -> list[int]:
+    """Return the numbers of the messages of one run as they arrived, each once: QoS 1 may repeat one."""
+    return list(dict.fromkeys(body["n"] for _, body in device.heard(TOPIC) if body["run"] == run))
+
+
+def arrived(device: Device, run: str, number: int) -> float:
+    """Return when this message was at the broker."""
+    return device.wait_heard(TOPIC, lambda body: (body["run"], body["n"]) == (run, number))[0]
+
+
+def words(device: Device) -> list[str]:
+    return [body["status"] for _, body in device.heard(PRESENCE)]
+
+
+def run_of(device: Device, boot: int = 0) -> str:
+    return str(device.log(boot)[0]["run"])
+
+
+def test_a_healthy_device_tells_its_network_and_does_nothing(device: Device) -> None:
+    device.start(["reconnect", "reboot"])
+    _, body = device.wait_heard(TOPIC, lambda body: body["essid"] is not None)
+    bssid = device.machine.run("ip netns exec fleet cat /sys/class/net/wlan1/address").strip()
+    assert (body["essid"], body["bssid"], body["frequency"]) == (ESSID, bssid, air.FREQUENCY_MHZ)
+    assert -100 < body["rssi"] < 0
+    told = device.machine.run("iotd status")
+    assert f"wlan0: associated, ESSID {ESSID}" in told, told
+    assert device.steps() == {}
+
+
+def test_an_access_point_that_goes_and_comes_back(device: Device, timetable: Timetable) -> None:
+    """The ladder is climbed meanwhile, the will tells of it, and nothing measured is lost."""
+    ladder = ["reconnect", "radio-cycle", "restart-network"]
+    device.start(ladder)
+    run = run_of(device)
+    device.wait_heard(TOPIC, lambda body: body["n"] == 3)
+    cut_at = air.cut_access_point(device.machine, "fleet")
+    lost = device.wait_for("wifi.lost", cut_at)
+    device.wait_for("recovery.step", cut_at, action=ladder[-1])
+    steps = device.steps(cut_at)
+    will_at, _ = device.wait_heard(PRESENCE, lambda body: body["status"] == "Communication lost")
+    before = delivered(device, run)
+    assert list(steps) == ladder
+    for earlier, later in zip([at(lost), *steps.values()], steps.values()):
+        assert later - earlier >= GRACE_S - 0.1
+    back_at = float(device.machine.run("date +%s.%N"))
+    air.start_access_point(device.machine, "fleet", ESSID.encode())
+    restored = device.wait_for("wifi.restored", back_at)
+    connected = device.wait_for("session.connected", back_at)
+    last_waiting = len(before) + connected["waiting"]
+    delivered_at = arrived(device, run, last_waiting)
+    timetable.add("the access point is cut off, and comes back once every step was tried", cut_at, steps, will=will_at,
+                  wifi_lost=at(lost), mended=back_at, wifi_restored=at(restored), session_connected=at(connected),
+                  delivered=delivered_at)
+    _, hello = device.wait_heard(PRESENCE, lambda body: "outage" in body)
+    assert set(hello["outage"]["tried"]) == set(ladder)
+    assert hello["outage"]["waiting"] == connected["waiting"] > GRACE_S and hello["outage"]["dropped"] == 0
+    assert hello["boot"]["cause"] == "not asked for by iotd"
+    device.stop()
+    numbers = delivered(device, run)
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= last_waiting
+    assert device.retained(TOPIC)["n"] == numbers[-1]
+    assert words(device) == ["Connected", "Communication lost", "Connected", "Stopped"]
+
+
+@pytest.mark.parametrize("what, harm, step", [
+    ("NetworkManager has given the network up", "nmcli device disconnect wlan0", "reconnect"),
+    ("NetworkManager has let go of the interface", "nmcli device set wlan0 managed no", "radio-cycle"),
+    ("NetworkManager hangs and the link is down",
+     "systemctl kill --signal=STOP NetworkManager; ip link set wlan0 down", "restart-network"),
+])
+def test_each_step_mends_by_itself_what_it_is_for(device: Device, timetable: Timetable, what: str, harm: str, step: str
+                                                  ) -> None:
+    device.start([step])
+    device.wait_heard(TOPIC, lambda body: True)
+    since = float(device.machine.run(f"date +%s.%N\n{harm} >&2"))
+    lost = device.wait_for("wifi.lost", since)
+    restored = device.wait_for("wifi.restored", since)
+    assert set(restored["steps"]) == {step}
+    timetable.add(what, since, device.steps(since), wifi_lost=at(lost), wifi_restored=at(restored))
+
+
+def test_a_wrong_network_is_left_for_the_right_one(device: Device, timetable: Timetable) -> None:
+    machine = device.machine
+    device.start(["reconnect", "radio-cycle"])
+    device.wait_heard(TOPIC, lambda body: True)
+    air.start_access_point(machine, "guest", b"guest-ap")
+    air.cut_access_point(machine, "fleet")
+    air.join(machine, "guest", b"guest-ap")
+    machine.wait_until(f"{CONNECTED}; iw dev wlan0 link | grep -q guest-ap")
+    since = float(machine.run("date +%s.%N"))
+    lost = device.wait_for("wifi.lost")
+    step = device.wait_for("recovery.step", since)
+    assert f"associated with 'guest-ap', expected '{ESSID}'" in step["reason"]
+    back_at = float(machine.run("date +%s.%N"))
+    air.start_access_point(machine, "fleet", ESSID.encode())
+    restored = device.wait_for("wifi.restored", back_at)
+    connected = device.wait_for("session.connected", back_at)
+    timetable.add("wlan0 is in another network that NetworkManager knows; then the right one is there again", since,
+                  device.steps(since), mended=back_at, wifi_restored=at(restored), session_connected=at(connected))
+    assert lost["expected"] == [ESSID]
+
+
+def test_an_interface_that_comes_late_is_waited_for_and_one_that_goes_is_not(device: Device) -> None:
+    machine = device.machine
+    machine.run("iw dev wlan0 del")
+    device.start(["reconnect"])
+    lost = device.wait_for("wifi.lost")
+    held = device.wait_for("recovery.withheld")
+    assert lost["reason"] == "there is no interface wlan0"
+    assert held["reason"] == "there has been no wlan0 since iotd started"
+    machine.wait_until(f"[ $(date +%s) -gt {at(held) + 4 * GRACE_S:.0f} ]")
+    came_at = float(machine.run("date +%s.%N\niw phy phy0 interface add wlan0 type managed"))
+    device.wait_for("wifi.restored", came_at)
+    assert device.steps() == {}
+    device.wait_for("session.connected", came_at)
+    gone_at = float(machine.run("date +%s.%N\niw dev wlan0 del"))
+    step = device.wait_for("recovery.step", gone_at)
+    assert step["action"] == "reconnect" and "there is no interface wlan0" in step["reason"]
+    machine.run("iw phy phy0 interface add wlan0 type managed")
+    device.wait_for("wifi.restored", at(step))
+
+
+def test_an_access_point_gone_for_good_is_worth_one_reboot_and_a_wired_way_out_none(
+    device: Device, timetable: Timetable
+) -> None:
+    machine = device.machine
+    machine.run("""
+ip link add eth0 type veth peer name eth0 netns guest
+ip link set eth0 up
+ip -n guest link set eth0 up
+ip address add 10.0.9.2/24 dev eth0
+ip route add default via 10.0.9.1 dev eth0
+""")
+    device.start(["reconnect", "reboot"], max_per_day=1, min_uptime="1s")
+    first_run = run_of(device)
+    device.wait_heard(TOPIC, lambda body: body["n"] == 3)
+    cut_at = air.cut_access_point(machine, "fleet")
+    device.wait_for("recovery.withheld", cut_at, action="reboot", reason="another interface has a default route")
+    device.wait_heard(PRESENCE, lambda body: body["status"] == "Communication lost")
+    retried = 2 * GRACE_S + at(device.wait_for("recovery.step", cut_at, action="reconnect"))
+    device.wait_for("recovery.step", retried, action="reconnect")  # the ladder from below, since the reboot must wait
+    before = delivered(device, first_run)
+    assert "reboot" not in device.steps()
+
+    unplugged_at = float(machine.run("date +%s.%N\nip link del eth0"))
+    boot_id = machine.wait_for_boot(300)
+    [reboot_at] = [when for step, when in device.steps(unplugged_at, boot=-1).items() if step == "reboot"]
+    timetable.add("the access point is gone for good and no other way out is left", unplugged_at,
+                  {"reboot": reboot_at})
+    assert [entry["reason"] for entry in device.log(-1) if entry["event"] == "daemon.stopped"] == ["asked"]
+    device.wait_for("recovery.withheld", reason="there has been no wlan0 since iotd started")
+    air.open_air(machine)
+    device.wait_for("recovery.withheld", action="reboot", reason="the budget of 1 reboots a day is used up")
+
+    air.start_broker(machine, "fleet")
+    back_at = float(machine.run("date +%s.%N"))
+    air.start_access_point(machine, "fleet", ESSID.encode())
+    connected = device.wait_for("session.connected", back_at)
+    _, hello = device.wait_heard(PRESENCE, lambda body: body["status"] == "Connected")
+    assert hello["boot"]["id"] == boot_id and hello["boot"]["cause"].startswith("iotd: wlan0 is not associated")
+    assert hello["outage"]["tried"]["reboot"] == 1 and hello["outage"]["dropped"] == 0
+    assert hello["outage"]["waiting"] == connected["waiting"]
+    assert hello["outage"]["for_s"] > back_at - cut_at - 30
+    second_run = run_of(device)
+    device.wait_heard(TOPIC, lambda body: body["run"] == second_run)
+    rest = delivered(device, first_run)
+    assert before + rest == list(range(1, len(before + rest) + 1)) and rest
+    later = delivered(device, second_run)
+    assert later == list(range(1, len(later) + 1))
+    arrival: list[str] = list(dict.fromkeys(body["run"] for _, body in device.heard(TOPIC)))
+    assert arrival == [first_run, second_run]
+
+
+def test_without_networkmanager_wpa_supplicant_is_told(device: Device, timetable: Timetable) -> None:
+    machine = device.machine
+    machine.run(f"""
+systemctl stop NetworkManager wpa_supplicant
+cat > /etc/wpa_supplicant/wpa_supplicant-wlan0.conf <<'END'
+ctrl_interface=DIR=/run/wpa_supplicant
+network={{
+    ssid="{ESSID}"
+    psk="{air.PASSPHRASE}"
+}}
+END
+systemctl start wpa_supplicant@wlan0
+ip address replace 10.0.1.2/24 dev wlan0
+""")
+    try:
+        device.start(["reconnect"])
+        device.wait_heard(TOPIC, lambda body: True)
+        since = float(machine.run("date +%s.%N\nwpa_cli -i wlan0 disconnect >&2"))
+        lost = device.wait_for("wifi.lost", since)
+        restored = device.wait_for("wifi.restored", since)
+        assert set(restored["steps"]) == {"reconnect"}
+        timetable.add("wpa_supplicant, without NetworkManager, has given the network up", since, device.steps(since),
+                      wifi_lost=at(lost), wifi_restored=at(restored))
+    finally:
+        machine.run("systemctl stop wpa_supplicant@wlan0\nsystemctl start NetworkManager")
