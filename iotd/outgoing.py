@@ -35,6 +35,7 @@ class Outgoing:
         self._transient: dict[int, str] = {}
         self._acknowledged: list[int] = []
         self._again_at: float | None = None
+        self._reopened = spool.reopened
         self._up = False
 
     @property
@@ -94,6 +95,9 @@ class Outgoing:
         if not self._up:
             return
         self._outbox, resting = outbox.resting(self._outbox, now)
+        if self._reopened != self._spool.reopened:  # a store came back, with messages behind the cursor
+            self._reopened = self._spool.reopened
+            self._outbox = replace(self._outbox, cursor=0)
         while self._outbox.cursor < self._spool.last_id:
             room = outbox.room(self._outbox)
             rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []

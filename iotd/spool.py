@@ -27,9 +27,11 @@ RETRY_S = 60.0  # before a store that failed is tried again
 REPORT_S = 600.0  # what is dropped is reported at once, then counted for so long
 AGES_S = 600.0  # between two looks for what is too old, or a sixtieth of the age where that is less
 ROW_BYTES = 100  # what a row costs beside topic and payload, nearly
+GAP = 1 << 40  # ids left free for a store that could not be opened
 MEMORY = ":memory:"  # where messages are kept while no file can be written
 HELD_BYTES = 8 << 20  # the most that is kept there
 
+SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
   id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
@@ -58,13 +60,14 @@ class Store:
             raise
 
     def _prepare(self, durable: bool) -> None:
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        # A write-ahead log survives the death of this process even unsynced, and needs one fsync where it is synced.
-        self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         self._db.execute("PRAGMA cache_size = -256")
         self._db.execute("PRAGMA journal_size_limit = 1048576")
-        self._db.executescript(_SCHEMA)
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # A write-ahead log survives the death of this process even unsynced, and needs one fsync where it is synced.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         self._recount()
 
     def add(self, row: Row) -> None:
@@ -136,7 +139,7 @@ class Store:
 
     def probe(self) -> None:
         """Write something that changes nothing."""
-        self._db.execute("PRAGMA user_version = 0")
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def delete_ids(self, ids: Sequence[int]) -> set[int]:
         """Delete the messages with these ids; return the ids of those that were here."""
@@ -155,6 +158,22 @@ class Store:
     def last(self) -> int:
         """Return the highest id."""
         return int(self._db.execute("SELECT ifnull(max(id), 0) FROM message").fetchone()[0])
+
+    def renumber_below(self, first: int) -> None:
+        """Let every id be smaller than `first`, in the same order, where one is not.
+
+        A store that could not be opened when this run began comes back with ids that the run may have given again.
+        """
+        if self.last() >= first:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("UPDATE message SET id = -rank FROM (SELECT id AS old, row_number() OVER"
+                                 " (ORDER BY id DESC) AS rank FROM message) WHERE id = old AND id >= 0")
+                self._db.execute("UPDATE message SET id = id + ?", (first,))
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file; its write-ahead log is folded in."""
@@ -181,11 +200,15 @@ class Spool:
         self._failures: dict[str, str] = {}
         self._paths = {str(state / "spool.db"): True, str(runtime / "spool.db"): False}
         self._stores: tuple[Store, ...] = tuple([])
+        self.reopened = 0  # how often a store came back, with messages that nobody has seen yet
+        self._first = 1
         self._reopen()
         self._last = self.last_id = max((self._guard(store, 0, store.last) for store in self._stores), default=0)
+        if len(self._stores) < len(self._paths):
+            self._last += GAP
+        self._first = self._last + 1
         for store in self._stores:
-            for topic, number in self._guard(store, {}, store.newest).items():
-                self.newest[topic] = max(number, self.newest.get(topic, 0))
+            self._take_in(store)
 
     @property
     def count(self) -> int:
@@ -394,6 +417,15 @@ class Spool:
                 self._begin_anew(path)
         else:
             self._stores = (store, *self._stores) if durable else (*self._stores, store)
+            if self._first > 1:
+                self._guard(store, None, store.renumber_below, self._first)
+                self._take_in(store)
+                self.reopened += 1
+
+    def _take_in(self, store: Store) -> None:
+        """Let what an opened store holds count among the newest of its topics."""
+        for topic, number in self._guard(store, {}, store.newest).items():
+            self.newest[topic] = max(number, self.newest.get(topic, 0))
 
     def _hold(self, row: Row) -> None:
         """Keep the message in memory, where no file takes it."""

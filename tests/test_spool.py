@@ -21,7 +21,7 @@ import pytest
 from iotd import log
 from iotd.model import Message
 from iotd.settings import Spool as Bounds
-from iotd.spool import AGES_S, RETRY_S, SETTLE_S, Spool
+from iotd.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool
 
 ROOT = Path(__file__).parent.parent
 DAY_S = 86400.0
@@ -280,16 +280,16 @@ def test_a_directory_in_the_place_of_the_file_costs_nothing_but_durability(place
     blocked = place.state / "spool.db"
     blocked.mkdir()
     spool = place.spool(bounds)
-    put(spool, "a", "b")
+    made = put(spool, "a", "b")
     spool.settle(10.0, None)
-    assert (ids(spool), place.stored(place.runtime)) == ([1, 2], [1, 2])
+    assert (ids(spool), place.stored(place.runtime)) == (made, made)
     assert len(place.entries("spool.failed")) == len(spool.failures) == 1
 
     blocked.rmdir()
     spool.settle(11.0, None)
-    assert place.stored(place.runtime) == [1, 2]
+    assert place.stored(place.runtime) == made
     spool.settle(10.0 + RETRY_S, None)
-    assert (place.stored(place.state), place.stored(place.runtime)) == ([1, 2], [])
+    assert (place.stored(place.state), place.stored(place.runtime)) == (made, [])
     assert spool.failures == [] and len(place.entries("spool.restored")) == 1
 
 
@@ -304,6 +304,27 @@ def test_a_disk_that_is_well_again_is_found_so_though_nothing_waits(place: Place
     assert spool.failures == [] and spool.settle_at() is None
 
 
+@pytest.mark.parametrize("last", [4, 3 * GAP], ids=["below", "above"])
+def test_a_store_that_comes_back_loses_nothing_and_stands_before_what_was_made_meanwhile(
+    place: Place, last: int
+) -> None:
+    """The disk was not there when this run began, so its ids may be the ones that this run has given."""
+    before = place.spool()
+    before._last = last - 4
+    put(before, *["old"] * 4)
+    before.settle(10.0, None)
+    before.close(10.0, None)
+    away = place.state.rename(place.state.with_name("away"))
+    spool = place.spool(now=11.0)
+    made = put(spool, *["new"] * 4, now=11.0)
+    away.rename(place.state)
+    assert spool.reopened == 0
+    spool.settle(11.0 + RETRY_S, None)
+    found = spool.fetch(0, 100)
+    assert [row.topic for row in found] == ["old"] * 4 + ["new"] * 4
+    assert [row.id for row in found[4:]] == made and spool.reopened == 1
+
+
 def test_where_no_file_can_be_written_messages_are_kept_in_memory_up_to_a_bound(tmp_path: Path) -> None:
     """A path below a regular file cannot be written by root either."""
     place = Place(tmp_path)
@@ -314,7 +335,7 @@ def test_where_no_file_can_be_written_messages_are_kept_in_memory_up_to_a_bound(
     put(spool, "a", "a", size=100)
     put(spool, *["a"] * 9, size=1 << 20)
     spool.settle(10.0, None)
-    assert ids(spool) == list(range(5, 12)) and spool.dropped["a"] == 4
+    assert ids(spool) == list(range(GAP + 5, GAP + 12)) and spool.dropped["a"] == 4
     assert len(place.entries("spool.failed")) == 2
     spool.close(20.0, None)
     assert sum(entry["count"] for entry in place.entries("spool.dropped")) == 11
@@ -324,12 +345,12 @@ def test_what_memory_holds_moves_to_the_disk_once_that_can_be_written(place: Pla
     shutil.rmtree(place.state)
     shutil.rmtree(place.runtime)
     spool = place.spool()
-    put(spool, "a")
+    made = put(spool, "a")
     place.state.mkdir()
     spool.settle(RETRY_S, None)
-    assert place.stored(place.state) == [1]
-    put(spool, "a")
-    assert place.stored(place.state) == [1, 2], "a file, where there is one, before memory"
+    assert place.stored(place.state) == made
+    made += put(spool, "a")
+    assert place.stored(place.state) == made, "a file, where there is one, before memory"
 
 
 @pytest.fixture
