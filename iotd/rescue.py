@@ -60,14 +60,19 @@ class Legacy:
 
 
 class Rescue:
-    """Watches one interface. `wall` gives the wall clock, None while nobody has set it."""
+    """Watches one interface.
 
-    def __init__(self, places: Places, boot_id: str, wall: Callable[[], float | None]) -> None:
+    `wall` gives the wall clock, None while nobody has set it; `way_out` tells whether another interface leads out.
+    """
+
+    def __init__(self, places: Places, boot_id: str, wall: Callable[[], float | None],
+                 way_out: Callable[[str], bool] = routes.other_default_route) -> None:
         self._requests = places.runtime / "recover"
         self._budget_file = places.state / "reboots.json"
         self._legacy_file = places.state / "last_reboot.json"
         self._boot_id = boot_id
         self._wall = wall
+        self._way_out = way_out
         self._settings: Wifi | None = None
         self._state = recovery.initial()
         self._budget = budget.read(self._budget_file)
@@ -169,7 +174,7 @@ class Rescue:
         calm = recovery.is_right(settings, reading) and self._budget == recovery.Budget()
         return recovery.Circumstances(
             mqtt_connected=mqtt_connected, boot_id=self._boot_id, uptime_s=host.uptime_s(),
-            other_default_route=not calm and routes.other_default_route(reading.interface),
+            other_default_route=not calm and self._way_out(reading.interface),
             wall_s=None if calm else self._wall(), budget=self._budget)
 
     def _inherited(self) -> Legacy | None:

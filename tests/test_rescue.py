@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 
-from iotd import log, routes
+from iotd import log
 from iotd.places import Places
 from iotd.reading import Reading
 from iotd.recovery import Step
@@ -23,6 +24,7 @@ OFF = Reading(INTERFACE, "disconnected", reason="off")
 LADDER = Wifi(INTERFACE, ("fleet-ap",), 10, 10, ("reconnect", "radio-cycle"), RebootBudget(3, 1))
 OUTAGE = Outage("silence", 100.0, {}, 2)
 REBOOT = Step("reboot", "off for long")
+REBOOT_ONLY = replace(LADDER, recover=("reboot",))
 
 
 @pytest.fixture
@@ -45,8 +47,8 @@ def events(said: io.StringIO) -> list[tuple[str, Any]]:
     return [(entry["event"], entry.get("action")) for entry in entries]
 
 
-def started(places: Places, boot: str = "first", settings: Wifi = LADDER) -> Rescue:
-    rescue = Rescue(places, boot, lambda: None)
+def started(places: Places, boot: str = "first", settings: Wifi = LADDER, way_out: bool = False) -> Rescue:
+    rescue = Rescue(places, boot, lambda: None, lambda interface: way_out)
     rescue.apply(settings)
     return rescue
 
@@ -95,11 +97,29 @@ def test_what_was_mended_before_the_line_was_lost_belongs_to_no_outage(places: P
     assert rescue.whole(OUTAGE) == OUTAGE
 
 
-def test_a_wrong_network_is_no_reason_to_forget_another_way_out(places: Places) -> None:
-    """A whole budget and an association together once passed for calm; on a host with another way out it shows."""
-    rescue = started(places, settings=Wifi(INTERFACE, ("fleet-ap",), 10, 10, ("reboot",), RebootBudget(3, 1)))
-    rescue.take(GUEST, False, 0.0)
-    assert (rescue.take(GUEST, False, 10.0) is None) == routes.other_default_route(INTERFACE)
+def test_a_reboot_is_in_the_budget_on_disk_before_it_is_handed_out(places: Places) -> None:
+    rescue = started(places, settings=REBOOT_ONLY)
+    assert rescue.take(OFF, False, 0.0) is None
+    assert rescue.take(OFF, False, 10.0) == Step("reboot", "off; wrong for 10 s")
+    [reboot] = json.loads((places.state / "reboots.json").read_text())["reboots"]
+    assert reboot["boot_id"] == "first"
+    assert not (places.runtime / "recover").exists(), "the goodbye comes first"
+
+
+def test_without_room_for_the_budget_there_is_no_reboot(places: Places, said: io.StringIO) -> None:
+    (places.state / ".reboots.json.new").mkdir()
+    rescue = started(places, settings=REBOOT_ONLY)
+    assert [rescue.take(OFF, False, look * 10.0) for look in range(3)] == [None] * 3
+    assert events(said) == [("wifi.lost", None), ("recovery.failed", "reboot")]
+
+
+@pytest.mark.parametrize("reading", [OFF, GUEST])
+def test_another_way_out_withholds_the_reboot_whatever_the_look_finds(places: Places, said: io.StringIO,
+                                                                      reading: Reading) -> None:
+    """A whole budget and an association elsewhere once passed for calm, and nobody looked for another way out."""
+    rescue = started(places, settings=REBOOT_ONLY, way_out=True)
+    assert [rescue.take(reading, False, look * 10.0) for look in range(3)] == [None] * 3
+    assert events(said) == [("wifi.lost", None), ("recovery.withheld", "reboot")]
 
 
 def test_a_boot_tells_the_reboot_that_it_came_of_and_the_outage_before_it(places: Places) -> None:
@@ -150,6 +170,8 @@ def test_a_reboot_that_has_not_come_is_no_cause_of_the_boot_that_asked_for_it(pl
                                                           "dropped": 0}}),
     json.dumps({"asked_in": "a", "reason": "", "outage": {"reason": "", "for_s": 1, "tried": {}, "dropped": 0},
                 "more": 1}),
+    json.dumps({"asked_in": "a", "reason": "", "outage": {"reason": "", "for_s": 1, "tried": {}, "dropped": 0},
+                "told": 7}),
 ])
 def test_a_story_that_a_power_cut_has_spoiled_is_no_story(places: Places, text: str) -> None:
     (places.state / "last_reboot.json").write_text(text)
