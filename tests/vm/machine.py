@@ -103,18 +103,25 @@ class Machine:
         self.boot_id = ""
 
     def __enter__(self) -> Machine:
-        self.wait_for_boot()
+        try:
+            self.wait_for_boot()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._qemu.kill()
         self._qemu.wait()
         self._port.close()
         self._monitor.close()
         shutil.rmtree(self._directory)
 
-    def run(self, script: str, limit_s: float = 60.0) -> str:
+    def run(self, script: str, limit_s: float = 120.0) -> str:
         """Run a shell script (`sh -eu`) as root and return its stdout; raises MachineError where it fails."""
         self._requests += 1
         self._port.sendall(json.dumps({"id": self._requests, "script": script}).encode() + b"\n")
@@ -123,14 +130,14 @@ class Machine:
             raise MachineError(f"exit status {answer['status']} from {script!r}: {answer['stderr']}{answer['stdout']}")
         return str(answer["stdout"])
 
-    def wait_until(self, script: str, limit_s: float = 60.0) -> None:
+    def wait_until(self, script: str, limit_s: float = 120.0) -> None:
         """Run a shell script again and again until it succeeds; raises MachineError at the limit."""
         try:
             self.run(f"until ( {script}\n) >/dev/null 2>&1; do sleep 0.2; done", limit_s)
         except MachineError as error:
             raise MachineError(f"not so within {limit_s:g} s: {script}") from error
 
-    def wait_for_boot(self, limit_s: float = 180.0) -> str:
+    def wait_for_boot(self, limit_s: float = 400.0) -> str:
         """Wait until the guest comes up, or comes up again, and return the id of that boot."""
         hello = self._receive(limit_s, lambda body: body.get("boot_id", self.boot_id) != self.boot_id, "a boot")
         self.boot_id = str(hello["boot_id"])
@@ -177,7 +184,8 @@ class Machine:
 
     def _command(self) -> list[str]:
         here, disk = self._directory, self._base
-        return ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
+        return ["setpriv", "--pdeath-signal", "KILL",  # should the tests be killed, so is the machine
+                "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
                 "-m", "1024", "-display", "none", "-nic", "none", "-serial", f"file:{here}/console",
                 "-monitor", f"unix:{here}/monitor,server=on,wait=off",
                 "-kernel", f"{disk}/kernel", "-initrd", f"{disk}/initrd",

@@ -177,7 +177,7 @@ ip route add default via 10.0.9.1 dev eth0
     assert "reboot" not in device.steps()
 
     unplugged_at = float(machine.run("date +%s.%N\nip link del eth0"))
-    boot_id = machine.wait_for_boot(300)
+    boot_id = machine.wait_for_boot()
     [reboot_at] = [when for step, when in device.steps(unplugged_at, boot=-1).items() if step == "reboot"]
     timetable.add("the access point is gone for good and no other way out is left", unplugged_at,
                   {"reboot": reboot_at})
