@@ -147,3 +147,12 @@ def test_a_shadow_without_orders_hears_nothing(tmp_path: Path) -> None:
     assert not device.ears.heard("other", {"fan": 1}, 1.0) and device.started == []
     assert device.ears.reported("other") == {} and device.ears.failures("other") == []
     assert not device.ears.performed(Performed("gone", "fan", ""), 2.0)
+
+
+def test_a_command_that_runs_over_a_reload_comes_to_its_end(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.ears.heard("s", {"fan": 1}, 1.0)
+    device.ears.follow(settings(**ACTIONS), 2.0)
+    assert device.ears.failures("s") == []
+    assert device.ears.performed(Performed("s", "fan", ""), 3.0)
+    assert device.ears.reported("s")["fan"] == 1
