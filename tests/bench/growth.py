@@ -52,7 +52,7 @@ def _starts(ground: Ground, counts: Sequence[int], sections: Sections) -> list[F
             with ground.start(IOTD, job, **sections(job, count)) as contender:
                 first[f"{count:,}"].append(1000 * (published()[0] - contender.started_at))
                 ready[f"{count:,}"].append(1000 * (contender.ready_at() - contender.started_at))
-    return [Figure("from exec to READY", "ms", ready), Figure("from exec to the first publish", "ms", first)]
+    return [Figure("exec to READY", "ms", ready), Figure("exec to the first publish", "ms", first)]
 
 
 def _running(ground: Ground, counts: Sequence[int], sections: Sections) -> list[Figure]:

@@ -45,8 +45,8 @@ def start(ground: Ground, extent: Extent) -> list[Figure]:
                 spent[name].append(1000 * cost.cpu_s(contender.pid))
                 if name == IOTD:
                     ready[name].append(1000 * (contender.ready_at() - contender.started_at))
-    return [Figure("from exec to READY", "ms", ready),
-            Figure("from exec to the first acknowledged publish", "ms", first, [Bound(1.3, BARE, why=(
+    return [Figure("exec to READY", "ms", ready),
+            Figure("exec to the first acknowledged publish", "ms", first, [Bound(1.3, BARE, why=(
                 "the interpreter, paho and TLS are the same in both; on top come YAML, SQLite, the modules of iotd, "
                 "the validation of the configuration and a look into the certificates"))]),
             Figure("CPU until then", "ms", spent)]

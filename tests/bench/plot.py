@@ -11,11 +11,12 @@ from tests.bench.figures import Figure
 _WIDTH = 760
 _STYLE = """\
   <style>
-    text { font: 13px sans-serif; fill: #1f2328 } .page { fill: #ffffff } .small { font-size: 11px }
+    text { font: 13px sans-serif; fill: #1f2328; stroke: #ffffff; stroke-width: 3; paint-order: stroke }
+    .small { font-size: 11px } .page { fill: #ffffff }
     .axis { stroke: #8c959f; fill: none } .limit { stroke: #cf222e; stroke-width: 2; stroke-dasharray: 4 3 }
     .c0 { fill: #0969da } .c1 { fill: #8c959f } .c2 { fill: #bf8700 } .c3 { fill: #8250df }
     @media (prefers-color-scheme: dark) {
-      text { fill: #e6edf3 } .page { fill: #0d1117 } .limit { stroke: #ff7b72 }
+      text { fill: #e6edf3; stroke: #0d1117 } .page { fill: #0d1117 } .limit { stroke: #ff7b72 }
       .c0 { fill: #4493f8 } .c2 { fill: #d29922 } .c3 { fill: #ab7df8 }
     }
   </style>"""
@@ -23,11 +24,13 @@ _STYLE = """\
 
 def ratios(figures: Sequence[Figure], columns: Sequence[str], base: str, most: float = 2.5) -> str:
     """Return bars of each figure as a multiple of that of `base`, cut at `most`, with a line at its bound."""
-    left, bar, gap = 250.0, 13.0, 16.0
+    left, bar, gap = 275.0, 13.0, 16.0
     scale = (_WIDTH - left - 90) / most
-    parts, y = [], 40.0
+    parts: list[str] = []
+    values: list[str] = []
+    y = 40.0
     for column, name in enumerate(columns):
-        parts += [_rect(left + 120 * column, 12, 11, 11, column), _text(left + 120 * column + 16, 22, name)]
+        parts += [_rect(left + 110 * column, 12, 11, 11, column), _text(left + 110 * column + 16, 22, name)]
     for figure in figures:
         names = [name for name in columns if figure.samples.get(name)]
         parts.append(_text(left - 10, y + bar * len(names) / 2 + 4, figure.name, "end"))
@@ -35,13 +38,14 @@ def ratios(figures: Sequence[Figure], columns: Sequence[str], base: str, most: f
         for name in names:
             ratio = figure.median(name) / figure.median(base)
             width = scale * min(ratio, most)
-            parts += [_rect(left, y, width, bar - 2, columns.index(name)),
-                      _text(left + width + 5, y + bar - 3, f"{ratio:.2f}" + (" →" if ratio > most else ""), small=True)]
+            parts.append(_rect(left, y, width, bar - 2, columns.index(name)))
+            values.append(_text(left + width + 5, y + bar - 3, f"{ratio:.2f}" + (" →" if ratio > most else ""),
+                                small=True))
             y += bar
         parts += [_line("limit", left + scale * bound.limit, top - 3, left + scale * bound.limit, y + 1)
                   for bound in figure.bounds if bound.against == base]
         y += gap
-    parts += [_line("axis", left, 34, left, y - 8),
+    parts += [*values, _line("axis", left, 34, left, y - 8),
               _text(left, y + 8, f"× {base}; the dashed line is the bound", small=True)]
     return _page(y + 22, parts)
 
