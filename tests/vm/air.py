@@ -107,7 +107,7 @@ printf 'listener 1883 0.0.0.0\\nallow_anonymous true\\n' > /run/broker-{name}.co
 systemd-run --quiet --collect --unit=broker-{name} ip netns exec {name} mosquitto -c /run/broker-{name}.conf
 """)
     machine.wait_until(f"ip netns exec {name} mosquitto_pub -t started -n")
-    machine.run(f"systemd-run --quiet --collect --unit=listener-{name} -p StandardOutput=file:/run/{name}.heard "
+    machine.run(f"systemd-run --quiet --collect --unit=listener-{name} -p StandardOutput=truncate:/run/{name}.heard "
                 f"ip netns exec {name} mosquitto_sub -t '#' -F '%U %r %x %t'")
     machine.wait_until(f"ip netns exec {name} mosquitto_pub -t listening -n; grep -q listening /run/{name}.heard")
 

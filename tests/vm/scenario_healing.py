@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Iterator
 
 import pytest
@@ -43,7 +44,8 @@ def arrived(device: Device, run: str, number: int) -> float:
 
 
 def words(device: Device) -> list[str]:
-    return [body["status"] for _, body in device.heard(PRESENCE)]
+    """Return what stood on the presence topic, one after the other; Connected may be said twice, after a late will."""
+    return [word for word, _ in groupby(body["status"] for _, body in device.heard(PRESENCE))]
 
 
 def run_of(device: Device, boot: int = 0) -> str:
