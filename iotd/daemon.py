@@ -19,7 +19,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
@@ -113,6 +113,7 @@ class Daemon:
         self._suspicion = denial.Suspicion()
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
         self._unanswered: dict[str, None] = {}
+        self._calm_at = 0.0  # when the next step may follow, where they go with care
         self._goodbye: tuple[str, float] | None = None  # the word that is being said, and until when it may take
         self._after_goodbye = ""
 
@@ -171,10 +172,10 @@ class Daemon:
 
     def _next_due(self) -> float | None:
         """Return when the loop has something to do that no event announces."""
-        times = [self._beat_at, self._attempts.dial_at, self._outgoing.next_due(),
-                 self._goodbye[1] if self._goodbye else None]
+        times = [self._beat_at, self._attempts.dial_at, self._goodbye[1] if self._goodbye else None]
         if not self._leaving():
-            times += [self._voice.next_due(), self._standing.again_at if self._up else None]
+            times += [self._outgoing.next_due(), self._voice.next_due(), self._standing.again_at if self._up else None,
+                      self._calm_at if self._up and not self._unanswered and not self._voice.is_open else None]
         return min((at for at in times if at is not None), default=None)
 
     def _keep(self, now: float) -> None:
@@ -186,6 +187,8 @@ class Daemon:
         if not self._leaving():
             self._outgoing.make_due(self._values, now)
             self._voice.keep(now)
+            if self._up:
+                self._open_further(now)
             if self._up and self._standing.again_at is not None and now >= self._standing.again_at:
                 self._say(presence.CONNECTED, UNTRACKED, now, **self._story)
             if not self._steps and not (self._suspicion.careful and self._pending()):
@@ -242,10 +245,14 @@ class Daemon:
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
         self._tell_story(now)
-        self._subscriptions, plan = subscription.opened(self._subscriptions, event.session_present)
+        wanted = replace(self._subscriptions, wanted=self._wanted())
+        self._subscriptions, plan = subscription.opened(wanted, event.session_present)
         self._write_held()
-        self._steps = deque(self._opening(plan, now))
-        self._open_further()
+        # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
+        self._say(presence.CONNECTED, HELLO, now, **self._story)
+        self._steps = deque(self._opening(plan))
+        self._calm_at = now + denial.QUIET_S
+        self._open_further(now)
         self._beat(now)
         self._beat_at = now + SETTLED_S
 
@@ -268,30 +275,24 @@ class Daemon:
         self._fell = None
         self._rescue.told()
 
-    def _opening(self, plan: subscription.Plan, now: float) -> Iterable[tuple[list[str], Callable[[], None]]]:
+    def _opening(self, plan: subscription.Plan) -> Iterable[tuple[list[str], Callable[[], None]]]:
         """Return the steps that open a line, each with the actions that the broker has to answer.
 
-        While an action is suspected of ending the line they go one by one, and one that is known to do so is left out.
+        While an action is suspected of ending the line they go one by one.
         """
-        resting = self._suspicion.resting
-        hello = f"publish to {self.settings.presence.topic}"
-        if hello in resting:
-            self._end_outage()  # nobody will acknowledge its report
-        else:
-            yield [hello], lambda: self._say(presence.CONNECTED, HELLO, now, **self._story)
-        allowed = [pair for pair in plan.subscribe if f"subscription to {pair[0]}" not in resting]
-        for pairs in ([[pair] for pair in allowed] if self._suspicion.careful else [allowed]):
+        for pairs in ([[pair] for pair in plan.subscribe] if self._suspicion.careful else [plan.subscribe]):
             yield [f"subscription to {name}" for name, _ in pairs], partial(self._session.subscribe, self._line, pairs)
         yield [], partial(self._session.unsubscribe, self._line, plan.unsubscribe)
 
-    def _open_further(self) -> None:
+    def _open_further(self, now: float) -> None:
         """Take the next steps of opening the line: all at once, or with care only once all is answered."""
-        while self._steps and not (self._suspicion.careful and self._unanswered):
+        careful = self._suspicion.careful
+        while self._steps and not (careful and (self._unanswered or now < self._calm_at)):
             actions, step = self._steps.popleft()
             self._unanswered.update(dict.fromkeys(actions))
             step()
-        if not self._steps:
-            self._open_shadows(time.monotonic())
+        if not self._steps and not (careful and (self._unanswered or now < self._calm_at)):
+            self._open_shadows(now)
 
     def _on_subscribed(self, event: Subscribed, now: float) -> None:
         if event.line != self._line:
@@ -304,7 +305,8 @@ class Daemon:
                             filter=name, code=code)
             self._unanswered.pop(f"subscription to {name}", None)
         self._write_held()
-        self._open_further()
+        self._calm_at = now + denial.QUIET_S
+        self._open_further(now)
 
     def _open_shadows(self, now: float) -> None:
         """Begin the conversation with the shadows as soon as the broker has answered for all of their filters."""
@@ -318,8 +320,6 @@ class Daemon:
             self._session.hang_up(self._line)
         elif event.token == HELLO:
             self._end_outage()
-            self._unanswered.pop(f"publish to {self.settings.presence.topic}", None)
-            self._open_further()
         elif event.token != UNTRACKED:
             self._outgoing.acknowledged(event.token)
 
@@ -486,7 +486,8 @@ class Daemon:
         wanted = {entry.filter: entry.qos for entry in settings.subscribe}
         wanted.setdefault(settings.presence.topic, settings.presence.qos)
         wanted.update({name: 1 for name in self._voice.filters})
-        return wanted
+        return {name: qos for name, qos in wanted.items()
+                if f"subscription to {name}" not in self._suspicion.resting}
 
     def _on_reading(self, reading: Reading, now: float) -> None:
         reboot = self._rescue.take(reading, self._up, now)

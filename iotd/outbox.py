@@ -4,9 +4,11 @@ The rules, under AWS limits: at most 100 unacknowledged, fewer than 100 publishe
 retained publish a second for a topic. Of a topic's retained messages only the newest carries RETAIN: while a backlog
 drains the retained slot must not move backwards, nor be written more often than the broker takes it.
 
-A message that brings the line down is found by sending alone what was in flight when it fell: whichever is alone in
-flight when the broker closes the line again is the cause, and is set aside the second time. A topic whose messages
-do so three times in a row is one that the broker denies to this device; it rests for an hour.
+A message that brings the line down is found by trial. After two lines that the broker ended over something in flight,
+every other one is careful: it is left quiet for five seconds, then messages go out one at a time. The one over which
+the broker ends that line has a strike, and with the second it is set aside. So a bad line alone, which falls at any
+moment, accuses nobody, and the lines between the careful ones go on delivering. A topic with three strikes in a row is
+one that the broker denies to this device; it rests for an hour, and what was set aside of it waits again.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from iotd.model import Entry, Message
 MAX_PAYLOAD_BYTES = 131_072  # AWS IoT Core; a broker of one's own has its own limit
 
 BLAME_S = 5.0  # a broker that closes the line over a message does so at once
-DROPS_OF_A_MESSAGE = 2
-DROPS_OF_A_TOPIC = 3
+QUIET_S = 5.0  # before a message is tried alone, so that a line that falls by itself is not its fault
+CARE_S = 30.0  # for so long a careful line sends one at a time
+FALLS_BEFORE_CARE = 2
+STRIKES_OF_A_MESSAGE = 2
+STRIKES_OF_A_TOPIC = 3
 DENIED_S = 3600.0
 
 
@@ -58,7 +63,9 @@ class Limits:
 
 UNLIMITED = Limits()
 # 100 publishes a second are shared with what is received and with shadow requests, and the surplus is discarded.
-AWS = Limits(per_second=70.0, burst=20.0, bytes_per_second=280_000.0, bytes_burst=90_000.0, retained_pause_s=1.0)
+# Unacknowledged publishes are shared too: Connected and ten shadow requests come beside these.
+AWS = Limits(window=85, per_second=70.0, burst=20.0, bytes_per_second=280_000.0, bytes_burst=90_000.0,
+             retained_pause_s=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +78,11 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """What is in flight, the budgets left as of `counted_at`, and who is under suspicion.
+    """What is in flight, the budgets left as of `counted_at`, and what is suspected.
 
-    `suspects`: id to how often the line fell while it alone was in flight. `drops`: the same of each topic, in a row.
-    `denied`: topic to when it may be tried again.
+    `falls`: lines in a row that the broker ended over something in flight. `careful`: nothing goes out on this line for
+    QUIET_S from `quiet_from`, then one at a time; `trial` is the message that is alone in flight. `strikes` count for
+    each message, `drops` for each topic in a row. `denied`: topic to when it may be tried again.
     """
 
     limits: Limits = UNLIMITED
@@ -84,15 +92,27 @@ class Outbox:
     bytes_left: float = 0.0
     counted_at: float = 0.0
     retained_at: Mapping[str, float] = field(default_factory=dict)
-    suspects: Mapping[int, int] = field(default_factory=dict)
+    falls: int = 0
+    careful: bool = False
+    quiet_from: float | None = None
+    trial: int | None = None
+    strikes: Mapping[int, int] = field(default_factory=dict)
     drops: Mapping[str, int] = field(default_factory=dict)
     denied: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a fallen line means: the id of a message to set aside, a topic to take back, what to log."""
+
+    aside: int | None = None
+    back: str | None = None
+    entries: tuple[Entry, ...] = ()
+
+
 def room(outbox: Outbox) -> int:
-    """Return how many more messages may be in flight: one in all, while there is one under suspicion."""
-    window = 1 if outbox.suspects else outbox.limits.window
-    return max(0, window - len(outbox.in_flight))
+    """Return how many more messages may be in flight; a trial flies alone."""
+    return max(0, (1 if outbox.careful else outbox.limits.window) - len(outbox.in_flight))
 
 
 def take(
@@ -102,16 +122,18 @@ def take(
 
     `newest` is the id of the newest retained message of each topic. Returns the outbox after it, the (id, message)
     pairs to publish, and when to ask again where a limit held something back (None: when something changes).
-    A suspect that the rows have passed by is not in the spool any more, or rests: it is forgotten.
     """
+    if outbox.careful and rows:
+        quiet_from = now if outbox.quiet_from is None else outbox.quiet_from
+        outbox = replace(outbox, quiet_from=quiet_from, careful=now < quiet_from + CARE_S)
+        if now < quiet_from + QUIET_S:
+            return outbox, [], quiet_from + QUIET_S
     outbox = _earned(outbox, now)
     limits = outbox.limits
     in_flight, retained_at = dict(outbox.in_flight), dict(outbox.retained_at)
     publishes, volume, cursor = outbox.publishes_left, outbox.bytes_left, outbox.cursor
     chosen: list[tuple[int, Message]] = []
     again_at: float | None = None
-    suspects = {number: falls for number, falls in outbox.suspects.items()
-                if number in in_flight or not rows or number >= rows[0].id}
     for row in rows[:room(outbox)]:
         if row.id in in_flight:  # the rest of a topic is over, and the rows come from the first again
             cursor = row.id
@@ -134,8 +156,9 @@ def take(
         in_flight[row.id] = Flight(row.topic, now)
         cursor = row.id
         chosen.append((row.id, Message(row.topic, row.payload, row.qos, retain)))
+    trial = chosen[0][0] if outbox.careful and chosen else outbox.trial
     return replace(outbox, in_flight=in_flight, retained_at=retained_at, publishes_left=publishes, bytes_left=volume,
-                   cursor=cursor, suspects=suspects), chosen, again_at
+                   cursor=cursor, trial=trial), chosen, again_at
 
 
 def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
@@ -147,46 +170,47 @@ def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
 
 
 def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
-    """Take PUBACKs: what is acknowledged is beyond suspicion, and so is its topic."""
-    in_flight, suspects, drops = dict(outbox.in_flight), dict(outbox.suspects), dict(outbox.drops)
+    """Take PUBACKs: what is acknowledged is beyond suspicion, and so is its topic; a trial that passed is over."""
+    in_flight, strikes, drops = dict(outbox.in_flight), dict(outbox.strikes), dict(outbox.drops)
     for number in ids:
         flight = in_flight.pop(number, None)
-        suspects.pop(number, None)
+        strikes.pop(number, None)
         if flight is not None:
             drops.pop(flight.topic, None)
-    return replace(outbox, in_flight=in_flight, suspects=suspects, drops=drops)
+    return replace(outbox, in_flight=in_flight, strikes=strikes, drops=drops,
+                   trial=None if outbox.trial in ids else outbox.trial)
 
 
-def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, int | None, list[Entry]]:
+def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
     """The line is down: everything in flight goes out again on the next one.
 
-    `blamed` tells that the broker ended it. Returns the outbox, the id of a message to set aside, and what to log.
+    `blamed` tells that the broker ended it.
     """
     recent = [number for number, flight in outbox.in_flight.items() if now - flight.sent_at <= BLAME_S]
-    empty = replace(outbox, in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0)
-    if not blamed or not recent:
-        return empty, None, []
-    if len(recent) > 1:
-        return replace(empty, suspects={**{number: 0 for number in recent}, **outbox.suspects}), None, []
-    number, topic = recent[0], outbox.in_flight[recent[0]].topic
-    suspects, drops = dict(outbox.suspects), dict(outbox.drops)
-    suspects[number] = suspects.get(number, 0) + 1
-    drops[topic] = drops.get(topic, 0) + 1
-    if drops[topic] >= DROPS_OF_A_TOPIC:
-        suspects.pop(number)
+    guilty = blamed and bool(recent)
+    falls = outbox.falls + 1 if guilty else 0 if not outbox.careful else outbox.falls
+    empty = replace(outbox, in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0, falls=falls, quiet_from=None,
+                    trial=None, careful=guilty and falls >= FALLS_BEFORE_CARE and not outbox.careful)
+    if not guilty or outbox.trial is None or outbox.trial not in recent:
+        return empty, Verdict()
+    number, topic = outbox.trial, outbox.in_flight[outbox.trial].topic
+    strikes = {**outbox.strikes, number: outbox.strikes.get(number, 0) + 1}
+    drops = {**outbox.drops, topic: outbox.drops.get(topic, 0) + 1}
+    if drops[topic] >= STRIKES_OF_A_TOPIC:
+        strikes.pop(number)
         drops.pop(topic)
         denied = {**outbox.denied, topic: now + DENIED_S}
-        return replace(empty, suspects=suspects, drops=drops, denied=denied), None, [Entry(
+        return replace(empty, strikes=strikes, drops=drops, denied=denied), Verdict(back=topic, entries=(Entry(
             logging.WARNING, "publish.denied",
             "the broker closes the line over every message of this topic, probably by policy; it rests for an hour",
-            {"topic": topic, "drops": DROPS_OF_A_TOPIC, "retry_in_s": DENIED_S})]
-    if suspects[number] >= DROPS_OF_A_MESSAGE:
-        suspects.pop(number)
-        return replace(empty, suspects=suspects, drops=drops), number, [Entry(
+            {"topic": topic, "drops": STRIKES_OF_A_TOPIC, "retry_in_s": DENIED_S}),))
+    if strikes[number] >= STRIKES_OF_A_MESSAGE:
+        strikes.pop(number)
+        return replace(empty, strikes=strikes, drops=drops), Verdict(aside=number, entries=(Entry(
             logging.WARNING, "publish.set_aside",
             "the broker closed the line over this message twice; it is kept and not sent again",
-            {"topic": topic, "id": number})]
-    return replace(empty, suspects=suspects, drops=drops), None, []
+            {"topic": topic, "id": number}),))
+    return replace(empty, strikes=strikes, drops=drops), Verdict()
 
 
 def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:

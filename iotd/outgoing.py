@@ -125,13 +125,15 @@ class Outgoing:
         """The line is down, ended by the broker where `blamed`: what was in flight waits on disk for the next one."""
         self._up = False
         self._forget_acknowledged()
-        self._outbox, aside, entries = outbox.fell(self._outbox, blamed, now)
+        self._outbox, verdict = outbox.fell(self._outbox, blamed, now)
         for topic in self._transient.values():
             self._spool.dropped[topic] += 1
         self._transient.clear()
-        if aside is not None:
-            self._spool.set_aside(aside)
-        for entry in entries:
+        if verdict.aside is not None:
+            self._spool.set_aside(verdict.aside)
+        if verdict.back is not None:
+            self._spool.take_back(verdict.back)
+        for entry in verdict.entries:
             log.write(entry)
         self._spool.settle(now, at, everything=True)
 
@@ -148,9 +150,9 @@ class Outgoing:
             self._spool.newest[entry.topic] = waiting.id
         chosen: list[tuple[int, Message]] = []
         if self._up and entry.topic not in self._outbox.denied:
-            before = self._outbox
-            after, chosen, _ = outbox.take(before, [waiting], {}, now)
-            self._outbox = replace(after, cursor=before.cursor, suspects=before.suspects)
+            cursor = self._outbox.cursor
+            self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
+            self._outbox = replace(self._outbox, cursor=cursor)
         if chosen:
             self._transient[waiting.id] = entry.topic
             self._give(chosen)

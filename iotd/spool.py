@@ -65,7 +65,7 @@ class Store:
         self._db.execute("PRAGMA journal_size_limit = 1048576")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            # A write-ahead log survives the death of this process even unsynced, and needs one fsync where it is synced.
+            # A write-ahead log survives the death of this process even unsynced; synced, it needs one fsync a time.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         self._recount()
@@ -150,6 +150,10 @@ class Store:
         """Keep the message, and never fetch it again."""
         self._db.execute("UPDATE message SET aside = 1 WHERE id = ?", (number,))
         self._recount()
+
+    def take_back(self, topic: str) -> None:
+        """Let what was set aside of the topic be fetched again."""
+        self.count += self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ?", (topic,)).rowcount
 
     def newest(self) -> dict[str, int]:
         """Return the id of the newest retained message of each topic."""
@@ -268,6 +272,11 @@ class Spool:
         """Keep the message, and never send it again."""
         for store in self._stores:
             self._guard(store, None, store.set_aside, number)
+
+    def take_back(self, topic: str) -> None:
+        """Let what was set aside of the topic wait again."""
+        for store in self._stores:
+            self._guard(store, None, store.take_back, topic)
 
     def settle_at(self) -> float | None:
         """Return when `settle` has something to do, None where everything is where it belongs."""

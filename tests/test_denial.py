@@ -21,11 +21,13 @@ def after(*falls: list[str], now: float = 100.0) -> tuple[Suspicion, list[str]]:
     ([], False, []),
     ([["a", "b"]], False, []),
     ([["a", "b"], ["a", "b"]], True, []),
-    ([["a", "b"], ["a", "b"], ["a"], ["a"]], True, []),
-    ([["a", "b"], ["a", "b"], ["a"], ["a"], ["a"]], True, ["a"]),
-    ([["a"], ["a"], ["b"], ["a"], ["a"]], True, []),  # not in a row
-    ([["a"], ["a"], ["a", "b"], ["a"]], True, ["a"]),  # in company nothing is proven, nor disproven
-    ([["a"], ["a"], [], ["a"]], False, []),  # a line that fell over nothing was no denial
+    ([["a", "b"], ["a", "b"], ["a"]], False, []),  # every other line is opened as usual
+    ([["a"]] * 7, False, ["a"]),  # careful lines are the third, fifth and seventh
+    ([["a"]] * 6, True, []),
+    ([["a", "b"]] * 2 + [["a"], ["b", "c"]] * 3, True, ["a"]),  # what falls on the lines between proves nothing
+    ([["a"]] * 4 + [["b"]] + [["a"]] * 3, True, []),  # not in a row
+    ([["a"]] * 5 + [["a", "b"], ["a", "b"], ["a"], ["a"]], False, ["a"]),  # nor does company
+    ([["a"], ["a"], [], ["a"]], False, []),  # a careful line that fell over nothing: it was no denial
     ([[], [], ["a"], [], []], False, []),
     ([[], [], [], []], False, ["session.contested"]),  # said once
 ])
@@ -38,6 +40,6 @@ def test_an_action_is_named_when_the_line_ends_over_it_alone_three_times_in_a_ro
 
 
 def test_what_is_named_rests_for_an_hour_and_outlives_a_stable_line() -> None:
-    suspicion, _ = after(["a"], ["a"], ["a"], now=100.0)
+    suspicion, _ = after(*[["a"]] * 7, now=100.0)
     assert denial.proven(suspicion, 100.0 + REST_S - 1) == Suspicion(resting={"a": 100.0 + REST_S})
     assert denial.proven(suspicion, 100.0 + REST_S) == Suspicion()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Callable
 
 import pytest
 
 from iotd.model import Message
-from iotd.outbox import (AWS, BLAME_S, DENIED_S, MAX_PAYLOAD_BYTES, UNLIMITED, Limits, Outbox, Waiting, acknowledged,
-                         fell, resting, room, spent, take)
+from iotd.outbox import (AWS, BLAME_S, CARE_S, DENIED_S, MAX_PAYLOAD_BYTES, QUIET_S, UNLIMITED, Flight, Limits,
+                         Outbox, Verdict, Waiting, acknowledged, fell, resting, room, spent, take)
 
 
 def row(number: int, topic: str = "a", size: int = 10, qos: int = 1, retain: bool = False) -> Waiting:
@@ -121,84 +122,114 @@ def test_what_goes_past_the_outbox_uses_its_limit() -> None:
 
 
 def test_a_line_that_falls_sends_everything_in_flight_again() -> None:
-    box, aside, entries = fell(in_flight(1, 2, 3), False, 1.0)
-    assert (box.cursor, dict(box.in_flight), aside, entries) == (0, {}, None, []) and room(box) == 100
+    box, verdict = fell(in_flight(1, 2, 3), False, 1.0)
+    assert (box.cursor, dict(box.in_flight), verdict, room(box)) == (0, {}, Verdict(), 100)
 
 
-def falls(box: Outbox, now: float = 1.0) -> tuple[Outbox, int | None, list[str]]:
-    box, aside, entries = fell(box, True, now)
-    return box, aside, [entry.event for entry in entries]
+class Lines:
+    """Lines to a broker that ends them over what `ends` says, and acknowledges everything before that."""
+
+    def __init__(self, ends: Callable[[Waiting], bool], *kept: Waiting) -> None:
+        self.box, self.ends, self.kept = Outbox(), ends, list(kept)
+        self.aside: list[int] = []
+        self.told: list[str] = []
+        self.delivered: list[int] = []
+        self.now = 0.0
+
+    def live(self, lasts_s: float = 20.0) -> None:
+        """Live through one line of at most `lasts_s`; it ends by itself, blamed on the broker."""
+        began = self.now
+        while self.now < began + lasts_s:
+            self.box, topics = resting(self.box, self.now)
+            waiting = [each for each in self.kept if each.id > self.box.cursor and each.topic not in topics]
+            self.box, chosen, again_at = take(self.box, waiting[:room(self.box)], {}, self.now)
+            for number, _ in chosen:
+                each = next(each for each in self.kept if each.id == number)
+                if self.ends(each):
+                    return self.fall()
+                self.delivered.append(number)
+                self.kept.remove(each)
+                self.box = acknowledged(self.box, [number])
+            self.now = again_at or self.now + 1.0
+        self.now = began + lasts_s
+        self.fall()
+
+    def fall(self) -> None:
+        self.box, verdict = fell(self.box, True, self.now)
+        self.told += [entry.event for entry in verdict.entries]
+        if verdict.aside is not None:
+            self.aside += [each.id for each in self.kept if each.id == verdict.aside]
+            self.kept = [each for each in self.kept if each.id != verdict.aside]
+        self.now += 1.0
 
 
 @pytest.mark.parametrize("poison", [1, 2, 3])
 def test_the_message_that_brings_the_line_down_is_found_and_set_aside(poison: int) -> None:
-    """The broker closes the line whenever it is sent this message; all others it acknowledges."""
-    kept, box, drops = rows(1, 2, 3), Outbox(), 0
-    delivered: set[int] = set()
-    while kept and drops < 10:
-        behind = [each for each in kept if each.id > box.cursor][:room(box)]
-        box, chosen, _ = take(box, behind, {}, float(drops))
-        if poison in [number for number, _ in chosen]:
-            box, aside, events = falls(box, float(drops))
-            drops += 1
-            if aside is not None:
-                assert (aside, events) == (poison, ["publish.set_aside"])
-                kept = [each for each in kept if each.id != aside]
-        else:
-            delivered.update(number for number, _ in chosen)
-            kept = [each for each in kept if each.id not in delivered]
-            box = acknowledged(box, list(delivered))
-    assert delivered == {1, 2, 3} - {poison} and drops == 3
-    assert room(box) == 100, "nobody is under suspicion any more"
+    lines = Lines(lambda each: each.id == poison, *rows(1, 2, 3))
+    for _ in range(8):
+        lines.live()
+    assert sorted(lines.delivered) == sorted({1, 2, 3} - {poison})
+    assert (lines.aside, lines.told, lines.kept) == ([poison], ["publish.set_aside"], [])
 
 
-def test_a_line_that_the_broker_did_not_end_or_ended_late_accuses_nobody() -> None:
+@pytest.mark.parametrize("lasts_s", [0.5, QUIET_S - 1])
+def test_a_line_that_falls_by_itself_accuses_nobody(lasts_s: float) -> None:
+    """Acknowledgements are slower than the line lives: everything is in flight whenever it falls."""
+    box, now = Outbox(), 0.0
+    for _ in range(50):
+        box, chosen, _ = take(box, rows(1, 2, 3)[:room(box)], {}, now)
+        box, _, _ = take(box, rows(1, 2, 3)[:room(box)], {}, now + lasts_s) if not chosen else (box, [], None)
+        box, verdict = fell(box, True, now + lasts_s)
+        assert verdict == Verdict() and box.strikes == {}
+        now += lasts_s + 1
+
+
+def test_every_other_line_delivers_without_a_trial() -> None:
+    box, careful = Outbox(), []
+    for now in range(6):
+        careful.append(box.careful)
+        box, _, _ = take(box, rows(1, 2), {}, now * 100.0)
+        box, _, _ = take(box, rows(1, 2)[:room(box)], {}, now * 100.0 + QUIET_S)
+        box, _ = fell(box, True, now * 100.0 + QUIET_S)
+    assert careful == [False, False, True, False, True, False]
+
+
+def test_a_line_that_the_broker_did_not_end_or_ended_late_is_no_fall() -> None:
     for blamed, now in ((False, 1.0), (True, BLAME_S + 0.1)):
-        box, aside, entries = fell(in_flight(1), blamed, now)
-        assert (box.suspects, box.drops, aside, entries) == ({}, {}, None, [])
+        box, verdict = fell(in_flight(1), blamed, now)
+        assert (box.falls, box.careful, verdict) == (0, False, Verdict())
 
 
-def test_an_acknowledged_message_is_beyond_suspicion() -> None:
-    box, _, _ = falls(in_flight(1, 2))
-    assert room(box) == 1
-    for number in (1, 2):
-        assert room(box) == 1
-        box, _, _ = take(box, rows(number), {}, 2.0)
+def test_a_careful_line_is_quiet_then_sends_one_at_a_time_then_as_ever() -> None:
+    box = replace(Outbox(), careful=True, falls=2)
+    box, chosen, again_at = take(box, rows(1, 2), {}, 0.0)
+    assert (chosen, again_at) == ([], QUIET_S)
+    for number, now in ((1, QUIET_S), (2, QUIET_S + 1)):
+        box, chosen, _ = take(box, rows(number, 9), {}, now)
+        assert [each for each, _ in chosen] == [number] and room(box) == 0
         box = acknowledged(box, [number])
-    assert room(box) == 100
+        assert room(box) == 1
+    box, chosen, _ = take(box, rows(3, 4), {}, CARE_S)
+    assert len(chosen) == 2 and room(box) == 98
 
 
-@pytest.mark.parametrize("first", [3, 4])
-def test_a_suspect_that_is_in_the_spool_no_more_narrows_nothing(first: int) -> None:
-    """A newer message took its place (latest), it was too old, or its topic rests."""
-    box, _, _ = falls(in_flight(1, 2, 3))
-    box, chosen, _ = take(box, rows(first), {}, 2.0)
-    assert [number for number, _ in chosen] == [first] and 1 not in box.suspects and 2 not in box.suspects
-    box = acknowledged(box, [first])
-    assert room(box) == 100
-
-
-def test_a_topic_of_which_every_message_brings_the_line_down_rests_for_an_hour() -> None:
-    box, told = Outbox(), []
-    for number in (1, 1, 2):
-        box, _, _ = take(box, [row(number, "denied")], {}, 0.0)
-        box, aside, events = falls(box)
-        told += events + ([f"{aside} aside"] if aside else [])
-    assert told == ["publish.set_aside", "1 aside", "publish.denied"]
-    assert resting(box, 1.0 + DENIED_S - 1) == (box, ("denied",))
+def test_a_topic_of_which_every_message_brings_the_line_down_rests_for_an_hour_and_loses_nothing() -> None:
+    lines = Lines(lambda each: each.topic == "denied", row(1, "denied"), row(2, "denied"), row(3, "fine"))
+    for _ in range(9):
+        lines.live()
+    assert lines.told == ["publish.set_aside", "publish.denied"] and lines.aside == [1]
+    box = replace(Outbox(), careful=True, trial=2, drops={"denied": 2}, in_flight={2: Flight("denied", 0.0)})
+    box, verdict = fell(box, True, 1.0)
+    assert (verdict.back, list(box.denied)) == ("denied", ["denied"])
+    assert resting(box, DENIED_S) == (box, ("denied",))
     box, topics = resting(replace(box, cursor=9), 1.0 + DENIED_S)
-    assert (topics, box.cursor, room(box)) == ((), 0, 100)
+    assert (topics, box.cursor) == ((), 0)
 
 
 def test_one_acknowledged_message_of_a_topic_clears_it() -> None:
-    box = Outbox()
-    for number in range(1, 9):
-        box, _, _ = take(box, [row(number)], {}, 0.0)
-        box, _, events = falls(box)
-        assert events == []
-        box, _, _ = take(box, [row(number)], {}, 0.0)
-        box = acknowledged(box, [number])
-    assert box.drops == {} and box.denied == {}
+    box = replace(in_flight(1), drops={"t1": 2}, strikes={1: 1})
+    box = acknowledged(box, [1])
+    assert (box.drops, box.strikes) == ({}, {})
 
 
 def test_what_is_in_flight_is_not_sent_again_when_the_rows_come_from_the_first() -> None:
