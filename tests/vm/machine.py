@@ -184,7 +184,7 @@ class Machine:
 
     def _command(self) -> list[str]:
         here, disk = self._directory, self._base
-        return ["setpriv", "--pdeath-signal", "KILL",  # should the tests be killed, so is the machine
+        return ["setpriv", "--pdeathsig", "KILL",  # should the tests be killed, so is the machine
                 "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
                 "-m", "1024", "-display", "none", "-nic", "none", "-serial", f"file:{here}/console",
                 "-monitor", f"unix:{here}/monitor,server=on,wait=off",
