@@ -355,11 +355,11 @@ class Daemon:
 
     def _fall(self, reason: str, by_broker: bool, now: float) -> None:
         """The line was up: whatever is unanswered is asked again on the next one, unless that is what ends it."""
-        unanswered = self._pending()
+        unanswered, in_flight = self._pending(), self._outgoing.in_flight()
         if reconnect.stable(self._attempts, now):
             self._suspicion = denial.proven(self._suspicion, now)
-        elif by_broker and (unanswered or not self._outgoing.in_flight):  # over messages alone the outbox judges
-            self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *self._outgoing.in_flight], now)
+        elif by_broker and (unanswered or not in_flight):  # over messages alone the outbox judges
+            self._suspicion, entries = denial.fell(self._suspicion, [*unanswered, *in_flight], now)
             for entry in entries:
                 log.write(entry)
         self._fell = self._fell or (now, reason, self._spool.dropped.total())

@@ -43,9 +43,9 @@ class Outgoing:
         """The topics that the broker denies."""
         return self._outbox.denied
 
-    @property
     def in_flight(self) -> list[str]:
-        """What the broker has yet to acknowledge, as actions."""
+        """Return what the broker has yet to acknowledge, as actions."""
+        self._forget_acknowledged()
         return [f"publish to {flight.topic}" for flight in self._outbox.in_flight.values()]
 
     @property

@@ -114,15 +114,15 @@ def filters(conversation: Conversation) -> tuple[str, ...]:
     return tuple(f"{start_of_topic}/{answer}" for start_of_topic in prefixes for answer in ANSWERS)
 
 
-def action(conversation: Conversation, index: int, verb: str) -> str:
-    """Return what a request is called where a broker that denies it is named."""
+def action(conversation: Conversation, index: int) -> str:
+    """Return what a request to this shadow is called where a broker that denies it is named."""
     name = conversation.shadows[index].name
-    return f"{verb} of the classic shadow" if name is None else f"{verb} of shadow {name}"
+    return "request to the classic shadow" if name is None else f"request to shadow {name}"
 
 
 def unanswered(conversation: Conversation) -> list[str]:
     """Return the actions that the service has yet to answer."""
-    return [action(conversation, request.shadow, request.verb) for request in conversation.in_flight.values()]
+    return [action(conversation, request.shadow) for request in conversation.in_flight.values()]
 
 
 def opened(
@@ -136,15 +136,9 @@ def opened(
     conversation = replace(
         conversation, standings=standings, in_flight={}, waiting=(), hold_until=0.0, mute_told=False,
         most_in_flight=1 if careful else MAX_IN_FLIGHT, resting=frozenset(resting))
-    effects: list[Effect] = []
     for index in range(len(conversation.shadows)):
-        if action(conversation, index, "get") in conversation.resting:
-            conversation, more = _get_failed(conversation, index, now)
-            effects += more
-        else:
-            conversation = _ask(conversation, Request(index, "get", {}))
-    conversation, sent = _pump(conversation, now)
-    return conversation, effects + sent
+        conversation = _ask(conversation, Request(index, "get", {}))
+    return _pump(conversation, now)
 
 
 def closed(conversation: Conversation) -> Conversation:
@@ -391,8 +385,8 @@ def _differs(
 
 
 def _ask(conversation: Conversation, request: Request) -> Conversation:
-    """Put a request in the queue, in place of a waiting one that it makes worthless; not where its kind rests."""
-    if action(conversation, request.shadow, request.verb) in conversation.resting:
+    """Put a request in the queue, in place of a waiting one that it makes worthless; not where its shadow rests."""
+    if action(conversation, request.shadow) in conversation.resting:
         return conversation
     section = list(request.body.get("state", {}))
     kept = tuple(other for other in conversation.waiting

@@ -328,6 +328,17 @@ def answer_wrongly(
     return hear(conversation, "update/accepted", {"version": 1, **token}, now)
 
 
+def test_a_careful_line_asks_for_one_thing_at_a_time_and_nothing_of_a_shadow_that_rests() -> None:
+    shadows = (NAMED, CLASSIC, Shadow("third"))
+    conversation, effects = opened(start("t", shadows, "run"), 0.0, True, ["request to the classic shadow"])
+    assert [topic for topic, _ in sent(effects)] == [PREFIX + "get"]
+    assert shadow.unanswered(conversation) == ["request to shadow s"]
+    token = sent(effects)[0][1]["clientToken"]
+    conversation, effects = hear(conversation, "get/rejected", {"code": 404, "clientToken": token})
+    assert [topic for topic, _ in sent(effects)] == ["$aws/things/t/shadow/name/third/get"]
+    assert report(conversation, 1, {"a": 1}, {}, 1.0)[1] == []
+
+
 def test_at_most_ten_requests_are_unanswered_and_the_others_wait_their_turn() -> None:
     shadows = tuple(Shadow(f"s{number}") for number in range(25))
     conversation, effects = opened(start("t", shadows, "run"), 0.0)

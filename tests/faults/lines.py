@@ -317,7 +317,8 @@ def poison(bench: Bench) -> Verdict:
                      lambda: len(seen()) >= 40, 90)
     missing = set(range(1, max(seen()) + 1)) - seen()
     named = device.said("publish.set_aside")
-    return judged(len(named) == 1 and missing == {3} and closed <= 4,
+    # Two lines as usual, then by turns a careful one, on which it is tried alone, and one as usual.
+    return judged(len(named) == 1 and missing == {3} and closed <= 5,
                   f"named {len(named)} times after {closed} closed lines; missing {sorted(missing)}")
 
 
@@ -359,12 +360,14 @@ def denied_shadow(bench: Bench) -> Verdict:
     broker = bench.broker()
     device = bench.device(broker, shadows=[{"name": "a", "every": "5s", "reported": {"state": "{health}"}}])
 
+    def named() -> list[dict[str, Any]]:
+        return device.said("session.denied")
+
     def shadowed(packet: Packet) -> bool:
         return packet.kind == PUBLISH and "/shadow/" in Publish.read(packet).topic
     closed = closing(bench, broker, shadowed,
-                     lambda: len(broker.connections) > 1 and len(broker.connections[-1].acknowledged(TOPIC)) > 15, 100)
-    named = [line for line in device.lines if line["level"] == "warning" and "shadow" in json.dumps(line)]
-    return judged(bool(named), f"{'' if named else 'not '}named after {closed} closed lines")
+                     lambda: bool(named()) and len(broker.connections[-1].acknowledged(TOPIC)) > 15, 240)
+    return judged(bool(named()), f"{'' if named() else 'not '}named after {closed} closed lines")
 
 
 @case("Second device with the same client id", "named as the probable cause, and the pauses grow", BROKER)
