@@ -10,11 +10,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """KB: `pss` with shared pages divided among those who share them, `private`, `rss` with every page whole."""
+    """KB: `pss` with shared pages divided among those who share them, `private`, `rss` with every page whole.
+
+    `anonymous` is what is no page of a file: the one that does not change with who else maps the same libraries.
+    """
 
     pss: float
     private: float
     rss: float
+    anonymous: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class Spent:
 def memory(pid: int) -> Memory:
     """Return the memory of the process (proc(5), smaps_rollup)."""
     fields = _fields(Path(f"/proc/{pid}/smaps_rollup"))
-    return Memory(fields["Pss"], fields["Private_Clean"] + fields["Private_Dirty"], fields["Rss"])
+    return Memory(fields["Pss"], fields["Private_Clean"] + fields["Private_Dirty"], fields["Rss"],
+                  fields["Anonymous"])
 
 
 def spent(pid: int) -> Spent:

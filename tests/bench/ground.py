@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = Path(__file__).parent / "scripts"
 PYTHON = "/usr/bin/python3"
 TMPFS = Path("/dev/shm")
+DISK = Path("/var/tmp")  # which outlives a reboot: no tmpfs
 PATIENCE_S = 60.0
 SHADOW = "device_0"
 FLAT_OUT_ENTRIES = 50  # iotd at full speed has so many entries, all of them always due
@@ -70,7 +71,6 @@ class Job:
     report_s: float = 30.0
     window: int = 100
     backlog: int = 0
-    echo: bool = False
     payload: Mapping[str, Any] = field(default_factory=lambda: _PAYLOAD)
 
     @property
@@ -83,10 +83,9 @@ class Job:
 
     @property
     def filters(self) -> list[str]:
-        """What everybody subscribes; with `echo` also what it publishes itself."""
+        """What everybody subscribes, its orders first."""
         shadow = f"{shadow_prefix(self.thing, SHADOW)}/update"
-        own = [self.topic] if self.echo else [f"MQTTServer/{self.thing}/orders"]
-        return [*own, f"{shadow}/documents", f"{shadow}/delta"]
+        return [f"MQTTServer/{self.thing}/orders", f"{shadow}/documents", f"{shadow}/delta"]
 
     def as_json(self) -> str:
         report = f"{shadow_prefix(self.thing, SHADOW)}/update"
@@ -103,8 +102,7 @@ class Ground:
 
     def __enter__(self) -> Ground:
         with ExitStack() as stack:
-            cache = cache_directory()
-            self.disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=cache)))
+            self.disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iotd-bench-", dir=DISK)))
             self.tmpfs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iotd-bench-", dir=TMPFS)))
             self.library = _installed(self.disk / "library")
             self.certificates: Certificates = make_certificates(self.tmpfs / "certificates", "bench")
@@ -196,6 +194,14 @@ class Contender:
             self._notified.wait_for(lambda: self._told, PATIENCE_S)
             return next(at for at, text in self._told if "READY=1" in text)
 
+    def wait_for_log(self, size: int, lines: int) -> None:
+        """Wait until it has logged so many lines beyond the first `size` bytes."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.log.read_bytes()[size:].count(b"\n") < lines:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} did not log {lines} lines within {PATIENCE_S:g} s")
+            time.sleep(0.05)
+
     def _notify_path(self) -> Path:
         return self.runtime.with_suffix(".notify")
 
@@ -249,6 +255,12 @@ class Probe:
         at, payload = self.expect(topic)()
         return at, int(payload["sequence"])
 
+    def publish(self, topic: str, payload: Mapping[str, Any], count: int) -> None:
+        """Publish the payload so often, as fast as the broker takes it."""
+        for _ in range(count):
+            sent = self._client.publish(topic, json.dumps(payload, ensure_ascii=False), qos=1)
+        sent.wait_for_publish(PATIENCE_S)
+
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         at = time.monotonic()
         if not message.retain:
@@ -279,7 +291,7 @@ def configuration(job: Job, **more: Any) -> dict[str, Any]:
 
 
 def cache_directory() -> Path:
-    """Return where the bench keeps what outlives a run; a real disk, outside the checkout."""
+    """Return where the bench keeps what outlives a run."""
     directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iotd"
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -95,13 +95,12 @@ def run(ground: Ground, extent: Extent, warm_s: float = 20.0) -> list[Figure]:
 class _Look:
     spent: cost.Spent
     messages: int
-    private: float
-    logged: int
+    anonymous: float
 
 
 def _look(ground: Ground, contender: Contender) -> _Look:
     sequence = ground.probe.sequence(contender.job.topic)[1]
-    return _Look(cost.spent(contender.pid), sequence, cost.memory(contender.pid).private, contender.log.stat().st_size)
+    return _Look(cost.spent(contender.pid), sequence, cost.memory(contender.pid).anonymous)
 
 
 def _of_the_busy(looks: dict[str, list[_Look]], extent: Extent) -> list[Figure]:
@@ -113,8 +112,8 @@ def _of_the_busy(looks: dict[str, list[_Look]], extent: Extent) -> list[Figure]:
                  {name: [look.spent for look in seen] for name, seen in looks.items()},
                  lambda spent: spent.disk_bytes), [Bound(0)])]
     if extent.run_minutes > 1:
-        growth = {name: [seen[-1].private - seen[0].private] for name, seen in looks.items()}
-        found.append(Figure(f"private memory gained in {extent.run_minutes:g} min at 100 a second", "KB", growth, [
+        growth = {name: [seen[-1].anonymous - seen[0].anonymous] for name, seen in looks.items()}
+        found.append(Figure(f"memory gained in {extent.run_minutes:g} min at 100 a second", "KB", growth, [
             Bound(GROWTH_KB)]))
     return found
 
@@ -158,20 +157,21 @@ def flat_out(ground: Ground, extent: Extent) -> list[Figure]:
     return [Figure("messages", "1/s", rate), Figure("CPU per message", "µs", spent)]
 
 
-def log(ground: Ground, extent: Extent, warm_s: float = 6.0, looks: int = 6, every_s: float = 10.0) -> list[Figure]:
-    """Run every contender twice at 100 messages a second, once with its own messages coming in and being logged."""
-    with ExitStack() as stack:
-        jobs = {(name, echo): ground.job(every_s=PACE_S, echo=echo) for name in extent.names for echo in (False, True)}
-        running = {key: stack.enter_context(ground.start(key[0], job)) for key, job in jobs.items()}
-        time.sleep(warm_s)
-        seen = {key: [_look(ground, contender)] for key, contender in running.items()}
-        for _ in range(looks):
-            time.sleep(every_s)
-            for key, contender in running.items():
-                seen[key].append(_look(ground, contender))
-    silent = _per_message({name: seen[name, False] for name in extent.names}, lambda look: look.spent.cpu_s * 1e6)
-    echoed = {name: seen[name, True] for name in extent.names}
-    telling = _per_message(echoed, lambda look: look.spent.cpu_s * 1e6)
-    return [Figure("CPU to take in and log one message", "µs", {
-                name: [more - less for more, less in zip(telling[name], silent[name])] for name in extent.names}),
-            Figure("length of its log line", "bytes", _per_message(echoed, lambda look: look.logged))]
+def log(ground: Ground, extent: Extent, count: int = 5000) -> list[Figure]:
+    """Send each contender in turn a burst of messages, which it logs."""
+    spent: Samples = defaultdict(list)
+    length: Samples = defaultdict(list)
+    for _ in range(extent.memory_rounds):
+        for name in extent.names:
+            job = ground.job()
+            published = ground.probe.expect(job.topic)
+            with ground.start(name, job) as contender:
+                published()
+                time.sleep(2.0)
+                size, before_s = contender.log.stat().st_size, cost.cpu_s(contender.pid)
+                ground.probe.publish(job.filters[0], job.payload, count)
+                contender.wait_for_log(size, count)
+                spent[name].append(1e6 * (cost.cpu_s(contender.pid) - before_s) / count)
+                length[name].append((contender.log.stat().st_size - size) / count)
+    return [Figure("CPU to take in and log one message", "µs", spent),
+            Figure("length of its log line", "bytes", length)]

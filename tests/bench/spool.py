@@ -67,7 +67,7 @@ def drain(ground: Ground, extent: Extent) -> list[Figure]:
             swell[name].append((max(memory) - memory[0]) / 1024)
     return [Figure(f"draining {BACKLOG:,}", "messages/s", rate, [Bound(0.5, BARE, floor=True)]),
             Figure("CPU per message while draining", "µs", spent),
-            Figure("private memory gained while draining", "MB", swell, [Bound(5.0)])]
+            Figure("memory gained while draining", "MB", swell, [Bound(5.0)])]
 
 
 def limited(ground: Ground, extent: Extent) -> list[Figure]:
@@ -85,7 +85,7 @@ def limited(ground: Ground, extent: Extent) -> list[Figure]:
     pace = (ended - began) / (ended_at - began_at)
     return [Figure("pace under the limits", "messages/s", {IOTD: [pace]}, [Bound(100.0), Bound(60.0, floor=True)]),
             Figure(f"all {BACKLOG:,} at that pace", "min", {IOTD: [BACKLOG / pace / 60]}),
-            Figure("private memory gained under the limits", "MB", {IOTD: [(max(memory) - memory[0]) / 1024]}, [
+            Figure("memory gained under the limits", "MB", {IOTD: [(max(memory) - memory[0]) / 1024]}, [
                 Bound(5.0)])]
 
 
@@ -109,13 +109,13 @@ def _put(spool: Spool, job: Job) -> None:
 
 @contextmanager
 def _swelling(contender: Contender) -> Iterator[list[float]]:
-    """Note the private memory of the contender, now and ten times a second until the end of the `with`."""
-    seen = [cost.memory(contender.pid).private]
+    """Note the memory of the contender, now and ten times a second until the end of the `with`."""
+    seen = [cost.memory(contender.pid).anonymous]
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.1):
-            seen.append(cost.memory(contender.pid).private)
+            seen.append(cost.memory(contender.pid).anonymous)
 
     thread = threading.Thread(target=watch)
     thread.start()
