@@ -52,14 +52,14 @@ def test_two_versions_make_no_package(file: str, dist: Path, tmp_path: Path) -> 
 def test_a_repository_signed_by_somebody_else_is_not_trusted(
     dependencies: tuple[Path, ...], dist: Path, tmp_path: Path
 ) -> None:
-    done = package(unpack(dist, tmp_path / "source"), tmp_path / "other")
-    assert done.returncode == 0, done.stdout
+    built = package(unpack(dist, tmp_path / "source"), tmp_path / "other")
+    assert built.returncode == 0, built.stdout
     disk = Disk(tmp_path / "disk", dependencies)
     (disk.root / "etc/apt/keyrings/iotd.asc").write_bytes((tmp_path / "other/apt/iotd.asc").read_bytes())
     done = disk.run("apt-get", "update", "-o", "APT::Update::Error-Mode=any",
                     "-o", "Dir::Etc::SourceList=sources.list.d/iotd.list", "-o", "Dir::Etc::SourceParts=-")
     disk.unmount()
-    assert done.status != 0 and "NO_PUBKEY" in done.err or "Missing key" in done.err, done.err
+    assert done.status != 0 and ("NO_PUBKEY" in done.err or "Missing key" in done.err), done.err
 
 
 def test_its_autopkgtest_passes(bare: Machine) -> None:
