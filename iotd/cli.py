@@ -100,8 +100,7 @@ def _status(options: argparse.Namespace) -> int:
         print(f"iotd is not running: {path} {why}; start it with: systemctl start iotd", file=sys.stderr)
         return EXIT_NOT_RUNNING
     age_s = round(host.uptime_s() - status.get("written_s", 0.0), 1)
-    gone = status.get("boot_id") != host.boot_id() or not Path(f"/proc/{status.get('pid')}").exists()
-    stale = gone or age_s > STALE_S
+    stale = not 0 <= age_s <= STALE_S or not Path(f"/proc/{status.get('pid')}").exists()
     if options.json:
         print(json.dumps({**status, "age_s": age_s, "stale": stale}, ensure_ascii=False))
     else:

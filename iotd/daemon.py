@@ -86,6 +86,7 @@ class Daemon:
     def __init__(self, loaded: Loaded, load: Callable[[], Loaded], places: Places, identity: Identity) -> None:
         now = time.monotonic()
         self.settings = settings = loaded.settings
+        self._start_log()
         self._warnings: tuple[str, ...] = loaded.warnings
         self._load = load
         self._places = places
@@ -305,7 +306,6 @@ class Daemon:
                             filter=name, code=code)
             self._unanswered.pop(f"subscription to {name}", None)
         self._write_held()
-        self._calm_at = now + denial.QUIET_S
         self._open_further(now)
 
     def _open_shadows(self, now: float) -> None:
