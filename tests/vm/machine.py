@@ -179,6 +179,9 @@ class Machine:
             except OSError:
                 if time.monotonic() > deadline or self._qemu.poll() is not None:
                     connection.close()
+                    self._qemu.kill()
+                    self._qemu.wait()
+                    shutil.rmtree(self._directory)
                     raise
                 time.sleep(0.05)
 
