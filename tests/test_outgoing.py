@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Callable, Iterator
 
 import pytest
 
@@ -44,12 +45,28 @@ class Line:
             self.outgoing.acknowledged(number)
 
 
+Begin = Callable[..., Line]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """A line with these entries, whose spool is closed in the end."""
+    lines: list[Line] = []
+
+    def begin(*publish: Publish) -> Line:
+        lines.append(Line(tmp_path, *publish))
+        return lines[-1]
+    yield begin
+    for line in lines:
+        line.spool.close(0.0, None)
+
+
 def queued(topic: str, every_s: float = 10.0, offline: str = "queue") -> Publish:
     return Publish(topic, every_s, {"n": "{sequence}"}, retain=False, offline=offline)
 
 
-def test_what_is_made_offline_goes_out_in_order_and_is_forgotten_when_acknowledged(tmp_path: Path) -> None:
-    line = Line(tmp_path, queued("a"))
+def test_what_is_made_offline_goes_out_in_order_and_is_forgotten_when_acknowledged(begin: Begin) -> None:
+    line = begin(queued("a"))
     assert line.turn(0.0) == line.turn(10.0) == []
     line.outgoing.rise()
     assert line.turn(20.0) == [1, 2, 3]
@@ -61,8 +78,8 @@ def test_what_is_made_offline_goes_out_in_order_and_is_forgotten_when_acknowledg
     assert line.turn(23.0) == [3]
 
 
-def test_what_is_not_worth_keeping_is_dropped_offline_and_never_sent_twice(tmp_path: Path) -> None:
-    line = Line(tmp_path, queued("a", offline="drop"))
+def test_what_is_not_worth_keeping_is_dropped_offline_and_never_sent_twice(begin: Begin) -> None:
+    line = begin(queued("a", offline="drop"))
     assert line.turn(0.0) == [] and line.spool.dropped == {"a": 1}
     line.outgoing.rise()
     sent = line.turn(10.0)
@@ -85,15 +102,15 @@ def bring_down(line: Line, topic: str, now: float) -> float:
     return now
 
 
-def test_what_a_newer_message_replaced_on_a_careful_line_holds_nothing_up(tmp_path: Path) -> None:
-    line = Line(tmp_path, queued("a", 30.0, offline="latest"), queued("b", 1.0))
+def test_what_a_newer_message_replaced_on_a_careful_line_holds_nothing_up(begin: Begin) -> None:
+    line = begin(queued("a", 30.0, offline="latest"), queued("b", 1.0))
     now = bring_down(line, "nothing", 0.0)
     assert line.spool.count <= 2 and now == 400.0
 
 
 @pytest.mark.parametrize("offline", ["queue", "drop"])
-def test_a_denied_topic_rests_and_then_all_of_it_that_was_kept_goes_out_once(tmp_path: Path, offline: str) -> None:
-    line = Line(tmp_path, queued("a", 7.0, offline=offline), queued("b", 7.0))
+def test_a_denied_topic_rests_and_then_all_of_it_that_was_kept_goes_out_once(begin: Begin, offline: str) -> None:
+    line = begin(queued("a", 7.0, offline=offline), queued("b", 7.0))
     now = bring_down(line, "a", 0.0)
     assert list(line.outgoing.denied) == ["a"]
     assert {message.topic for _, message in line.handed[-5:]} == {"b"}
