@@ -3,8 +3,8 @@
 AWS IoT Core ends an MQTT 3.1.1 connection over anything that the policy does not allow, without a word, and a client
 that does the same again on the next line comes and goes for ever. So after two lines that the broker ended over
 something unanswered, every other one is opened with care: it is left quiet for five seconds, then one action follows
-another, each answered before the next. The action over which a careful line ends three times in a row is named, and it alone rests
-for an hour. A bad line, which falls at any moment, accuses nobody that way.
+another, each answered before the next. The action over which a careful line ends three times in a row is named, and it
+alone rests for an hour. A bad line, which falls at any moment, accuses nobody that way.
 """
 
 from __future__ import annotations
