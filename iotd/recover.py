@@ -68,10 +68,11 @@ def network_services(interface: str) -> tuple[str, ...]:
     )
 
 
-def plan(verb: str, interface: str, in_use: frozenset[str]) -> tuple[Command, ...]:
+def plan(verb: str, interface: str, in_use: frozenset[str], connected: bool) -> tuple[Command, ...]:
     """Return the commands that carry out `verb`, in order; each runs whatever became of the one before.
 
-    `in_use` holds those of `network_services` that are. Empty where there is nothing to restart.
+    `in_use` holds those of `network_services` that are. `connected` says that NetworkManager has the interface
+    connected, to a wrong network if it is asked to reconnect. Empty where there is nothing to restart.
     """
     if verb == "reboot":
         return (("systemctl", "reboot"),)
@@ -84,6 +85,11 @@ def plan(verb: str, interface: str, in_use: frozenset[str]) -> tuple[Command, ..
     )
     if "NetworkManager.service" in in_use:
         connect = ("nmcli", "--wait", "45", "device", "connect", interface)
+        if verb == "reconnect" and connected:
+            # `device connect` would take the network used last, the wrong one. Set free, and then no longer held as
+            # somebody's wish, NetworkManager chooses by the priority of the profiles.
+            return (("nmcli", "--wait", "45", "device", "disconnect", interface),
+                    ("nmcli", "device", "set", interface, "autoconnect", "yes"))
         if verb == "reconnect":
             return (connect,)
         # Not `nmcli radio wifi off`: NetworkManager keeps that over a reboot, and a power cut before `on` would
@@ -202,7 +208,9 @@ def _carry_out(verb: str, request: Request, run: Run) -> bool:
         "recovery.accepted", f"{verb} for {interface}: {request.reason}",
         verb=verb, interface=interface, reason=request.reason,
     )
-    commands = plan(verb, interface, _in_use(interface, run))
+    in_use = _in_use(interface, run)
+    connected = verb == "reconnect" and "NetworkManager.service" in in_use and _connected(interface, run)
+    commands = plan(verb, interface, in_use, connected)
     if not commands:
         log.error("recovery.failed", f"{verb}: no network service that iotd knows is in use", verb=verb)
     return bool(commands) and all([_perform(command, run) for command in commands])
@@ -223,6 +231,11 @@ def _in_use(interface: str, run: Run) -> frozenset[str]:
     services = network_services(interface)
     states = run(("systemctl", "is-active", *services)).output.split()
     return frozenset(name for name, state in zip(services, states) if state not in ("inactive", "unknown"))
+
+
+def _connected(interface: str, run: Run) -> bool:
+    """Ask NetworkManager whether the interface is connected: NM_DEVICE_STATE_ACTIVATED is 100."""
+    return run(("nmcli", "--get-values", "GENERAL.STATE", "device", "show", interface)).output.startswith("100 ")
 
 
 def _say_refused(name: str, reason: str) -> bool:

@@ -32,13 +32,16 @@ class Host:
     """A stand-in for the commands of a host: it notes what is run and answers as told."""
 
     states: dict[str, str] = field(default_factory=dict)
+    device: str = "30 (disconnected)"
     failing: frozenset[str] = frozenset()
     ran: list[str] = field(default_factory=list)
 
     def run(self, command: Command) -> Outcome:
-        """Answer `systemctl is-active` from `states` and note everything else."""
+        """Answer `systemctl is-active` from `states`, the state of a device from `device`; note everything else."""
         if command[:2] == ("systemctl", "is-active"):
             return Outcome("ended with status 3", "\n".join(self.states.get(unit, "inactive") for unit in command[2:]))
+        if command[:3] == ("nmcli", "--get-values", "GENERAL.STATE"):
+            return Outcome(None, self.device)
         self.ran.append(" ".join(command))
         return Outcome("ended with status 1" if command[0] in self.failing else None, "")
 
@@ -88,7 +91,23 @@ def ask(directory: Path, verb: str) -> Path:
     ],
 )
 def test_a_verb_becomes_these_commands(verb: str, in_use: frozenset[str], commands: list[str]) -> None:
-    assert [" ".join(command) for command in plan(verb, "wlan0", in_use)] == commands
+    assert [" ".join(command) for command in plan(verb, "wlan0", in_use, connected=False)] == commands
+
+
+@pytest.mark.parametrize("states, device, commands", [
+    ({"NetworkManager.service": "active"}, "100 (connected)",
+     ["nmcli --wait 45 device disconnect wlan0", "nmcli device set wlan0 autoconnect yes"]),
+    ({"NetworkManager.service": "active"}, "30 (disconnected)", ["nmcli --wait 45 device connect wlan0"]),
+    ({"NetworkManager.service": "active"}, "", ["nmcli --wait 45 device connect wlan0"]),
+    ({"wpa_supplicant@wlan0.service": "active"}, "100 (connected)", [REASSOCIATE]),
+])
+def test_networkmanager_chooses_anew_where_it_has_connected_to_a_wrong_network(
+    requests: Path, states: dict[str, str], device: str, commands: list[str]
+) -> None:
+    host = Host(states, device)
+    ask(requests, "reconnect")
+    assert serve("reconnect", str(requests), US, host.run)
+    assert host.ran == commands
 
 
 def test_a_network_service_that_failed_is_restarted(requests: Path) -> None:
@@ -273,7 +292,7 @@ def test_names_of_interfaces_are_taken(interface: str) -> None:
 
 def test_the_services_in_question_name_the_interface() -> None:
     assert "wpa_supplicant@wlan1.service" in network_services("wlan1")
-    assert all("wlan1" not in word for command in plan("reboot", "wlan1", frozenset()) for word in command)
+    assert all("wlan1" not in word for command in plan("reboot", "wlan1", frozenset(), False) for word in command)
 
 
 @pytest.mark.parametrize(
@@ -291,4 +310,4 @@ def test_how_a_command_ended_is_told(command: Command, outcome: Outcome) -> None
 
 def test_every_verb_has_a_plan() -> None:
     for verb in VERBS:
-        assert plan(verb, "wlan0", NETWORK_MANAGER)
+        assert plan(verb, "wlan0", NETWORK_MANAGER, connected=False)
