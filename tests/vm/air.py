@@ -11,6 +11,7 @@ from tests.vm.machine import Machine
 
 ACCESS_POINTS = {"fleet": 1, "guest": 2}  # the number of the radio, of the interface and of the network
 CHANNEL, FREQUENCY_MHZ = 6, 2437
+COUNTRY = "BZ"  # one with few channels, so that a scan takes one second and not four
 PASSPHRASE = "correct horse"
 
 
@@ -27,8 +28,8 @@ def open_air(machine: Machine) -> None:
     """Give the machine its wlan0, and each access point a radio in its namespace. Lasts until the next boot."""
     others = ";".join(f"interface-name:wlan{number}" for number in ACCESS_POINTS.values())
     machine.run(f"printf '[keyfile]\\nunmanaged-devices={others}\\n' > /etc/NetworkManager/conf.d/air.conf\n"
-                "systemctl reload NetworkManager\n"
-                f"modprobe mac80211_hwsim radios={1 + len(ACCESS_POINTS)}\nudevadm settle")
+                "systemctl start NetworkManager\nsystemctl reload NetworkManager\n"  # the boot may not be over
+                f"modprobe mac80211_hwsim radios={1 + len(ACCESS_POINTS)}\niw reg set {COUNTRY}\nudevadm settle")
     for name, number in ACCESS_POINTS.items():
         machine.run(f"ip netns add {name}\niw phy phy{number} set netns name {name}\n"
                     f"ip -n {name} link set lo up")
@@ -95,9 +96,8 @@ address1=10.0.{number}.2/24,10.0.{number}.1
 method=disabled
 END
 nmcli connection reload
-nmcli device wifi list --rescan yes
-nmcli --wait 0 connection up {name} || true
 """)
+    machine.wait_until(f"nmcli --wait 0 connection up {name}")  # refused until NetworkManager has wlan0 in hand
 
 
 def start_broker(machine: Machine, name: str) -> None:
@@ -107,21 +107,22 @@ printf 'listener 1883 0.0.0.0\\nallow_anonymous true\\n' > /run/broker-{name}.co
 systemd-run --quiet --collect --unit=broker-{name} ip netns exec {name} mosquitto -c /run/broker-{name}.conf
 """)
     machine.wait_until(f"ip netns exec {name} mosquitto_pub -t started -n")
-    machine.run(f"systemd-run --quiet --collect --unit=listener-{name} -p StandardOutput=truncate:/run/{name}.heard "
+    machine.run(f"systemd-run --quiet --collect --unit=listener-{name} -p StandardOutput=truncate:/share/{name}.heard "
                 f"ip netns exec {name} mosquitto_sub -t '#' -F '%U %r %x %t'")
-    machine.wait_until(f"ip netns exec {name} mosquitto_pub -t listening -n; grep -q listening /run/{name}.heard")
+    machine.wait_until(f"ip netns exec {name} mosquitto_pub -t listening -n; grep -q listening /share/{name}.heard")
 
 
 def heard(machine: Machine, name: str) -> list[Heard]:
     """Return every message that the broker behind this access point has passed on, in order."""
-    whole, _, _ = machine.run(f"cat /run/{name}.heard").rpartition("\n")  # the last line may be half written
+    whole, _, _ = (machine.share / f"{name}.heard").read_text("utf-8").rpartition("\n")  # the last may be half written
     lines = (line.split(" ", 3) for line in whole.splitlines())
     return [Heard(float(at), retain == "1", topic, bytes.fromhex(payload)) for at, retain, payload, topic in lines
             if topic not in ("started", "listening")]
 
 
 def clear_air(machine: Machine) -> None:
-    """Shut all access points down and have NetworkManager forget their networks."""
-    for name in ACCESS_POINTS:
-        machine.run(f"nmcli connection delete {name} || true\n"
-                    f"systemctl stop ap-{name} broker-{name} listener-{name} || true")
+    """Shut all access points down, have NetworkManager forget their networks, leave wlan0 and no wired way."""
+    units = " ".join(f"{kind}-{name}" for kind in ("ap", "broker", "listener") for name in ACCESS_POINTS)
+    machine.run(f"nmcli connection delete {' '.join(ACCESS_POINTS)} || true\nsystemctl stop {units} || true\n"
+                "[ ! -e /sys/class/net/eth0 ] || ip link del eth0\n"
+                "[ -e /sys/class/net/wlan0 ] || iw phy phy0 interface add wlan0 type managed")

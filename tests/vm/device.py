@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable
 
 from tests.vm import air
-from tests.vm.machine import CHECKOUT, Machine
+from tests.vm.machine import Machine
 
-EVERY_S, GRACE_S, KEEPALIVE_S = 2, 10, 5
+EVERY_S, GRACE_S, KEEPALIVE_S = 2, 7, 5
 ESSID = "fleet-ap"
 PATIENCE_S = 180.0  # under emulation, beside other work
 TOPIC, PRESENCE = "fleet/pi/state", "fleet/pi/will"
@@ -21,10 +20,13 @@ PAYLOAD = {"run": "{run}", "n": "{sequence}", "essid": "{essid}", "bssid": "{bss
            "frequency": "{frequency}"}
 
 
-def install(machine: Machine, directory: Path) -> None:
-    """Build the package and install it by apt from its signed repository; the guest has no network."""
-    subprocess.run([CHECKOUT / "script/package", directory], check=True, stdout=subprocess.DEVNULL)
-    shutil.copytree(directory / "apt", machine.share / "apt")
+def install(machine: Machine, dist: Path) -> None:
+    """Install what script/package has built by apt from its signed repository; the guest has no network.
+
+    What iotd logs goes to the shared directory too, a file for each boot, so that waiting for it costs the guest
+    nothing. The last words of a boot may be missing there.
+    """
+    shutil.copytree(dist / "apt", machine.share / "apt")
     machine.run("""
 cat > /etc/apt/sources.list.d/iotd.list <<'END'
 deb [signed-by=/share/apt/iotd.asc] file:/share/apt ./
@@ -34,6 +36,17 @@ apt-get $only -q update
 DEBIAN_FRONTEND=noninteractive apt-get $only -q --yes install iotd
 mkdir -p /var/log/journal
 journalctl --flush
+cat > /etc/systemd/system/follow.service <<'END'
+[Unit]
+RequiresMountsFor=/share
+Before=iotd.service agent.service
+[Service]
+ExecStart=journalctl -q -o cat -f -n all -b _SYSTEMD_UNIT=iotd.service
+StandardOutput=truncate:/share/log-%b
+[Install]
+WantedBy=multi-user.target
+END
+systemctl --quiet enable --now follow
 """, 600)
 
 
@@ -48,7 +61,7 @@ class Device:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def start(self, recover: list[str], **reboot: Any) -> None:
+    def start(self, recover: list[str], grace_s: int = GRACE_S, **reboot: Any) -> None:
         """Start iotd with this ladder, as after a first installation."""
         configuration: dict[str, Any] = {
             "thing": "pi",
@@ -56,11 +69,20 @@ class Device:
                      "backoff": {"first": "1s", "max": "4s"}},
             "presence": {"topic": PRESENCE},
             "publish": [{"topic": TOPIC, "every": "2s", "payload": PAYLOAD}],
-            "wifi": {"interface": "wlan0", "essid": [ESSID], "every": f"{EVERY_S}s", "grace": f"{GRACE_S}s",
+            "wifi": {"interface": "wlan0", "essid": [ESSID], "every": f"{EVERY_S}s", "grace": f"{grace_s}s",
                      "recover": recover, **({"reboot": reboot} if reboot else {})},
         }
         (self.machine.share / "iotd.yaml").write_text(json.dumps(configuration))
-        self.machine.run("cp /share/iotd.yaml /etc/iotd.yaml\niotd check\nsystemctl start iotd")
+        self.machine.run("cp /share/iotd.yaml /etc/iotd.yaml")
+        self._run("start")
+
+    def restart(self) -> None:
+        """Stop iotd and start it again."""
+        self._run("restart")
+
+    def _run(self, how: str) -> None:
+        since = float(self.machine.run(f"date +%s.%N\nsystemctl {how} iotd"))
+        self.wait_for("daemon.started", since)
 
     def stop(self) -> None:
         """Stop iotd; it says farewell."""
@@ -72,8 +94,12 @@ class Device:
 
     def log(self, boot: int = 0) -> list[dict[str, Any]]:
         """Return what the last run of iotd in that boot (0: this one, -1: the one before) has logged."""
-        lines = self.machine.run(f"journalctl -q -o cat -b {boot} _SYSTEMD_UNIT=iotd.service").splitlines()
-        entries: list[dict[str, Any]] = [json.loads(line) for line in lines if line.startswith("{")]
+        if boot:
+            whole = self.machine.run(f"journalctl -q -o cat -b {boot} _SYSTEMD_UNIT=iotd.service")
+        else:
+            whole = (self.machine.share / f"log-{self.machine.boot_id.replace('-', '')}").read_text("utf-8", "replace")
+            whole, _, _ = whole.rpartition("\n")  # the last line may be half written
+        entries: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         started = [number for number, entry in enumerate(entries) if entry["event"] == "daemon.started"]
         return entries[started[-1]:] if started else []
 
@@ -86,7 +112,7 @@ class Device:
                 if entry["event"] == event and at(entry) >= since and fields.items() <= entry.items():
                     return entry
             assert time.monotonic() < deadline, f"no {event} {fields} in {limit_s:g} s: {entries}"
-            time.sleep(0.5)
+            time.sleep(0.1)
 
     def steps(self, since: float = 0.0, boot: int = 0) -> dict[str, float]:
         """Return when each step was first asked for since then, in that order."""
@@ -111,7 +137,7 @@ class Device:
                 if when >= since and wanted(body):
                     return when, body
             assert time.monotonic() < deadline, f"not on {topic} in {PATIENCE_S:g} s: {heard}"
-            time.sleep(0.5)
+            time.sleep(0.1)
 
     def retained(self, topic: str) -> dict[str, Any]:
         """Return what the broker has retained on a topic."""

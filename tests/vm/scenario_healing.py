@@ -8,17 +8,11 @@ from typing import Iterator
 import pytest
 
 from tests.vm import air
-from tests.vm.device import ESSID, GRACE_S, PRESENCE, TOPIC, Device, at, install
+from tests.vm.device import ESSID, GRACE_S, PRESENCE, TOPIC, Device, at
 from tests.vm.machine import Machine
 from tests.vm.timetable import Timetable
 
 CONNECTED = "nmcli --terse --fields general.state device show wlan0 | grep -q ^GENERAL.STATE:100"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
-    install(machine, tmp_path_factory.mktemp("package"))
-    air.open_air(machine)
 
 
 @pytest.fixture
@@ -31,6 +25,27 @@ def device(machine: Machine) -> Iterator[Device]:
     yield Device(machine)
     Device(machine).forget()
     air.clear_air(machine)
+
+
+@pytest.fixture
+def supplicant(device: Device) -> Iterator[Device]:
+    """The device without NetworkManager: wpa_supplicant alone holds the network."""
+    machine = device.machine
+    machine.run(f"""
+systemctl stop NetworkManager wpa_supplicant
+cat > /etc/wpa_supplicant/wpa_supplicant-wlan0.conf <<'END'
+ctrl_interface=DIR=/run/wpa_supplicant
+network={{
+    ssid="{ESSID}"
+    psk="{air.PASSPHRASE}"
+}}
+END
+systemctl start wpa_supplicant@wlan0
+ip address replace 10.0.1.2/24 dev wlan0
+""")
+    yield device
+    machine.run("systemctl stop iotd wpa_supplicant@wlan0\nip address flush dev wlan0\n"
+                "systemctl start NetworkManager")
 
 
 def delivered(device: Device, run: str) -> list[int]:
@@ -52,13 +67,24 @@ def run_of(device: Device, boot: int = 0) -> str:
     return str(device.log(boot)[0]["run"])
 
 
+def assert_mended(device: Device, timetable: Timetable, what: str, harm: str, step: str) -> None:
+    """Do this harm to a healthy device, and see this step alone mend it."""
+    device.start([step])
+    device.wait_heard(TOPIC, lambda body: True)
+    since = float(device.machine.run(f"date +%s.%N\n{harm} >&2"))
+    lost = device.wait_for("wifi.lost", since)
+    restored = device.wait_for("wifi.restored", since)
+    assert set(restored["steps"]) == {step}
+    timetable.add(what, since, device.steps(since), wifi_lost=at(lost), wifi_restored=at(restored))
+
+
 def test_a_healthy_device_tells_its_network_and_does_nothing(device: Device) -> None:
     device.start(["reconnect", "reboot"])
     _, body = device.wait_heard(TOPIC, lambda body: body["essid"] is not None)
     bssid = device.machine.run("ip netns exec fleet cat /sys/class/net/wlan1/address").strip()
     assert (body["essid"], body["bssid"], body["frequency"]) == (ESSID, bssid, air.FREQUENCY_MHZ)
     assert -100 < body["rssi"] < 0
-    told = device.machine.run("iotd status")
+    told = device.machine.run("iotd check >&2\niotd status")
     assert f"wlan0: associated, ESSID {ESSID}" in told, told
     assert device.steps() == {}
 
@@ -106,13 +132,7 @@ def test_an_access_point_that_goes_and_comes_back(device: Device, timetable: Tim
 ])
 def test_each_step_mends_by_itself_what_it_is_for(device: Device, timetable: Timetable, what: str, harm: str, step: str
                                                   ) -> None:
-    device.start([step])
-    device.wait_heard(TOPIC, lambda body: True)
-    since = float(device.machine.run(f"date +%s.%N\n{harm} >&2"))
-    lost = device.wait_for("wifi.lost", since)
-    restored = device.wait_for("wifi.restored", since)
-    assert set(restored["steps"]) == {step}
-    timetable.add(what, since, device.steps(since), wifi_lost=at(lost), wifi_restored=at(restored))
+    assert_mended(device, timetable, what, harm, step)
 
 
 def test_a_wrong_network_is_left_for_the_right_one(device: Device, timetable: Timetable) -> None:
@@ -136,15 +156,54 @@ def test_a_wrong_network_is_left_for_the_right_one(device: Device, timetable: Ti
     assert lost["expected"] == [ESSID]
 
 
+def test_reconnect_leaves_a_wrong_network_for_the_right_one_in_reach(device: Device, timetable: Timetable) -> None:
+    machine = device.machine
+    air.start_access_point(machine, "guest", b"guest-ap")
+    device.start(["reconnect"])
+    device.wait_heard(TOPIC, lambda body: True)
+    since = float(machine.run("date +%s.%N"))
+    air.join(machine, "guest", b"guest-ap")
+    lost = device.wait_for("wifi.lost", since)
+    step = device.wait_for("recovery.step", since)
+    assert f"associated with 'guest-ap', expected '{ESSID}'" in step["reason"]
+    restored = device.wait_for("wifi.restored", at(step))
+    connected = device.wait_for("session.connected", at(step))
+    timetable.add("somebody joins a wrong network, with the right one in reach", since, device.steps(since),
+                  wifi_lost=at(lost), wifi_restored=at(restored), session_connected=at(connected))
+
+
+def test_a_restart_in_an_outage_loses_nothing_and_counts_anew(device: Device) -> None:
+    device.start(["reconnect"])
+    first_run = run_of(device)
+    device.wait_heard(TOPIC, lambda body: body["n"] == 3)
+    cut_at = air.cut_access_point(device.machine, "fleet")
+    device.wait_for("wifi.lost", cut_at)
+    device.wait_heard(PRESENCE, lambda body: body["status"] == "Communication lost")
+    restarted_at = float(device.machine.run("date +%s.%N"))
+    device.restart()
+    lost = device.wait_for("wifi.lost", restarted_at)
+    step = device.wait_for("recovery.step", restarted_at)
+    assert at(step) - at(lost) >= GRACE_S - 0.1
+    air.start_access_point(device.machine, "fleet", ESSID.encode())
+    device.wait_for("session.connected", at(step))
+    second_run = run_of(device)
+    device.wait_heard(TOPIC, lambda body: body["run"] == second_run and body["n"] > GRACE_S / 2)
+    device.stop()
+    for run in (first_run, second_run):
+        numbers = delivered(device, run)
+        assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 3
+    assert list(dict.fromkeys(body["run"] for _, body in device.heard(TOPIC))) == [first_run, second_run]
+
+
 def test_an_interface_that_comes_late_is_waited_for_and_one_that_goes_is_not(device: Device) -> None:
     machine = device.machine
     machine.run("iw dev wlan0 del")
-    device.start(["reconnect"])
+    device.start(["reconnect"], grace_s=15)  # NetworkManager has to join within it, by itself
     lost = device.wait_for("wifi.lost")
     held = device.wait_for("recovery.withheld")
     assert lost["reason"] == "there is no interface wlan0"
     assert held["reason"] == "there has been no wlan0 since iotd started"
-    machine.wait_until(f"[ $(date +%s) -gt {at(held) + 2 * GRACE_S:.0f} ]")
+    machine.wait_until(f"[ $(date +%s) -gt {at(held) + 20:.0f} ]")
     came_at = float(machine.run("date +%s.%N\niw phy phy0 interface add wlan0 type managed"))
     device.wait_for("wifi.restored", came_at)
     assert device.steps() == {}
@@ -174,7 +233,7 @@ ip route add default via 10.0.9.1 dev eth0
     device.wait_for("recovery.withheld", cut_at, action="reboot", reason="another interface has a default route")
     lost = device.wait_for("wifi.lost", cut_at)
     will_at, _ = device.wait_heard(PRESENCE, lambda body: body["status"] == "Communication lost")
-    retried = 2 * GRACE_S + at(device.wait_for("recovery.step", cut_at, action="reconnect"))
+    retried = GRACE_S + at(device.wait_for("recovery.step", cut_at, action="reconnect"))
     device.wait_for("recovery.step", retried, action="reconnect")  # the ladder from below, since the reboot must wait
     before = delivered(device, first_run)
     assert "reboot" not in device.steps()
@@ -213,28 +272,12 @@ ip route add default via 10.0.9.1 dev eth0
     assert arrival == [first_run, second_run]
 
 
-def test_without_networkmanager_wpa_supplicant_is_told(device: Device, timetable: Timetable) -> None:
-    machine = device.machine
-    machine.run(f"""
-systemctl stop NetworkManager wpa_supplicant
-cat > /etc/wpa_supplicant/wpa_supplicant-wlan0.conf <<'END'
-ctrl_interface=DIR=/run/wpa_supplicant
-network={{
-    ssid="{ESSID}"
-    psk="{air.PASSPHRASE}"
-}}
-END
-systemctl start wpa_supplicant@wlan0
-ip address replace 10.0.1.2/24 dev wlan0
-""")
-    try:
-        device.start(["reconnect"])
-        device.wait_heard(TOPIC, lambda body: True)
-        since = float(machine.run("date +%s.%N\nwpa_cli -i wlan0 disconnect >&2"))
-        lost = device.wait_for("wifi.lost", since)
-        restored = device.wait_for("wifi.restored", since)
-        assert set(restored["steps"]) == {"reconnect"}
-        timetable.add("wpa_supplicant, without NetworkManager, has given the network up", since, device.steps(since),
-                      wifi_lost=at(lost), wifi_restored=at(restored))
-    finally:
-        machine.run("systemctl stop wpa_supplicant@wlan0\nsystemctl start NetworkManager")
+@pytest.mark.parametrize("what, harm, step", [
+    ("wpa_supplicant, without NetworkManager, has given the network up", "wpa_cli -i wlan0 disconnect", "reconnect"),
+    ("the link is down, without NetworkManager", "ip link set wlan0 down", "radio-cycle"),
+    ("wpa_supplicant, without NetworkManager, hangs and the link is down",
+     "systemctl kill --signal=STOP wpa_supplicant@wlan0; ip link set wlan0 down", "restart-network"),
+])
+def test_each_step_mends_the_same_without_networkmanager(supplicant: Device, timetable: Timetable, what: str,
+                                                         harm: str, step: str) -> None:
+    assert_mended(supplicant, timetable, what, harm, step)

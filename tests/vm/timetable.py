@@ -24,7 +24,8 @@ doubles each time, up to an hour.
 
 | step | with NetworkManager | without |
 |---|---|---|
-| `reconnect` | `nmcli device connect` | `wpa_cli reassociate` |
+| `reconnect` | `nmcli device connect`; out of a wrong network: set free, to choose by `autoconnect-priority` | \
+`wpa_cli reassociate` |
 | `radio-cycle` | taken from NetworkManager, link down and up, given back | link down and up, `wpa_cli reassociate` |
 | `restart-network` | the network services that are in use are restarted | the same |
 | `reboot` | `systemctl reboot` | the same |
