@@ -28,8 +28,9 @@ def main() -> None:
 
 
 def _answer(request: dict[str, object]) -> dict[str, object]:
-    done = subprocess.run(["/bin/sh", "-euc", str(request["script"])], stdin=subprocess.DEVNULL, encoding="utf-8",
-                          errors="backslashreplace", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    limited = ["timeout", "--signal=KILL", str(request["limit_s"])]  # with all that it has started
+    done = subprocess.run([*limited, "/bin/sh", "-euc", str(request["script"])], stdin=subprocess.DEVNULL,
+                          encoding="utf-8", errors="backslashreplace", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return {"id": request["id"], "status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
 

@@ -27,9 +27,9 @@ class Heard(NamedTuple):
 def open_air(machine: Machine) -> None:
     """Give the machine its wlan0, and each access point a radio in its namespace. Lasts until the next boot."""
     others = ";".join(f"interface-name:wlan{number}" for number in ACCESS_POINTS.values())
-    machine.run(f"printf '[keyfile]\\nunmanaged-devices={others}\\n' > /etc/NetworkManager/conf.d/air.conf\n"
-                "systemctl start NetworkManager\nsystemctl reload NetworkManager\n"  # the boot may not be over
-                f"modprobe mac80211_hwsim radios={1 + len(ACCESS_POINTS)}\niw reg set {COUNTRY}\nudevadm settle")
+    machine.run(f"printf '[keyfile]\\nunmanaged-devices={others}\\n' > /etc/NetworkManager/conf.d/air.conf")
+    machine.wait_until("systemctl reload NetworkManager")  # the boot may not be over
+    machine.run(f"modprobe mac80211_hwsim radios={1 + len(ACCESS_POINTS)}\niw reg set {COUNTRY}\nudevadm settle")
     for name, number in ACCESS_POINTS.items():
         machine.run(f"ip netns add {name}\niw phy phy{number} set netns name {name}\n"
                     f"ip -n {name} link set lo up")

@@ -35,6 +35,7 @@ FURNISH = r"""
 mkdir -p /checkout /share
 systemd-machine-id-setup >/dev/null
 touch /etc/.updated /var/.updated
+echo 127.0.0.1 localhost > /etc/hosts
 cat > /etc/fstab <<'END'
 checkout /checkout 9p trans=virtio,version=9p2000.L,msize=262144,ro 0 0
 share    /share    9p trans=virtio,version=9p2000.L,msize=262144    0 0
@@ -132,10 +133,14 @@ class Machine:
         shutil.rmtree(self._directory)
 
     def run(self, script: str, limit_s: float = 120.0) -> str:
-        """Run a shell script (`sh -eu`) as root and return its stdout; raises MachineError where it fails."""
+        """Run a shell script (`sh -eu`) as root and return its stdout.
+
+        Raises MachineError where it fails, and where it has to be killed at the limit.
+        """
         self._requests += 1
-        self._port.sendall(json.dumps({"id": self._requests, "script": script}).encode() + b"\n")
-        answer = self._receive(limit_s, lambda body: body.get("id") == self._requests, script)
+        request = {"id": self._requests, "script": script, "limit_s": limit_s}
+        self._port.sendall(json.dumps(request).encode() + b"\n")
+        answer = self._receive(limit_s + 30, lambda body: body.get("id") == self._requests, script)
         if answer["status"] != 0:
             raise MachineError(f"exit status {answer['status']} from {script!r}: {answer['stderr']}{answer['stdout']}")
         return str(answer["stdout"])
