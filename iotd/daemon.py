@@ -19,12 +19,11 @@ import time
 import traceback
 import uuid
 from collections import deque
-from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, NamedTuple
 
 from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, subscription,
                   template, topics, wifi)
@@ -72,8 +71,7 @@ class Inbox:
         return events
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A configuration that can be used, and what is not right about it all the same."""
 
     settings: Settings
@@ -246,7 +244,7 @@ class Daemon:
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
         self._tell_story(now)
-        wanted = replace(self._subscriptions, wanted=self._wanted())
+        wanted = self._subscriptions._replace(wanted=self._wanted())
         self._subscriptions, plan = subscription.opened(wanted, event.session_present)
         self._write_held()
         # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
@@ -262,7 +260,7 @@ class Daemon:
         self._story = {"boot": {"id": self._boot_id, "cause": self._rescue.boot_cause}}
         outage = self._outage(now)
         if self._line > 1 or outage.tried:
-            told = {**asdict(outage), "waiting": self._spool.count}
+            told = {**outage._asdict(), "waiting": self._spool.count}
             self._story["outage"] = told
             log.info("outage.over", "the line was down and is up again", **told)
 

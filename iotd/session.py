@@ -21,9 +21,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import paho.mqtt.client as paho
 
@@ -50,8 +49,7 @@ _REFUSALS = {  # MQTT 3.1.1, table 3.1, and what paho 2.x makes of the same code
 _REFUSALS.update({132: _REFUSALS[1], 133: _REFUSALS[2], 136: _REFUSALS[3], 134: _REFUSALS[4], 135: _REFUSALS[5]})
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(NamedTuple):
     """Everything one connection needs. `context` makes the TLS context, or gives None for a plain line."""
 
     line: int
@@ -64,11 +62,11 @@ class Dial:
     context: Callable[[], ssl.SSLContext | None]
 
 
-@dataclass(slots=True)
 class _Unacknowledged:
-    packet: bytearray
-    sent_at: float
-    repeats: int = 0
+    def __init__(self, packet: bytearray, sent_at: float, repeats: int = 0) -> None:
+        self.packet = packet
+        self.sent_at = sent_at
+        self.repeats = repeats
 
 
 class Session:
