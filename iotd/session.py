@@ -24,10 +24,12 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, NamedTuple
 
-import paho.mqtt.client as paho
-
+from iotd.deferred import deferred
 from iotd.line import HasFileno, Line, LineError, open_line
 from iotd.model import Acknowledged, Dialled, Down, Message, Received, Subscribed, ThreadFailed
+
+with deferred("urllib.request"):  # only for its proxies, which we do not use: 2 MB, and a tenth of our start
+    import paho.mqtt.client as paho
 
 CONNACK_S = 10.0
 ACK_S = 10.0
