@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from iotd import log
 from iotd.model import Message
@@ -60,7 +60,7 @@ class Store:
             raise
 
     def _prepare(self, durable: bool) -> None:
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._db.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")
         self._db.execute("PRAGMA cache_size = -256")
         self._db.execute("PRAGMA journal_size_limit = 1048576")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -72,7 +72,8 @@ class Store:
 
     def add(self, row: Row) -> None:
         """Add one message."""
-        self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+        with self._synced():
+            self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
         self.count += 1
         self.size += row[6]
 
@@ -80,19 +81,35 @@ class Store:
         """Add all of the messages or none; one whose id is here already stays as it is."""
         count, size = self.count, self.size
         insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
-        self._db.execute("BEGIN IMMEDIATE")
+        with self._synced():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    if self._db.execute(insert, row).rowcount:
+                        self.count += not row[10]
+                        self.size += row[6]
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self.count, self.size = count, size
+                raise
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """Have what is committed within on the disk when this ends, where the store is durable.
+
+        Only what is added needs that: a deletion that a power cut undoes costs a QoS 1 duplicate, not a message.
+        """
+        if not self.durable:
+            yield
+            return
+        self._db.execute("PRAGMA synchronous = FULL")
         try:
-            for row in rows:
-                if self._db.execute(insert, row).rowcount:
-                    self.count += not row[10]
-                    self.size += row[6]
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            self.count, self.size = count, size
-            raise
+            yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._db.execute("PRAGMA synchronous = NORMAL")
 
     def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
@@ -202,6 +219,7 @@ class Spool:
         self._retry_at = now
         self._ages_at = now
         self._failures: dict[str, str] = {}
+        self._undeleted: set[int] = set()  # acknowledged, but a store that cannot be written still has them
         self._paths = {str(state / "spool.db"): True, str(runtime / "spool.db"): False}
         self._stores: tuple[Store, ...] = tuple([])
         self.reopened = 0  # how often a store came back, with messages that nobody has seen yet
@@ -257,7 +275,8 @@ class Spool:
             stores = self._stores
             # By id: a crash amid a move leaves a message in both stores.
             found = {row.id: row for store in stores if store.count
-                     for row in self._guard(store, [], store.fetch, after, most, resting)}
+                     for row in self._guard(store, [], store.fetch, after, most + len(self._undeleted), resting)
+                     if row.id not in self._undeleted}
             if stores is self._stores:
                 break  # else one was damaged, and what could be saved of it is in another
         return sorted(found.values(), key=attrgetter("id"))[:most]
@@ -265,8 +284,8 @@ class Spool:
     def forget(self, ids: Sequence[int]) -> None:
         """The messages are acknowledged: they need not be kept any more."""
         for store in self._stores:
-            if store.count:
-                self._guard(store, None, store.delete_ids, ids)
+            if store.count and self._guard(store, None, store.delete_ids, ids) is None:
+                self._undeleted.update(ids)
 
     def set_aside(self, number: int) -> None:
         """Keep the message, and never send it again."""
@@ -300,6 +319,9 @@ class Spool:
             if self._failures:
                 self._retry_at = now + RETRY_S
                 self._reopen()
+            if self._undeleted:
+                undeleted, self._undeleted = self._undeleted, set()
+                self.forget(list(undeleted))
             made_before_s = now if everything else now - SETTLE_S
             for source in [store for store in self._stores if not store.durable]:
                 while self._moved(source, made_before_s, now, at):

@@ -400,6 +400,24 @@ def test_a_full_runtime_directory_loses_nothing_and_stops_nothing(place: Place, 
     assert (ids(spool), spool.count) == (early + late, 420)
 
 
+def test_what_is_acknowledged_while_its_store_is_full_is_not_sent_again(place: Place, tiny: Path) -> None:
+    place.runtime = tiny
+    spool = place.spool()
+    numbers = put(spool, *["a"] * 20, size=500)
+    with contextlib.suppress(OSError), (tiny / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    for number in numbers:
+        spool.forget([number])
+    assert place.entries("spool.failed") and place.stored(place.runtime), "the store gave way, nothing is tested"
+    assert ids(spool) == []
+    [late] = put(spool, "a")
+    assert ids(spool) == [late]
+    (tiny / "filler").unlink()
+    spool.settle(RETRY_S, None)
+    assert ids(spool) == place.stored(place.state) == [late] and place.stored(place.runtime) == []
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
