@@ -199,7 +199,6 @@ class Session:
             deadline = now
         events = (0 if full else select.POLLIN) | (select.POLLOUT if connection.flush() else 0)
         ready = self._poller.wait(line, events, deadline)
-        self._wake.clear()
         if not full and (ready & ~select.POLLOUT or line.has_input()):
             connection.read()
         try:
@@ -215,7 +214,6 @@ class Session:
         """Wait while the line is being opened; only hanging up interrupts it."""
         while True:
             ready = self._poller.wait(what, events, deadline)
-            self._wake.clear()
             if self._told_to_stop(number):
                 raise LineError("asked", "asked to stop dialling")
             if ready or time.monotonic() >= deadline:
@@ -238,10 +236,7 @@ class _Wake:
         os.eventfd_write(self._fd, 1)  # type: ignore[attr-defined]
 
     def clear(self) -> None:
-        try:
-            os.eventfd_read(self._fd)  # type: ignore[attr-defined]
-        except BlockingIOError:
-            pass
+        os.eventfd_read(self._fd)  # type: ignore[attr-defined]
 
 
 class _Poller:
@@ -260,6 +255,8 @@ class _Poller:
         timeout_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
         ready = dict(poll.poll(timeout_ms))
         self.due_at = time.monotonic()
+        if self._wake.fileno() in ready:
+            self._wake.clear()
         return ready.get(what.fileno(), 0)
 
 

@@ -52,6 +52,7 @@ class Store:
         self.path = path
         self.durable = durable
         self.count = self.size = 0
+        self.first_made_s: float | None = None  # when the oldest message was made, or earlier, until `recount`
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self._prepare(durable)
@@ -68,7 +69,7 @@ class Store:
             # A write-ahead log survives the death of this process even unsynced; synced, it needs one fsync a time.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-        self._recount()
+        self.recount()
 
     def add(self, row: Row) -> None:
         """Add one message."""
@@ -76,6 +77,7 @@ class Store:
             self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
         self.count += 1
         self.size += row[6]
+        self.first_made_s = row[8] if self.first_made_s is None else self.first_made_s
 
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
@@ -88,6 +90,7 @@ class Store:
                     if self._db.execute(insert, row).rowcount:
                         self.count += not row[10]
                         self.size += row[6]
+                        self.first_made_s = row[8] if self.first_made_s is None else self.first_made_s
                 self._db.execute("COMMIT")
             except sqlite3.Error:
                 self.count, self.size = count, size
@@ -124,11 +127,6 @@ class Store:
         return self._db.execute(f"SELECT {_COLUMNS} FROM message WHERE made_s <= ? OR boot <> ? ORDER BY id LIMIT ?",
                                 (made_before_s, boot, most)).fetchall()
 
-    def first_made_s(self) -> float | None:
-        """Return when the oldest message was made, None where there is none."""
-        found = self._db.execute("SELECT made_s FROM message ORDER BY id LIMIT 1").fetchone()
-        return found[0] if found else None
-
     def delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
         """Delete the messages that match; return the id and topic of each."""
         gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside",
@@ -136,6 +134,8 @@ class Store:
         for _, _, size, aside in gone:
             self.count -= not aside
             self.size -= size
+        if not self.size:
+            self.first_made_s = None
         if gone and not self.count and self.durable:
             self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         return [(number, topic) for number, topic, _, _ in gone]
@@ -166,7 +166,7 @@ class Store:
     def set_aside(self, number: int) -> None:
         """Keep the message, and never fetch it again."""
         self._db.execute("UPDATE message SET aside = 1 WHERE id = ?", (number,))
-        self._recount()
+        self.recount()
 
     def take_back(self, topic: str) -> None:
         """Let what was set aside of the topic be fetched again."""
@@ -200,9 +200,11 @@ class Store:
         """Close the file; its write-ahead log is folded in."""
         self._db.close()
 
-    def _recount(self) -> None:
-        self.count, self.size = self._db.execute(
-            "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0) FROM message").fetchone()
+    def recount(self) -> None:
+        """Take the count, the size and the age from the file."""
+        self.count, self.size, self.first_made_s = self._db.execute(
+            "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0),"
+            " (SELECT made_s FROM message ORDER BY id LIMIT 1) FROM message").fetchone()
 
 
 class Spool:
@@ -299,7 +301,7 @@ class Spool:
 
     def settle_at(self) -> float | None:
         """Return when `settle` has something to do, None where everything is where it belongs."""
-        made = [self._guard(store, None, store.first_made_s) for store in self._stores if not store.durable]
+        made = [store.first_made_s for store in self._stores if not store.durable]
         times = [made_s + SETTLE_S for made_s in made if made_s is not None and not self._failures]
         if self._failures:
             times.append(self._retry_at)
@@ -326,6 +328,7 @@ class Spool:
             for source in [store for store in self._stores if not store.durable]:
                 while self._moved(source, made_before_s, now, at):
                     pass
+                self._guard(source, None, source.recount)
             self._probe()
         if now >= self._ages_at:
             self._ages_at = now + max(1.0, min(AGES_S, self.bounds.max_age_s / 60))
