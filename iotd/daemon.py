@@ -61,14 +61,11 @@ class Inbox:
 
     def take(self, timeout_s: float | None) -> list[Any]:
         """Return what has arrived, waiting up to `timeout_s` (None: for ever) for the first."""
-        events: list[Any] = []
         try:
-            events.append(self._queue.get(timeout=timeout_s))
-            while len(events) < EVENTS_PER_TURN:
-                events.append(self._queue.get_nowait())
+            first = self._queue.get(timeout=timeout_s)
         except Empty:
-            pass
-        return events
+            return []
+        return [first, *(self._queue.get_nowait() for _ in range(min(self.size(), EVENTS_PER_TURN)))]
 
 
 class Loaded(NamedTuple):
@@ -160,6 +157,7 @@ class Daemon:
     def _turn(self) -> None:
         """Take what has happened, do what is due, feed the watchdog."""
         due_at = self._next_due()
+        self._session.go()
         events = self._inbox.take(None if due_at is None else max(0.0, due_at - time.monotonic()))
         now = time.monotonic()
         self._take_acknowledged()

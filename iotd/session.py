@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Callable, NamedTuple
 
 from iotd.deferred import deferred
@@ -72,7 +72,10 @@ class _Unacknowledged:
 
 
 class Session:
-    """The thread and its commands; `post` takes the events of `model`, on that thread."""
+    """The thread and its commands; `post` takes the events of `model`, on that thread.
+
+    What is to be published and subscribed is only noted; `go` at the end of a turn has the thread take all of it.
+    """
 
     def __init__(self, post: Callable[[Any], None], backlog: Callable[[], int]) -> None:
         self._post = post
@@ -83,6 +86,7 @@ class Session:
         self._poller = _Poller(self._wake)
         self._quiet: deque[tuple[int, int]] = deque()
         self.eager = True  # whether each acknowledgement is an event; else they wait for `acknowledged`
+        self._ordered = False
         self._stopping = False
         self._hang_up = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -123,6 +127,12 @@ class Session:
                 tokens.append(token)
         return tokens
 
+    def go(self) -> None:
+        """Have the thread take what was ordered; woken amid the turn it would only fight for the interpreter."""
+        if self._ordered:
+            self._ordered = False
+            self._wake.up()
+
     def hang_up(self, line: int) -> None:
         """Send DISCONNECT and close; ends in Down with the cause asked. Also ends a dialling under way."""
         self._hang_up = line
@@ -143,7 +153,7 @@ class Session:
 
     def _order(self, line: int, do: Callable[..., None], *arguments: Any) -> None:
         self._commands.put((line, do, arguments))
-        self._wake.up()
+        self._ordered = True
 
     def _run(self) -> None:
         try:
@@ -201,13 +211,10 @@ class Session:
         ready = self._poller.wait(line, events, deadline)
         if not full and (ready & ~select.POLLOUT or line.has_input()):
             connection.read()
-        try:
-            while True:
-                number, do, arguments = self._commands.get_nowait()
-                if number == connection.number:  # an order for an earlier line came too late
-                    do(connection, *arguments)
-        except Empty:
-            pass
+        for _ in range(self._commands.qsize()):
+            number, do, arguments = self._commands.get_nowait()
+            if number == connection.number:  # an order for an earlier line came too late
+                do(connection, *arguments)
         connection.keep(time.monotonic(), full)
 
     def _wait(self, number: int, what: HasFileno, events: int, deadline: float) -> bool:

@@ -220,6 +220,7 @@ class Spool:
         self._report_at = now
         self._retry_at = now
         self._ages_at = now
+        self._newcomer: tuple[int, Waiting] | None = None  # the last message, until it is touched, and the id before
         self._failures: dict[str, str] = {}
         self._undeleted: set[int] = set()  # acknowledged, but a store that cannot be written still has them
         self._paths = {str(state / "spool.db"): True, str(runtime / "spool.db"): False}
@@ -265,6 +266,7 @@ class Spool:
             self._hold(row)
         if latest:
             self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
+        self._newcomer = self.last_id, Waiting(number, message.topic, message.payload, message.qos, message.retain)
         self.last_id = number
         if message.retain:
             self.newest[message.topic] = number
@@ -273,6 +275,8 @@ class Spool:
 
     def fetch(self, after: int, most: int, resting: Sequence[str] = ()) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, in order, without those of the resting topics."""
+        if self._newcomer and self._newcomer[0] == after and self._newcomer[1].topic not in resting:
+            return [self._newcomer[1]]
         for _ in range(2):
             stores = self._stores
             # By id: a crash amid a move leaves a message in both stores.
@@ -285,12 +289,14 @@ class Spool:
 
     def forget(self, ids: Sequence[int]) -> None:
         """The messages are acknowledged: they need not be kept any more."""
+        self._newcomer = None
         for store in self._stores:
             if store.count and self._guard(store, None, store.delete_ids, ids) is None:
                 self._undeleted.update(ids)
 
     def set_aside(self, number: int) -> None:
         """Keep the message, and never send it again."""
+        self._newcomer = None
         for store in self._stores:
             self._guard(store, None, store.set_aside, number)
 
@@ -380,6 +386,7 @@ class Spool:
                 for row in self._guard(store, [], store.delete, where, values)]
 
     def _count_drops(self, reason: str, rows: list[tuple[int, str]]) -> None:
+        self._newcomer = None
         for _, topic in rows:
             self.dropped[topic] += 1
             self._unreported[topic, reason] += 1

@@ -109,6 +109,18 @@ def test_fetching_goes_on_after_an_id_up_to_a_number_and_past_resting_topics(pla
     assert ids(spool, 0, ("a", "b", "c")) == []
 
 
+def test_the_last_message_is_fetched_only_while_it_waits(place: Place) -> None:
+    spool = place.spool()
+    [forgotten] = put(spool, "a")
+    assert ids(spool) == [forgotten]
+    spool.forget([forgotten])
+    assert ids(spool) == []
+    [aside] = put(spool, "a")
+    assert ids(spool, after=forgotten) == [aside] and ids(spool, after=forgotten, resting=("a",)) == []
+    spool.set_aside(aside)
+    assert ids(spool, after=forgotten) == []
+
+
 def test_a_healthy_line_leaves_no_trace_on_the_disk(place: Place) -> None:
     spool = place.spool()
     before = {path.name: path.read_bytes() for path in place.state.iterdir()}
