@@ -8,8 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
-from typing import IO, Literal, Sequence
+from typing import IO, Literal, NamedTuple, Sequence
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
@@ -20,8 +19,7 @@ REASON_CHARACTERS = 120
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How a command ended: "exited", "late" (killed at its time-out), "stopped" (killed since iotd ends), "refused".
 
     `status` is the exit status, -N for the signal N, None where it did not even start. `output` is the beginning of

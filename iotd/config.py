@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 from iotd import override, template, topics
 from iotd.document import (
@@ -51,8 +50,7 @@ OWN_KEY = "iotd"  # what iotd itself reports of checks and orders
 Note = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A configuration without problems, and the line of every key path in its file."""
 
     settings: Settings
@@ -268,12 +266,11 @@ def _settings_of(values: Mapping[str, Any], identity: Identity) -> Settings:
     def filled(topic: str) -> str:
         return str(template.compile_tree(topic)(names))
 
-    return replace(
-        written,
+    return written._replace(
         thing=names["thing"],
-        presence=replace(written.presence, topic=filled(written.presence.topic)),
-        publish=tuple(replace(entry, topic=filled(entry.topic)) for entry in written.publish),
-        subscribe=tuple(replace(entry, filter=filled(entry.filter)) for entry in written.subscribe),
+        presence=written.presence._replace(topic=filled(written.presence.topic)),
+        publish=tuple(entry._replace(topic=filled(entry.topic)) for entry in written.publish),
+        subscribe=tuple(entry._replace(filter=filled(entry.filter)) for entry in written.subscribe),
     )
 
 

@@ -19,12 +19,11 @@ import time
 import traceback
 import uuid
 from collections import deque
-from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, NamedTuple
 
 from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, subscription,
                   template, topics, wifi)
@@ -62,18 +61,14 @@ class Inbox:
 
     def take(self, timeout_s: float | None) -> list[Any]:
         """Return what has arrived, waiting up to `timeout_s` (None: for ever) for the first."""
-        events: list[Any] = []
         try:
-            events.append(self._queue.get(timeout=timeout_s))
-            while len(events) < EVENTS_PER_TURN:
-                events.append(self._queue.get_nowait())
+            first = self._queue.get(timeout=timeout_s)
         except Empty:
-            pass
-        return events
+            return []
+        return [first, *(self._queue.get_nowait() for _ in range(min(self.size(), EVENTS_PER_TURN)))]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A configuration that can be used, and what is not right about it all the same."""
 
     settings: Settings
@@ -162,6 +157,7 @@ class Daemon:
     def _turn(self) -> None:
         """Take what has happened, do what is due, feed the watchdog."""
         due_at = self._next_due()
+        self._session.go()
         events = self._inbox.take(None if due_at is None else max(0.0, due_at - time.monotonic()))
         now = time.monotonic()
         self._take_acknowledged()
@@ -246,7 +242,7 @@ class Daemon:
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=self._spool.count)
         self._tell_story(now)
-        wanted = replace(self._subscriptions, wanted=self._wanted())
+        wanted = self._subscriptions._replace(wanted=self._wanted())
         self._subscriptions, plan = subscription.opened(wanted, event.session_present)
         self._write_held()
         # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
@@ -262,7 +258,7 @@ class Daemon:
         self._story = {"boot": {"id": self._boot_id, "cause": self._rescue.boot_cause}}
         outage = self._outage(now)
         if self._line > 1 or outage.tried:
-            told = {**asdict(outage), "waiting": self._spool.count}
+            told = {**outage._asdict(), "waiting": self._spool.count}
             self._story["outage"] = told
             log.info("outage.over", "the line was down and is up again", **told)
 

@@ -10,8 +10,7 @@ alone rests for an hour. A bad line, which falls at any moment, accuses nobody t
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from iotd.model import Entry
 
@@ -22,8 +21,7 @@ REST_S = 3600.0
 QUIET_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
+class Suspicion(NamedTuple):
     """How often in a row the broker ended the line over something (`falls`) or over nothing at all (`quiet`), how
     often a careful one over one action `alone`, which actions rest until when, and whether the line, or the next one,
     is `careful`.
@@ -31,8 +29,8 @@ class Suspicion:
 
     falls: int = 0
     quiet: int = 0
-    alone: Mapping[str, int] = field(default_factory=dict)
-    resting: Mapping[str, float] = field(default_factory=dict)
+    alone: Mapping[str, int] = {}
+    resting: Mapping[str, float] = {}
     careful: bool = False
 
 
@@ -45,17 +43,17 @@ def fell(suspicion: Suspicion, unanswered: Sequence[str], now: float) -> tuple[S
                           " id: look for a second one with this thing name, or a copied card", {"falls": quiet})
         return Suspicion(quiet=quiet, resting=suspicion.resting), [contested] if quiet == QUIET_FALLS else []
     falls = suspicion.falls + 1
-    next_line = replace(suspicion, falls=falls, quiet=0, careful=falls >= FALLS_BEFORE_CARE and not suspicion.careful)
+    next_line = suspicion._replace(falls=falls, quiet=0, careful=falls >= FALLS_BEFORE_CARE and not suspicion.careful)
     if not suspicion.careful or len(unanswered) > 1:
         return next_line, []
     action = unanswered[0]
     count = suspicion.alone.get(action, 0) + 1
     if count < FALLS_OF_AN_ACTION:
-        return replace(next_line, alone={action: count}), []
+        return next_line._replace(alone={action: count}), []
     entry = Entry(logging.WARNING, "session.denied",
                   f"the broker closes the line over every {action}, probably by policy; it rests for an hour",
                   {"action": action, "falls": count, "retry_in_s": REST_S})
-    return replace(next_line, alone={}, resting={**suspicion.resting, action: now + REST_S}), [entry]
+    return next_line._replace(alone={}, resting={**suspicion.resting, action: now + REST_S}), [entry]
 
 
 def proven(suspicion: Suspicion, now: float) -> Suspicion:

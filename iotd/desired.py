@@ -5,16 +5,16 @@ acted on by its content: the same value again means that the report has not arri
 What is reported is always said whole, so that a line that is lost anywhere leaves nothing undone: the get on the next
 one brings the difference that is left, and the report there says what has been done.
 
-An order is written down before it is begun (`Keep`). One that iotd did not see end is not begun again, since it may be
-the very thing that ended iotd; it is reported as failed, and begun when something else is desired.
+An order is written down before it is begun (`Duty.KEEP`). One that iotd did not see end is not begun again, since it
+may be the very thing that ended iotd; it is reported as failed, and begun when something else is desired.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
-from typing import Any, Mapping
+from enum import Enum
+from typing import Any, Mapping, NamedTuple
 
 from iotd import template
 from iotd.model import Entry
@@ -29,16 +29,17 @@ REASON_CHARACTERS = 120
 
 KNOWN = frozenset({"value"})
 
-Effect = Any  # Entry, Keep, Act or Report
+Effect = Any  # Entry, Duty or Act
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Write `to_json` down, durably. Where that fails, answer the `Act` after it by `finished` with the reason."""
+class Duty(Enum):
+    """What an order asks for beside its act."""
+
+    KEEP = "write `to_json` down, durably; where that fails, answer the Act after it by `finished` with the reason"
+    REPORT = "report now"
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(NamedTuple):
     """Do what is desired of this key, and say by `finished` how it went."""
 
     key: str
@@ -46,13 +47,7 @@ class Act:
     value: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Report now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """What is known of one key; values are their canonical JSON, for they are compared by content.
 
     `stage`: waiting (to be acted on at `at`), acting (on `acting_on`), done, failed (to be tried again at `at`), over
@@ -73,14 +68,13 @@ class Order:
     looped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
+class Orders(NamedTuple):
     """All that is known of what one shadow desires: by key; `left` are the keys that have no action, as last seen."""
 
     shadow: str | None
     actions: Mapping[str, Action]
-    orders: Mapping[str, Order] = field(default_factory=dict)
-    left: Mapping[str, str] = field(default_factory=dict)
+    orders: Mapping[str, Order] = {}
+    left: Mapping[str, str] = {}
     dropped: tuple[str, ...] = ()
 
 
@@ -106,10 +100,10 @@ def changed(orders: Orders, actions: Mapping[str, Action]) -> Orders:
 
     A key that has lost its action, or has one of another kind, is dropped as at the start.
     """
-    remaining = {key: replace(order, action=actions[key]) for key, order in orders.orders.items()
+    remaining = {key: order._replace(action=actions[key]) for key, order in orders.orders.items()
                  if key in actions and _kind(actions[key]) == _kind(order.action)}
     gone = {*orders.dropped, *orders.orders} - remaining.keys()
-    return replace(orders, actions=actions, orders=remaining, left={}, dropped=tuple(sorted(gone)))
+    return orders._replace(actions=actions, orders=remaining, left={}, dropped=tuple(sorted(gone)))
 
 
 def without(orders: Orders, setting: str) -> Orders:
@@ -117,7 +111,7 @@ def without(orders: Orders, setting: str) -> Orders:
     gone = {key for key, order in orders.orders.items()
             if isinstance(order.action, Set) and order.action.setting == setting}
     remaining = {key: order for key, order in orders.orders.items() if key not in gone}
-    return replace(orders, orders=remaining, dropped=tuple(sorted({*orders.dropped, *gone})))
+    return orders._replace(orders=remaining, dropped=tuple(sorted({*orders.dropped, *gone})))
 
 
 def to_json(orders: Orders) -> dict[str, Json]:
@@ -142,7 +136,7 @@ def heard(orders: Orders, delta: Json, now: float) -> tuple[Orders, list[Effect]
     for key in orders.orders.keys() - wanted.keys():
         orders, more = _not_wanted(orders, key)
         effects += more
-    return replace(orders, left={key: text for key, text in orders.left.items() if key in wanted}), effects
+    return orders._replace(left={key: text for key, text in orders.left.items() if key in wanted}), effects
 
 
 def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders, list[Effect]]:
@@ -153,18 +147,18 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
     applied = order.applied if reason else order.acting_on
     fields = {"shadow": orders.shadow, "key": key, "value": json.loads(order.acting_on)}
     if order.text != order.acting_on:
-        order = replace(order, stage="waiting", applied=applied, at=now, failures=0)
+        order = order._replace(stage="waiting", applied=applied, at=now, failures=0)
         return _act_or_wait(orders, key, order, now)
     if reason:
         failures = order.failures + 1
         pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(failures - 1, 30))
-        order = replace(order, stage="failed", reason=reason[:REASON_CHARACTERS], failures=failures, at=now + pause_s)
+        order = order._replace(stage="failed", reason=reason[:REASON_CHARACTERS], failures=failures, at=now + pause_s)
         entry = Entry(logging.WARNING, "desired.failed", f"what is desired of {key} could not be done: {reason}",
                       {**fields, "reason": reason, "retry_in_s": pause_s})
     else:
-        order = replace(order, stage="done", reason="", applied=applied, failures=0, at=None)
+        order = order._replace(stage="done", reason="", applied=applied, failures=0, at=None)
         entry = Entry(logging.INFO, "desired.done", f"what is desired of {key} is done", fields)
-    return _put(orders, key, order), [entry, Keep(), Report()]
+    return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
 
 
 def keep(orders: Orders, now: float) -> tuple[Orders, list[Effect]]:
@@ -234,20 +228,20 @@ def _wanted(orders: Orders, key: str, text: str, now: float) -> tuple[Orders, li
         return _act_or_wait(orders, key, Order(action, text, "waiting", at=now), now)
     if order.text != text:
         looped = order.looped and bool(_within(order.acted, now))  # one that goes on is named once
-        fresh = replace(order, text=text, failures=0, said=(), looped=looped)
+        fresh = order._replace(text=text, failures=0, said=(), looped=looped)
         if order.stage == "acting":
             return _put(orders, key, fresh), []
-        return _act_or_wait(orders, key, replace(fresh, stage="waiting", at=now), now)
+        return _act_or_wait(orders, key, fresh._replace(stage="waiting", at=now), now)
     if order.stage != "done":
         return orders, []
     # Done, and yet it differs: our report has not come through, or somebody else's came after it.
     said = _within(order.said, now)
     if len(said) < LOOP_REPORTS:
-        return _put(orders, key, replace(order, said=(*said, now))), [Report()]
+        return _put(orders, key, order._replace(said=(*said, now))), [Duty.REPORT]
     entry = Entry(logging.WARNING, "desired.loop",
                   f"{key} is reported as desired and yet differs each time; does another program report it as well?",
                   {"shadow": orders.shadow, "key": key, "value": json.loads(text)})
-    return _put(orders, key, replace(order, said=said, looped=True)), [] if order.looped else [entry]
+    return _put(orders, key, order._replace(said=said, looped=True)), [] if order.looped else [entry]
 
 
 def _act_or_wait(orders: Orders, key: str, order: Order, now: float) -> tuple[Orders, list[Effect]]:
@@ -257,10 +251,10 @@ def _act_or_wait(orders: Orders, key: str, order: Order, now: float) -> tuple[Or
         entry = Entry(logging.WARNING, "desired.loop",
                       f"{key} was desired differently {len(acted)} times in a minute; the next time waits",
                       {"shadow": orders.shadow, "key": key, "value": json.loads(order.text)})
-        waiting = replace(order, stage="waiting", at=acted[0] + LOOP_S, acted=acted, looped=True)
-        return _put(orders, key, waiting), [] if order.looped else [entry, Keep()]
-    order = replace(order, stage="acting", acting_on=order.text, at=None, reason="", acted=(*acted, now))
-    return _put(orders, key, order), [Keep(), Act(key, order.action, json.loads(order.text))]
+        waiting = order._replace(stage="waiting", at=acted[0] + LOOP_S, acted=acted, looped=True)
+        return _put(orders, key, waiting), [] if order.looped else [entry, Duty.KEEP]
+    order = order._replace(stage="acting", acting_on=order.text, at=None, reason="", acted=(*acted, now))
+    return _put(orders, key, order), [Duty.KEEP, Act(key, order.action, json.loads(order.text))]
 
 
 def _refused(orders: Orders, key: str, problem: str) -> tuple[Orders, list[Effect]]:
@@ -268,10 +262,10 @@ def _refused(orders: Orders, key: str, problem: str) -> tuple[Orders, list[Effec
     old = orders.orders.get(key, Order(orders.actions[key], "", "over"))
     if old.stage == "over" and old.reason == problem:
         return orders, []
-    order = replace(old, text="", stage="over", reason=problem, at=None)
+    order = old._replace(text="", stage="over", reason=problem, at=None)
     entry = Entry(logging.WARNING, "desired.refused", f"what is desired of {key} cannot be done: {problem}",
                   {"shadow": orders.shadow, "key": key, "reason": problem})
-    return _put(orders, key, order), [entry, Keep(), Report()]
+    return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
 
 
 def _left(orders: Orders, key: str, text: str) -> tuple[Orders, list[Effect]]:
@@ -279,7 +273,7 @@ def _left(orders: Orders, key: str, text: str) -> tuple[Orders, list[Effect]]:
         return orders, []
     entry = Entry(logging.INFO, "desired.left", f"{key} is desired, and on_delta has no action for it",
                   {"shadow": orders.shadow, "key": key})
-    return replace(orders, left={**orders.left, key: text}), [entry]
+    return orders._replace(left={**orders.left, key: text}), [entry]
 
 
 def _not_wanted(orders: Orders, key: str) -> tuple[Orders, list[Effect]]:
@@ -288,12 +282,12 @@ def _not_wanted(orders: Orders, key: str) -> tuple[Orders, list[Effect]]:
     if order.stage == "done":
         return orders, []
     if order.stage == "acting":
-        return _put(orders, key, replace(order, text=order.acting_on)), []
+        return _put(orders, key, order._replace(text=order.acting_on)), []
     if order.applied is None:
         remaining = {name: other for name, other in orders.orders.items() if name != key}
-        return replace(orders, orders=remaining), [Keep(), Report()]
-    order = replace(order, text=order.applied, stage="done", reason="", failures=0, at=None)
-    return _put(orders, key, order), [Keep(), Report()]
+        return orders._replace(orders=remaining), [Duty.KEEP, Duty.REPORT]
+    order = order._replace(text=order.applied, stage="done", reason="", failures=0, at=None)
+    return _put(orders, key, order), [Duty.KEEP, Duty.REPORT]
 
 
 def _restored(action: Action, entry: Json, now: float) -> Order | None:
@@ -305,12 +299,12 @@ def _restored(action: Action, entry: Json, now: float) -> Order | None:
         return None
     order = Order(action, str(text), "over", str(reason), applied=applied, failures=failed)
     if stage == "acting" and isinstance(action, Run):
-        return replace(order, reason="iotd ended while this was done; it may or may not be")
+        return order._replace(reason="iotd ended while this was done; it may or may not be")
     if stage == "failed":
-        return replace(order, stage="failed", at=now + RETRY_FIRST_S)
+        return order._replace(stage="failed", at=now + RETRY_FIRST_S)
     if stage in ("waiting", "acting") and text:
-        return replace(order, stage="waiting", at=now)
-    return replace(order, stage="done" if stage == "done" and text else "over")
+        return order._replace(stage="waiting", at=now)
+    return order._replace(stage="done" if stage == "done" and text else "over")
 
 
 def _kind(action: Action) -> str:
@@ -354,4 +348,4 @@ def _within(times: tuple[float, ...], now: float) -> tuple[float, ...]:
 
 
 def _put(orders: Orders, key: str, order: Order) -> Orders:
-    return replace(orders, orders={**orders.orders, key: order})
+    return orders._replace(orders={**orders.orders, key: order})

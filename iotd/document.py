@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, TypeVar
 
 import yaml
 
@@ -47,14 +46,14 @@ class Unreadable(ValueError):
         self.line = line
 
 
-@dataclass(slots=True)
 class Document:
     """What reading a document gathers: its problems, and the line of every key path."""
 
-    problems: list[Problem] = field(default_factory=list)
-    lines: dict[str, int] = field(default_factory=dict)
-    _wrong: set[str] = field(default_factory=set)
-    _visits: int = 0
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}
+        self._wrong: set[str] = set()
+        self._visits = 0
 
     def note(self, key: str, text: str, line: int | None = None) -> None:
         """Note a problem at `key`, in the line of that key unless `line` says another."""
@@ -74,8 +73,7 @@ class Document:
             raise Unreadable(line, f"its aliases stand for more than {MAX_NODES} values; write them out")
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """One node of a document, with its key path and its depth."""
 
     node: yaml.Node

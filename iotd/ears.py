@@ -126,9 +126,9 @@ class Ears:
         for effect in effects:
             if isinstance(effect, Entry):
                 log.write(effect)
-            elif isinstance(effect, desired.Keep):
+            elif effect is desired.Duty.KEEP:
                 unkept = self._keep()
-            elif isinstance(effect, desired.Report):
+            elif effect is desired.Duty.REPORT:
                 news = True
             else:
                 news = self._act(shadow, effect, unkept, now) or news

@@ -14,9 +14,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 from iotd import __version__
 from iotd.settings import Json
@@ -24,8 +23,7 @@ from iotd.settings import Json
 MAX_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Roots:
+class Roots(NamedTuple):
     """Where the kernel's and the distribution's files are found."""
 
     proc: Path = Path("/proc")

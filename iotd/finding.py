@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from iotd.settings import Check, Json
 
 Outcome = Literal["good", "bad", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """One run of `check`, ended at the monotonic time `at`.
 
     "unknown" is a check that could not be made and says nothing about what it watches. All but "good" say why in
@@ -25,8 +23,7 @@ class CheckResult:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Performed:
+class Performed(NamedTuple):
     """The command for a key of a shadow's desired state has ended; `reason` is empty where it did well."""
 
     shadow: str | None
@@ -34,6 +31,5 @@ class Performed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Overridden:
+class Overridden(NamedTuple):
     """The cloud has given a setting another value."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, NamedTuple
 
 from iotd.finding import CheckResult
 from iotd.settings import Check, Json
@@ -13,8 +12,7 @@ MISSED = 3  # so many intervals without a result, and the last one says nothing 
 MAX_REPORT_BYTES = 2048  # of the 8 KB that a shadow has for everything
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """A check that is not good: why, what it measured, and for how long its last result has stood."""
 
     name: str
@@ -23,8 +21,7 @@ class Doubt:
     age_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a shadow is healthy: `failed` says no; `unknown` says nothing, for no data is not bad."""
 
     failed: tuple[Doubt, ...] = ()

@@ -6,12 +6,10 @@ An event enters the one inbox of the main loop; an effect leaves a rule and is p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One MQTT application message to publish (MQTT 3.1.1, 3.3)."""
 
     topic: str
@@ -20,16 +18,14 @@ class Message:
     retain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Dialled:
+class Dialled(NamedTuple):
     """CONNACK came with code 0: the line is up."""
 
     line: int
     session_present: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(NamedTuple):
     """The line is down, or never came up.
 
     `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
@@ -42,24 +38,21 @@ class Down:
     was_up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """The broker has taken the publish with this token: PUBACK at QoS 1, handed to the socket at QoS 0."""
 
     line: int
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribed:
+class Subscribed(NamedTuple):
     """A SUBACK: the return code of each filter (0, 1, 2, or 128 for refused; MQTT 3.1.1, 3.9.3)."""
 
     line: int
     codes: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A PUBLISH from the broker."""
 
     line: int
@@ -69,33 +62,29 @@ class Received:
     retain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Signalled:
+class Signalled(NamedTuple):
     """A POSIX signal was caught."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadFailed:
+class ThreadFailed(NamedTuple):
     """A thread of ours ended with an exception that nobody expected."""
 
     thread: str
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One log line: `level` as in logging, `event` a stable slug, `message` a sentence for a person."""
 
     level: int
     event: str
     message: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Publish now, past the spool: the message speaks of this very moment and is made anew on the next line."""
 
     message: Message

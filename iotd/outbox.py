@@ -14,8 +14,7 @@ one that the broker denies to this device; it rests for an hour, and what was se
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from iotd.model import Entry, Message
 
@@ -30,8 +29,7 @@ STRIKES_OF_A_TOPIC = 3
 DENIED_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One message of the spool; ids grow in the order in which messages were made."""
 
     id: int
@@ -45,8 +43,7 @@ class Waiting:
         return len(self.payload) + len(self.topic) + 8
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What the broker takes: publishes and bytes a second (None: as many as it likes), and unacknowledged ones.
 
     `burst` and `bytes_burst` of them may go at once; with what comes in a second, and one message of the largest size
@@ -68,16 +65,14 @@ AWS = Limits(window=85, per_second=70.0, burst=20.0, bytes_per_second=280_000.0,
              retained_pause_s=1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """One message handed to the session and not yet acknowledged."""
 
     topic: str
     sent_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outbox:
+class Outbox(NamedTuple):
     """What is in flight, the budgets left as of `counted_at`, and what is suspected.
 
     `falls`: lines in a row that the broker ended over something in flight. `careful`: nothing goes out on this line for
@@ -86,23 +81,22 @@ class Outbox:
     """
 
     limits: Limits = UNLIMITED
-    in_flight: Mapping[int, Flight] = field(default_factory=dict)
+    in_flight: Mapping[int, Flight] = {}
     cursor: int = 0
     publishes_left: float = 0.0
     bytes_left: float = 0.0
     counted_at: float = 0.0
-    retained_at: Mapping[str, float] = field(default_factory=dict)
+    retained_at: Mapping[str, float] = {}
     falls: int = 0
     careful: bool = False
     quiet_from: float | None = None
     trial: int | None = None
-    strikes: Mapping[int, int] = field(default_factory=dict)
-    drops: Mapping[str, int] = field(default_factory=dict)
-    denied: Mapping[str, float] = field(default_factory=dict)
+    strikes: Mapping[int, int] = {}
+    drops: Mapping[str, int] = {}
+    denied: Mapping[str, float] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a fallen line means: the id of a message to set aside, a topic to take back, what to log."""
 
     aside: int | None = None
@@ -125,7 +119,7 @@ def take(
     """
     if outbox.careful and rows:
         quiet_from = now if outbox.quiet_from is None else outbox.quiet_from
-        outbox = replace(outbox, quiet_from=quiet_from, careful=now < quiet_from + CARE_S)
+        outbox = outbox._replace(quiet_from=quiet_from, careful=now < quiet_from + CARE_S)
         if now < quiet_from + QUIET_S:
             return outbox, [], quiet_from + QUIET_S
     outbox = _earned(outbox, now)
@@ -157,8 +151,8 @@ def take(
         cursor = row.id
         chosen.append((row.id, Message(row.topic, row.payload, row.qos, retain)))
     trial = chosen[0][0] if outbox.careful and chosen else outbox.trial
-    return replace(outbox, in_flight=in_flight, retained_at=retained_at, publishes_left=publishes, bytes_left=volume,
-                   cursor=cursor, trial=trial), chosen, again_at
+    return outbox._replace(in_flight=in_flight, retained_at=retained_at, publishes_left=publishes, bytes_left=volume,
+                           cursor=cursor, trial=trial), chosen, again_at
 
 
 def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
@@ -166,7 +160,7 @@ def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
     if outbox.limits.per_second is None:
         return outbox
     outbox = _earned(outbox, now)
-    return replace(outbox, publishes_left=outbox.publishes_left - publishes, bytes_left=outbox.bytes_left - size)
+    return outbox._replace(publishes_left=outbox.publishes_left - publishes, bytes_left=outbox.bytes_left - size)
 
 
 def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
@@ -177,8 +171,8 @@ def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
         strikes.pop(number, None)
         if flight is not None:
             drops.pop(flight.topic, None)
-    return replace(outbox, in_flight=in_flight, strikes=strikes, drops=drops,
-                   trial=None if outbox.trial in ids else outbox.trial)
+    return outbox._replace(in_flight=in_flight, strikes=strikes, drops=drops,
+                           trial=None if outbox.trial in ids else outbox.trial)
 
 
 def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
@@ -189,8 +183,8 @@ def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
     recent = [number for number, flight in outbox.in_flight.items() if now - flight.sent_at <= BLAME_S]
     guilty = blamed and bool(recent)
     falls = outbox.falls + 1 if guilty else 0 if not outbox.careful else outbox.falls
-    empty = replace(outbox, in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0, falls=falls, quiet_from=None,
-                    trial=None, careful=guilty and falls >= FALLS_BEFORE_CARE and not outbox.careful)
+    empty = outbox._replace(in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0, falls=falls, quiet_from=None,
+                            trial=None, careful=guilty and falls >= FALLS_BEFORE_CARE and not outbox.careful)
     if not guilty or outbox.trial is None or outbox.trial not in recent:
         return empty, Verdict()
     number, topic = outbox.trial, outbox.in_flight[outbox.trial].topic
@@ -200,24 +194,24 @@ def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
         strikes.pop(number)
         drops.pop(topic)
         denied = {**outbox.denied, topic: now + DENIED_S}
-        return replace(empty, strikes=strikes, drops=drops, denied=denied), Verdict(back=topic, entries=(Entry(
+        return empty._replace(strikes=strikes, drops=drops, denied=denied), Verdict(back=topic, entries=(Entry(
             logging.WARNING, "publish.denied",
             "the broker closes the line over every message of this topic, probably by policy; it rests for an hour",
             {"topic": topic, "drops": STRIKES_OF_A_TOPIC, "retry_in_s": DENIED_S}),))
     if strikes[number] >= STRIKES_OF_A_MESSAGE:
         strikes.pop(number)
-        return replace(empty, strikes=strikes, drops=drops), Verdict(aside=number, entries=(Entry(
+        return empty._replace(strikes=strikes, drops=drops), Verdict(aside=number, entries=(Entry(
             logging.WARNING, "publish.set_aside",
             "the broker closed the line over this message twice; it is kept and not sent again",
             {"topic": topic, "id": number}),))
-    return replace(empty, strikes=strikes, drops=drops), Verdict()
+    return empty._replace(strikes=strikes, drops=drops), Verdict()
 
 
 def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:
     """Return the topics that rest now, and the outbox without those whose rest is over."""
     denied = {topic: until for topic, until in outbox.denied.items() if until > now}
     if len(denied) != len(outbox.denied):
-        outbox = replace(outbox, denied=denied, cursor=0)
+        outbox = outbox._replace(denied=denied, cursor=0)
     return outbox, tuple(denied)
 
 
@@ -227,6 +221,7 @@ def _earned(outbox: Outbox, now: float) -> Outbox:
     if limits.per_second is None or limits.bytes_per_second is None:
         return outbox
     passed_s = max(0.0, now - outbox.counted_at)
-    return replace(outbox, counted_at=now,
-                   publishes_left=min(limits.burst, outbox.publishes_left + passed_s * limits.per_second),
-                   bytes_left=min(limits.bytes_burst, outbox.bytes_left + passed_s * limits.bytes_per_second))
+    return outbox._replace(
+        counted_at=now,
+        publishes_left=min(limits.burst, outbox.publishes_left + passed_s * limits.per_second),
+        bytes_left=min(limits.bytes_burst, outbox.bytes_left + passed_s * limits.bytes_per_second))

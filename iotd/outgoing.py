@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from dataclasses import replace
 from typing import Callable, Iterable, Mapping
 
 from iotd import log, outbox, schedule, template
@@ -63,7 +62,7 @@ class Outgoing:
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(
             known, {index: entry.every_s for index, entry in enumerate(settings.publish)}, now)
-        self._outbox = replace(self._outbox, limits=outbox.AWS if limited else outbox.UNLIMITED)
+        self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
         self._spool.bounds = settings.spool
 
     def next_due(self) -> float | None:
@@ -97,12 +96,12 @@ class Outgoing:
         self._outbox, resting = outbox.resting(self._outbox, now)
         if self._reopened != self._spool.reopened:  # a store came back, with messages behind the cursor
             self._reopened = self._spool.reopened
-            self._outbox = replace(self._outbox, cursor=0)
+            self._outbox = self._outbox._replace(cursor=0)
         while self._outbox.cursor < self._spool.last_id:
             room = outbox.room(self._outbox)
             rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []
             if room and not rows:
-                self._outbox = replace(self._outbox, cursor=self._spool.last_id)
+                self._outbox = self._outbox._replace(cursor=self._spool.last_id)
             cursor = self._outbox.cursor
             self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, self._spool.newest, now)
             if self._outbox.cursor == cursor:
@@ -152,7 +151,7 @@ class Outgoing:
         if self._up and entry.topic not in self._outbox.denied:
             cursor = self._outbox.cursor
             self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
-            self._outbox = replace(self._outbox, cursor=cursor)
+            self._outbox = self._outbox._replace(cursor=cursor)
         if chosen:
             self._transient[waiting.id] = entry.topic
             self._give(chosen)

@@ -11,7 +11,6 @@ Pure. What a value leads to is judged by the rules of the file afterwards, all o
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Mapping
 
 from iotd.settings import Json, Log, Settings
@@ -68,18 +67,18 @@ def origins(settings: Settings, opened: Mapping[str, Json]) -> dict[str, dict[st
 def _with(settings: Settings, setting: str, value: Json) -> Settings:
     every, payload = _EVERY.fullmatch(setting), _PAYLOAD.fullmatch(setting)
     if every and every[1] == "publish":
-        entry = replace(settings.publish[int(every[2])], every_s=_duration(value))
-        return replace(settings, publish=_put(settings.publish, int(every[2]), entry))
+        entry = settings.publish[int(every[2])]._replace(every_s=_duration(value))
+        return settings._replace(publish=_put(settings.publish, int(every[2]), entry))
     if every:
-        shadow = replace(settings.shadows[int(every[2])], every_s=_duration(value))
-        return replace(settings, shadows=_put(settings.shadows, int(every[2]), shadow))
+        shadow = settings.shadows[int(every[2])]._replace(every_s=_duration(value))
+        return settings._replace(shadows=_put(settings.shadows, int(every[2]), shadow))
     if payload:
         entry = settings.publish[int(payload[1])]
-        entry = replace(entry, payload={**entry.payload, payload[2]: _literal(value)})
-        return replace(settings, publish=_put(settings.publish, int(payload[1]), entry))
+        entry = entry._replace(payload={**entry.payload, payload[2]: _literal(value)})
+        return settings._replace(publish=_put(settings.publish, int(payload[1]), entry))
     if value not in _LEVELS or not isinstance(value, str):
         raise ValueError(f"expected {', '.join(_LEVELS[:-1])} or {_LEVELS[-1]}")
-    return replace(settings, log=Log(value, settings.log.format))
+    return settings._replace(log=Log(value, settings.log.format))
 
 
 def _value(settings: Settings, setting: str) -> Json:

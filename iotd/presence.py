@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from iotd.model import Entry, Message, Received
 from iotd.settings import Presence
@@ -24,8 +23,7 @@ REBOOTING = "Rebooting"
 PAUSE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What this connection has said: when last, and when Connected is to be said again (None: it stands)."""
 
     session: str
@@ -57,6 +55,6 @@ def heard(standing: Standing, hostname: str, received: Received, now: float) -> 
     if body.get("status") != LOST or body.get("Hostname") != hostname:
         return standing, None
     again_at = max(now, standing.said_at + PAUSE_S)
-    return replace(standing, again_at=again_at), Entry(
+    return standing._replace(again_at=again_at), Entry(
         logging.INFO, "presence.overruled", "a late will says that this device is lost; it says Connected again",
         {"session": str(body.get("session"))[:40]})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = Literal["associated", "disconnected", "absent", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One look at `interface`; all but "associated" say why in `reason`.
 
     "disconnected" is an interface without a usable association, "absent" is no interface of that name,

@@ -6,7 +6,7 @@ again. So no attempt follows another within a second, and none at a time that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from iotd.settings import Backoff
 
@@ -21,8 +21,7 @@ SPREAD = 4
 CLOCK_RETRY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(NamedTuple):
     """How often dialling has failed since the line was last stable, and when to dial next (None: not now)."""
 
     failures: int = 0
@@ -43,12 +42,12 @@ def wait_s(backoff: Backoff, failures: int, chance: float) -> float:
 
 def dialling(attempts: Attempts) -> Attempts:
     """Return the attempts while one of them is under way."""
-    return replace(attempts, dial_at=None)
+    return attempts._replace(dial_at=None)
 
 
 def connected(attempts: Attempts, now: float) -> Attempts:
     """Return the attempts now that CONNACK has come; the failures are kept until the line has proven stable."""
-    return replace(attempts, dial_at=None, up_since=now)
+    return attempts._replace(dial_at=None, up_since=now)
 
 
 def stable(attempts: Attempts, now: float) -> bool:

@@ -16,8 +16,7 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from iotd import log
 
@@ -39,16 +38,14 @@ class Refused(Exception):
     """What lies in the request directory is no request; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What the daemon asks for, beside the verb that is the file's name."""
 
     interface: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a command ended: `failure` is None, or says what went wrong; `output` is the end of what it printed."""
 
     failure: str | None

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from iotd.reading import Reading, ssid_text
 from iotd.settings import Wifi
@@ -22,8 +21,7 @@ DAY_S = 86400.0
 DOUBLINGS = 16  # more would only overflow: every doubled wait has its cap long before
 
 
-@dataclass(frozen=True, slots=True)
-class Reboot:
+class Reboot(NamedTuple):
     """When a reboot was asked for: the boot it ended, that boot's uptime, and the time of day where it was certain."""
 
     boot_id: str
@@ -31,8 +29,7 @@ class Reboot:
     wall_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """The reboots that may still count, oldest first, and how many there were since the Wi-Fi was last right.
 
     A Pi without a network has no clock to go by: it starts with the time of its last shutdown, or of its image.
@@ -65,12 +62,12 @@ class Budget:
 
     def settled(self, moment: Reboot) -> Budget:
         """Return the budget after a right reading: no reboots in a row any more, and undated ones dated."""
-        dated = (replace(reboot, wall_s=moment.wall_s) if reboot.wall_s is None else reboot for reboot in self.reboots)
+        dated = (reboot._replace(wall_s=moment.wall_s) if reboot.wall_s is None else reboot for reboot in self.reboots)
         return Budget(tuple(dated), 0)
 
     def to_json(self) -> str:
         """Return the budget as one JSON object, for `from_json`."""
-        return json.dumps(asdict(self))
+        return json.dumps({"reboots": [reboot._asdict() for reboot in self.reboots], "streak": self.streak})
 
     @classmethod
     def from_json(cls, text: str) -> Budget:
@@ -86,8 +83,7 @@ class Budget:
         return budget
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What a step must respect. `wall_s` (epoch) is None while the clock is not synchronised.
 
     `budget` is None where it could not be read; `Budget()` where there is none yet.
@@ -105,8 +101,7 @@ class Circumstances:
         return Reboot(self.boot_id, self.uptime_s, self.wall_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The first wrong reading of an outage; `essid` is None unless the interface is associated elsewhere."""
 
     interface: str
@@ -115,8 +110,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(NamedTuple):
     """The first right reading after an outage, how long it was, and how often each step was taken in it."""
 
     interface: str
@@ -126,32 +120,28 @@ class Restored:
     steps: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """The Wi-Fi cannot be read, told once for each reason: iotd neither reports nor recovers it meanwhile."""
 
     interface: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """Take this rung now."""
 
     action: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Withheld:
+class Withheld(NamedTuple):
     """This rung is due but must not be taken; told once for each change of action or reason."""
 
     action: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(NamedTuple):
     """This is the budget now. Write it before the effects that follow; if that fails they are void."""
 
     budget: Budget
@@ -160,8 +150,7 @@ class Keep:
 Effect = Lost | Restored | Unreadable | Step | Withheld | Keep
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """How the outage stands: `waited_s` of wrong readings since it began or since the last step.
 
     `rung` is the next rung and `climbs` how often the ladder was climbed. `wrong_at` is the time of the last reading
@@ -174,7 +163,7 @@ class State:
     waited_s: float = 0.0
     rung: int = 0
     climbs: int = 0
-    steps: Mapping[str, int] = field(default_factory=dict)
+    steps: Mapping[str, int] = {}
     withheld: Withheld | None = None
     unreadable: str = ""
 
@@ -189,9 +178,9 @@ def judge(settings: Wifi, state: State, reading: Reading, here: Circumstances, n
     """Return the state after a reading taken at `now` (monotonic) and the effects to perform, in order."""
     if reading.outcome == "unknown":
         unread = Unreadable(reading.interface, reading.reason)
-        return replace(state, wrong_at=None, unreadable=reading.reason), (
+        return state._replace(wrong_at=None, unreadable=reading.reason), (
             () if reading.reason == state.unreadable else (unread,))
-    state = replace(state, existed=state.existed or reading.outcome != "absent", unreadable="")
+    state = state._replace(existed=state.existed or reading.outcome != "absent", unreadable="")
     if is_right(settings, reading):
         return State(existed=True), (*_restored(settings, state, reading, now), *_settled(settings, here))
     lost = Lost(reading.interface, _essid(reading), settings.essid, _what(settings, reading))
@@ -240,9 +229,9 @@ def _count(settings: Wifi, state: State, now: float) -> State:
     """
     lost_at = now if state.lost_at is None else state.lost_at
     if not state.existed:
-        return replace(state, lost_at=lost_at)
+        return state._replace(lost_at=lost_at)
     seen_s = 0.0 if state.wrong_at is None else min(now - state.wrong_at, 2 * settings.every_s)
-    return replace(state, lost_at=lost_at, wrong_at=now, waited_s=state.waited_s + seen_s)
+    return state._replace(lost_at=lost_at, wrong_at=now, waited_s=state.waited_s + seen_s)
 
 
 def _climb(settings: Wifi, state: State, reading: Reading, here: Circumstances, now: float
@@ -260,7 +249,7 @@ def _climb(settings: Wifi, state: State, reading: Reading, here: Circumstances, 
         return state, ()
     guard = _guard(settings, settings.recover[state.rung], reading, here)
     if guard and state.rung and state.waited_s >= _pause_s(settings, state.climbs + 1):
-        state = replace(state, rung=0, climbs=state.climbs + 1)
+        state = state._replace(rung=0, climbs=state.climbs + 1)
         guard = _guard(settings, settings.recover[0], reading, here)
     action = settings.recover[state.rung]
     if guard:
@@ -269,8 +258,9 @@ def _climb(settings: Wifi, state: State, reading: Reading, here: Circumstances, 
     step = Step(action, f"{_what(settings, reading)}; wrong for {lost_for_s:.0f} s")
     keep = (Keep(here.budget.spent(here.moment())),) if action == "reboot" and here.budget is not None else ()
     last = state.rung + 1 == len(settings.recover)
-    return replace(state, waited_s=0.0, rung=0 if last else state.rung + 1, climbs=state.climbs + last,
-                   steps={**state.steps, action: state.steps.get(action, 0) + 1}), (*keep, step)
+    state = state._replace(waited_s=0.0, rung=0 if last else state.rung + 1, climbs=state.climbs + last,
+                           steps={**state.steps, action: state.steps.get(action, 0) + 1})
+    return state, (*keep, step)
 
 
 def _pause_s(settings: Wifi, climbs: int) -> float:
@@ -279,7 +269,7 @@ def _pause_s(settings: Wifi, climbs: int) -> float:
 
 def _withhold(state: State, action: str, reason: str) -> tuple[State, tuple[Effect, ...]]:
     withheld = Withheld(action, reason)
-    return replace(state, withheld=withheld), () if withheld == state.withheld else (withheld,)
+    return state._replace(withheld=withheld), () if withheld == state.withheld else (withheld,)
 
 
 def _guard(settings: Wifi, action: str, reading: Reading, here: Circumstances) -> str:

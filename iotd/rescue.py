@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from iotd import budget, host, log, recovery, routes
 from iotd.places import Places
@@ -15,8 +14,7 @@ from iotd.settings import Json, Wifi
 REBOOT = "reboot"
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
+class Outage(NamedTuple):
     """What can be told of a time without a line: why and how long it was, the steps taken, the messages dropped."""
 
     reason: str
@@ -25,8 +23,7 @@ class Outage:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True)
-class Legacy:
+class Legacy(NamedTuple):
     """What a boot (`asked_in`) leaves behind before its reboot: why, and the outage until then.
 
     `into` is the boot that came of it, empty until that has read it; `told` says that its outage was reported.
@@ -40,7 +37,7 @@ class Legacy:
 
     def to_json(self) -> str:
         """Return it as one JSON object, for `from_json`."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps({**self._asdict(), "outage": self.outage._asdict()}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, body: Any) -> Legacy:
@@ -141,14 +138,14 @@ class Rescue:
         """Return the outage with what was tried in it, and with an earlier boot's part of it."""
         earlier = self._legacy.outage if self._legacy and not self._legacy.told else None
         if earlier is None:
-            return replace(outage, tried=dict(self._tried))
+            return outage._replace(tried=dict(self._tried))
         return Outage(earlier.reason, round(earlier.for_s + host.uptime_s(), 1),
                       dict(self._tried + Counter(earlier.tried)), earlier.dropped + outage.dropped)
 
     def told(self) -> None:
         """Begin anew after an outage that was reported: nothing is tried, and what an earlier boot left is told."""
         self._tried.clear()
-        legacy = replace(self._legacy, told=True) if self._legacy else None
+        legacy = self._legacy._replace(told=True) if self._legacy else None
         if legacy != self._legacy:
             self._legacy = legacy
             self._write_legacy(legacy)
@@ -189,7 +186,7 @@ class Rescue:
         if legacy.asked_in == self._boot_id or legacy.into not in ("", self._boot_id):
             return None
         if not legacy.into:
-            legacy = replace(legacy, into=self._boot_id)
+            legacy = legacy._replace(into=self._boot_id)
             self._write_legacy(legacy)
         return legacy
 

@@ -21,14 +21,15 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Any, Callable
+from queue import SimpleQueue
+from typing import Any, Callable, NamedTuple
 
-import paho.mqtt.client as paho
-
+from iotd.deferred import deferred
 from iotd.line import HasFileno, Line, LineError, open_line
 from iotd.model import Acknowledged, Dialled, Down, Message, Received, Subscribed, ThreadFailed
+
+with deferred("urllib.request"):  # only for its proxies, which we do not use: 2 MB, and a tenth of our start
+    import paho.mqtt.client as paho
 
 CONNACK_S = 10.0
 ACK_S = 10.0
@@ -50,8 +51,7 @@ _REFUSALS = {  # MQTT 3.1.1, table 3.1, and what paho 2.x makes of the same code
 _REFUSALS.update({132: _REFUSALS[1], 133: _REFUSALS[2], 136: _REFUSALS[3], 134: _REFUSALS[4], 135: _REFUSALS[5]})
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(NamedTuple):
     """Everything one connection needs. `context` makes the TLS context, or gives None for a plain line."""
 
     line: int
@@ -64,15 +64,18 @@ class Dial:
     context: Callable[[], ssl.SSLContext | None]
 
 
-@dataclass(slots=True)
 class _Unacknowledged:
-    packet: bytearray
-    sent_at: float
-    repeats: int = 0
+    def __init__(self, packet: bytearray, sent_at: float, repeats: int = 0) -> None:
+        self.packet = packet
+        self.sent_at = sent_at
+        self.repeats = repeats
 
 
 class Session:
-    """The thread and its commands; `post` takes the events of `model`, on that thread."""
+    """The thread and its commands; `post` takes the events of `model`, on that thread.
+
+    What is to be published and subscribed is only noted; `go` at the end of a turn has the thread take all of it.
+    """
 
     def __init__(self, post: Callable[[Any], None], backlog: Callable[[], int]) -> None:
         self._post = post
@@ -83,6 +86,7 @@ class Session:
         self._poller = _Poller(self._wake)
         self._quiet: deque[tuple[int, int]] = deque()
         self.eager = True  # whether each acknowledgement is an event; else they wait for `acknowledged`
+        self._ordered = False
         self._stopping = False
         self._hang_up = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -123,6 +127,12 @@ class Session:
                 tokens.append(token)
         return tokens
 
+    def go(self) -> None:
+        """Have the thread take what was ordered; woken amid the turn it would only fight for the interpreter."""
+        if self._ordered:
+            self._ordered = False
+            self._wake.up()
+
     def hang_up(self, line: int) -> None:
         """Send DISCONNECT and close; ends in Down with the cause asked. Also ends a dialling under way."""
         self._hang_up = line
@@ -143,7 +153,7 @@ class Session:
 
     def _order(self, line: int, do: Callable[..., None], *arguments: Any) -> None:
         self._commands.put((line, do, arguments))
-        self._wake.up()
+        self._ordered = True
 
     def _run(self) -> None:
         try:
@@ -199,23 +209,18 @@ class Session:
             deadline = now
         events = (0 if full else select.POLLIN) | (select.POLLOUT if connection.flush() else 0)
         ready = self._poller.wait(line, events, deadline)
-        self._wake.clear()
         if not full and (ready & ~select.POLLOUT or line.has_input()):
             connection.read()
-        try:
-            while True:
-                number, do, arguments = self._commands.get_nowait()
-                if number == connection.number:  # an order for an earlier line came too late
-                    do(connection, *arguments)
-        except Empty:
-            pass
+        for _ in range(self._commands.qsize()):
+            number, do, arguments = self._commands.get_nowait()
+            if number == connection.number:  # an order for an earlier line came too late
+                do(connection, *arguments)
         connection.keep(time.monotonic(), full)
 
     def _wait(self, number: int, what: HasFileno, events: int, deadline: float) -> bool:
         """Wait while the line is being opened; only hanging up interrupts it."""
         while True:
             ready = self._poller.wait(what, events, deadline)
-            self._wake.clear()
             if self._told_to_stop(number):
                 raise LineError("asked", "asked to stop dialling")
             if ready or time.monotonic() >= deadline:
@@ -238,10 +243,7 @@ class _Wake:
         os.eventfd_write(self._fd, 1)  # type: ignore[attr-defined]
 
     def clear(self) -> None:
-        try:
-            os.eventfd_read(self._fd)  # type: ignore[attr-defined]
-        except BlockingIOError:
-            pass
+        os.eventfd_read(self._fd)  # type: ignore[attr-defined]
 
 
 class _Poller:
@@ -260,6 +262,8 @@ class _Poller:
         timeout_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
         ready = dict(poll.poll(timeout_ms))
         self.due_at = time.monotonic()
+        if self._wake.fileno() in ready:
+            self._wake.clear()
         return ready.get(what.fileno(), 0)
 
 

@@ -6,22 +6,19 @@ Texts that may hold placeholders are kept as written; `template` fills them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Mapping, Union
+from typing import Any, Mapping, NamedTuple, Union
 
 Json = Any  # what json.loads returns: dict, list, str, int, float, bool or None
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who this host is: `hostname` up to its first dot, `machine_id` as in /etc/machine-id."""
 
     hostname: str
     machine_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(NamedTuple):
     """The three certificates of mutual TLS, as paths."""
 
     ca: str = "/etc/iotd/certs/AmazonRootCA1.pem"
@@ -29,16 +26,14 @@ class Tls:
     key: str = "/etc/iotd/certs/private.pem.key"
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """Retries wait 1 s + random(0, min(max, first x 2^n) - 1 s)."""
 
     first_s: float = 1.0
     max_s: float = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Mqtt:
+class Mqtt(NamedTuple):
     """The broker and how to hold a line to it. `aws_limits` is `limits` resolved against the host."""
 
     host: str
@@ -51,8 +46,7 @@ class Mqtt:
     backoff: Backoff = Backoff()
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(NamedTuple):
     """The will, and its living counterpart on the same topic."""
 
     topic: str
@@ -60,8 +54,7 @@ class Presence:
     qos: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(NamedTuple):
     """One scheduled message. `offline` is queue, latest or drop."""
 
     topic: str
@@ -72,82 +65,83 @@ class Publish:
     offline: str = "queue"
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(NamedTuple):
     """One topic filter whose messages are logged."""
 
     filter: str
     qos: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class UnitActive:
+class UnitActive(NamedTuple):
     """A systemd unit is active."""
 
     unit: str
+    kind: str = "unit"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRuns:
+class ProcessRuns(NamedTuple):
     """A process of this name runs, as `ps -o comm` shows it; a name beyond 15 characters is compared in full."""
 
     process: str
+    kind: str = "process"
 
 
-@dataclass(frozen=True, slots=True)
-class PortAnswers:
+class PortAnswers(NamedTuple):
     """A TCP connection can be made."""
 
     host: str
     port: int
+    kind: str = "port"
 
 
-@dataclass(frozen=True, slots=True)
-class FileFresh:
+class FileFresh(NamedTuple):
     """A file was written no longer ago than this."""
 
     path: str
     max_age_s: float
+    kind: str = "file"
 
 
-@dataclass(frozen=True, slots=True)
-class CommandPasses:
+class CommandPasses(NamedTuple):
     """A command exits with 0; its arguments, no shell."""
 
     command: tuple[str, ...]
+    kind: str = "command"
 
 
-@dataclass(frozen=True, slots=True)
-class DiskHasRoom:
+class DiskHasRoom(NamedTuple):
     """The file system that holds `path` has this much room for those who are not root."""
 
     path: str
     min_free_bytes: int
+    kind: str = "disk"
 
 
-@dataclass(frozen=True, slots=True)
-class TemperatureBelow:
+class TemperatureBelow(NamedTuple):
     """The processor is no hotter than this."""
 
     max_celsius: float
+    kind: str = "temperature"
 
 
-@dataclass(frozen=True, slots=True)
-class NotThrottled:
+class NotThrottled(NamedTuple):
     """The Pi's firmware neither lacks voltage nor holds the processor back."""
 
+    kind: str = "throttled"
 
-@dataclass(frozen=True, slots=True)
-class GatewayAnswers:
+
+class GatewayAnswers(NamedTuple):
     """The default gateway is there."""
 
+    kind: str = "gateway"
 
+
+# Their `kind` keeps two apart that have the same values otherwise: named tuples are equal across types.
 Probe = Union[UnitActive, ProcessRuns, PortAnswers, FileFresh, CommandPasses, DiskHasRoom, TemperatureBelow,
               NotThrottled, GatewayAnswers]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One thing that is watched; two shadows with an equal check share its results."""
 
     name: str
@@ -156,16 +150,14 @@ class Check:
     timeout_s: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What is desired is done by a command: its arguments, `{value}` in one of them, no shell."""
 
     command: tuple[str, ...]
     timeout_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(NamedTuple):
     """What is desired becomes the value of one of iotd's settings, such as `publish[0].every`."""
 
     setting: str
@@ -174,31 +166,28 @@ class Set:
 Action = Union[Run, Set]
 
 
-@dataclass(frozen=True, slots=True)
-class Shadow:
+class Shadow(NamedTuple):
     """One shadow of the thing; `name` is None for the classic one. `files`: other programs join it by files."""
 
     name: str | None = None
     every_s: float = 30.0
-    desired: Mapping[str, Json] = field(default_factory=dict)
-    reported: Mapping[str, Json] = field(default_factory=dict)
+    desired: Mapping[str, Json] = {}
+    reported: Mapping[str, Json] = {}
     healthy: str = "ヨシッ👉"
     unhealthy: str = "ダメ🙅"
     checks: tuple[Check, ...] = ()
-    on_delta: Mapping[str, Action] = field(default_factory=dict)
+    on_delta: Mapping[str, Action] = {}
     files: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RebootBudget:
+class RebootBudget(NamedTuple):
     """How often a reboot may be asked for, and never before the host has been up for `min_uptime_s`."""
 
     max_per_day: int = 3
     min_uptime_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Wifi:
+class Wifi(NamedTuple):
     """The watched interface. `essid` empty: any association is right. `recover` empty: only report."""
 
     interface: str = "wlan0"
@@ -209,8 +198,7 @@ class Wifi:
     reboot: RebootBudget = RebootBudget()
 
 
-@dataclass(frozen=True, slots=True)
-class Spool:
+class Spool(NamedTuple):
     """The bounds of what waits for its PUBACK. `strict` commits to disk before anything is sent."""
 
     strict: bool = False
@@ -218,16 +206,14 @@ class Spool:
     max_age_s: float = 7 * 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(NamedTuple):
     """`level` is debug, info, warning or error; `format` json or text."""
 
     level: str = "info"
     format: str = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The whole file."""
 
     thing: str

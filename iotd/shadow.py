@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, NamedTuple
 
 from iotd.model import Entry, Message, Received, Send
 from iotd.settings import Json, Shadow
@@ -29,32 +28,28 @@ THROTTLED_S = 5.0  # no request at all after a 429
 Effect = Any  # Entry, Send, Report, Wanted or Desired
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """Fill the templates of this shadow and hand them to `report`; `desired` is what to seed, still unfilled."""
 
     shadow: int
-    desired: Mapping[str, Json] = field(default_factory=dict)
+    desired: Mapping[str, Json] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """All of what is desired and not reported, None where the two agree; said each time it is heard, news or not."""
 
     shadow: int
     delta: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(NamedTuple):
     """The whole desired state."""
 
     shadow: int
     state: Mapping[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request: which shadow, get or update, its body without the token, and when it was sent."""
 
     shadow: int
@@ -63,8 +58,7 @@ class Request:
     sent_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What is known of one shadow.
 
     `stage`: silent (no line), getting (the document is asked for), reporting. `delta` is the difference last logged,
@@ -80,15 +74,14 @@ class Standing:
     too_large: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """The state of all shadows of one thing."""
 
     thing: str
     shadows: tuple[Shadow, ...]
     run: str
     standings: tuple[Standing, ...]
-    in_flight: Mapping[str, Request] = field(default_factory=dict)
+    in_flight: Mapping[str, Request] = {}
     waiting: tuple[Request, ...] = ()
     requests: int = 0
     hold_until: float = 0.0
@@ -133,8 +126,8 @@ def opened(
     `careful`: ask for one thing at a time. `resting` names the actions that are not to be asked for at all.
     """
     standings = tuple(Standing("getting", delta=old.delta) for old in conversation.standings)
-    conversation = replace(
-        conversation, standings=standings, in_flight={}, waiting=(), hold_until=0.0, mute_told=False,
+    conversation = conversation._replace(
+        standings=standings, in_flight={}, waiting=(), hold_until=0.0, mute_told=False,
         most_in_flight=1 if careful else MAX_IN_FLIGHT, resting=frozenset(resting))
     for index in range(len(conversation.shadows)):
         conversation = _ask(conversation, Request(index, "get", {}))
@@ -143,8 +136,8 @@ def opened(
 
 def closed(conversation: Conversation) -> Conversation:
     """The line is down: no answer will come any more."""
-    standings = tuple(replace(standing, stage="silent", get_at=None) for standing in conversation.standings)
-    return replace(conversation, standings=standings, in_flight={}, waiting=())
+    standings = tuple(standing._replace(stage="silent", get_at=None) for standing in conversation.standings)
+    return conversation._replace(standings=standings, in_flight={}, waiting=())
 
 
 def report(
@@ -199,7 +192,7 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
         request = conversation.in_flight[token]
         conversation = _forget(conversation, token)
         if not conversation.mute_told:
-            conversation = replace(conversation, mute_told=True)
+            conversation = conversation._replace(mute_told=True)
             effects.append(Entry(logging.WARNING, "shadow.unanswered",
                                  "the shadow service does not answer; reporting goes on without it",
                                  {"shadow": conversation.shadows[request.shadow].name, "verb": request.verb}))
@@ -348,7 +341,7 @@ def _rejected(
                                    {"shadow": conversation.shadows[index].name, "code": code,
                                     "reason": str(body.get("message", ""))[:200]})]
     if code == 429:
-        conversation = replace(conversation, hold_until=now + THROTTLED_S)
+        conversation = conversation._replace(hold_until=now + THROTTLED_S)
     if request.verb == "get":
         conversation, more = _get_failed(conversation, index, now)
         effects += more
@@ -392,7 +385,7 @@ def _ask(conversation: Conversation, request: Request) -> Conversation:
     kept = tuple(other for other in conversation.waiting
                  if (other.shadow, other.verb, list(other.body.get("state", {}))) !=
                  (request.shadow, request.verb, section))
-    return replace(conversation, waiting=kept + (request,))
+    return conversation._replace(waiting=kept + (request,))
 
 
 def _pump(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
@@ -404,12 +397,12 @@ def _pump(conversation: Conversation, now: float) -> tuple[Conversation, list[Ef
     in_flight, effects = dict(conversation.in_flight), []
     for number, request in enumerate(going, conversation.requests + 1):
         token = f"{conversation.run}-{number}"
-        in_flight[token] = replace(request, sent_at=now)
+        in_flight[token] = request._replace(sent_at=now)
         topic = f"{prefix(conversation.thing, conversation.shadows[request.shadow].name)}/{request.verb}"
         payload = json.dumps({**request.body, "clientToken": token}, ensure_ascii=False, separators=(",", ":"))
         effects.append(Send(Message(topic, payload.encode("utf-8"))))
-    return replace(conversation, in_flight=in_flight, waiting=conversation.waiting[len(going):],
-                   requests=conversation.requests + len(going)), effects
+    return conversation._replace(in_flight=in_flight, waiting=conversation.waiting[len(going):],
+                                 requests=conversation.requests + len(going)), effects
 
 
 def _place(conversation: Conversation, topic: str) -> tuple[int, str] | None:
@@ -448,14 +441,14 @@ def _ours(conversation: Conversation, index: int, verb: str, body: Mapping[str, 
 
 
 def _forget(conversation: Conversation, token: str) -> Conversation:
-    return replace(conversation, in_flight={key: request for key, request in conversation.in_flight.items()
+    return conversation._replace(in_flight={key: request for key, request in conversation.in_flight.items()
                                             if key != token})
 
 
 def _stand(conversation: Conversation, index: int, **changes: Any) -> Conversation:
     standings = list(conversation.standings)
-    standings[index] = replace(standings[index], **changes)
-    return replace(conversation, standings=tuple(standings))
+    standings[index] = standings[index]._replace(**changes)
+    return conversation._replace(standings=tuple(standings))
 
 
 def _accepted(conversation: Conversation, index: int, version: int) -> Entry:

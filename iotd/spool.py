@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from iotd import log
 from iotd.model import Message
@@ -52,6 +52,7 @@ class Store:
         self.path = path
         self.durable = durable
         self.count = self.size = 0
+        self.first_made_s: float | None = None  # when the oldest message was made, or earlier, until `recount`
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self._prepare(durable)
@@ -60,7 +61,7 @@ class Store:
             raise
 
     def _prepare(self, durable: bool) -> None:
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._db.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")
         self._db.execute("PRAGMA cache_size = -256")
         self._db.execute("PRAGMA journal_size_limit = 1048576")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -68,31 +69,50 @@ class Store:
             # A write-ahead log survives the death of this process even unsynced; synced, it needs one fsync a time.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-        self._recount()
+        self.recount()
 
     def add(self, row: Row) -> None:
         """Add one message."""
-        self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+        with self._synced():
+            self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
         self.count += 1
         self.size += row[6]
+        self.first_made_s = row[8] if self.first_made_s is None else self.first_made_s
 
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
         count, size = self.count, self.size
         insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
-        self._db.execute("BEGIN IMMEDIATE")
+        with self._synced():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    if self._db.execute(insert, row).rowcount:
+                        self.count += not row[10]
+                        self.size += row[6]
+                        self.first_made_s = row[8] if self.first_made_s is None else self.first_made_s
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self.count, self.size = count, size
+                raise
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """Have what is committed within on the disk when this ends, where the store is durable.
+
+        Only what is added needs that: a deletion that a power cut undoes costs a QoS 1 duplicate, not a message.
+        """
+        if not self.durable:
+            yield
+            return
+        self._db.execute("PRAGMA synchronous = FULL")
         try:
-            for row in rows:
-                if self._db.execute(insert, row).rowcount:
-                    self.count += not row[10]
-                    self.size += row[6]
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            self.count, self.size = count, size
-            raise
+            yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._db.execute("PRAGMA synchronous = NORMAL")
 
     def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
@@ -107,11 +127,6 @@ class Store:
         return self._db.execute(f"SELECT {_COLUMNS} FROM message WHERE made_s <= ? OR boot <> ? ORDER BY id LIMIT ?",
                                 (made_before_s, boot, most)).fetchall()
 
-    def first_made_s(self) -> float | None:
-        """Return when the oldest message was made, None where there is none."""
-        found = self._db.execute("SELECT made_s FROM message ORDER BY id LIMIT 1").fetchone()
-        return found[0] if found else None
-
     def delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
         """Delete the messages that match; return the id and topic of each."""
         gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside",
@@ -119,6 +134,8 @@ class Store:
         for _, _, size, aside in gone:
             self.count -= not aside
             self.size -= size
+        if not self.size:
+            self.first_made_s = None
         if gone and not self.count and self.durable:
             self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         return [(number, topic) for number, topic, _, _ in gone]
@@ -149,7 +166,7 @@ class Store:
     def set_aside(self, number: int) -> None:
         """Keep the message, and never fetch it again."""
         self._db.execute("UPDATE message SET aside = 1 WHERE id = ?", (number,))
-        self._recount()
+        self.recount()
 
     def take_back(self, topic: str) -> None:
         """Let what was set aside of the topic be fetched again."""
@@ -183,9 +200,11 @@ class Store:
         """Close the file; its write-ahead log is folded in."""
         self._db.close()
 
-    def _recount(self) -> None:
-        self.count, self.size = self._db.execute(
-            "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0) FROM message").fetchone()
+    def recount(self) -> None:
+        """Take the count, the size and the age from the file."""
+        self.count, self.size, self.first_made_s = self._db.execute(
+            "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0),"
+            " (SELECT made_s FROM message ORDER BY id LIMIT 1) FROM message").fetchone()
 
 
 class Spool:
@@ -201,7 +220,9 @@ class Spool:
         self._report_at = now
         self._retry_at = now
         self._ages_at = now
+        self._newcomer: tuple[int, Waiting] | None = None  # the last message, until it is touched, and the id before
         self._failures: dict[str, str] = {}
+        self._undeleted: set[int] = set()  # acknowledged, but a store that cannot be written still has them
         self._paths = {str(state / "spool.db"): True, str(runtime / "spool.db"): False}
         self._stores: tuple[Store, ...] = tuple([])
         self.reopened = 0  # how often a store came back, with messages that nobody has seen yet
@@ -245,6 +266,7 @@ class Spool:
             self._hold(row)
         if latest:
             self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
+        self._newcomer = self.last_id, Waiting(number, message.topic, message.payload, message.qos, message.retain)
         self.last_id = number
         if message.retain:
             self.newest[message.topic] = number
@@ -253,23 +275,28 @@ class Spool:
 
     def fetch(self, after: int, most: int, resting: Sequence[str] = ()) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, in order, without those of the resting topics."""
+        if self._newcomer and self._newcomer[0] == after and self._newcomer[1].topic not in resting:
+            return [self._newcomer[1]]
         for _ in range(2):
             stores = self._stores
             # By id: a crash amid a move leaves a message in both stores.
             found = {row.id: row for store in stores if store.count
-                     for row in self._guard(store, [], store.fetch, after, most, resting)}
+                     for row in self._guard(store, [], store.fetch, after, most + len(self._undeleted), resting)
+                     if row.id not in self._undeleted}
             if stores is self._stores:
                 break  # else one was damaged, and what could be saved of it is in another
         return sorted(found.values(), key=attrgetter("id"))[:most]
 
     def forget(self, ids: Sequence[int]) -> None:
         """The messages are acknowledged: they need not be kept any more."""
+        self._newcomer = None
         for store in self._stores:
-            if store.count:
-                self._guard(store, None, store.delete_ids, ids)
+            if store.count and self._guard(store, None, store.delete_ids, ids) is None:
+                self._undeleted.update(ids)
 
     def set_aside(self, number: int) -> None:
         """Keep the message, and never send it again."""
+        self._newcomer = None
         for store in self._stores:
             self._guard(store, None, store.set_aside, number)
 
@@ -280,7 +307,7 @@ class Spool:
 
     def settle_at(self) -> float | None:
         """Return when `settle` has something to do, None where everything is where it belongs."""
-        made = [self._guard(store, None, store.first_made_s) for store in self._stores if not store.durable]
+        made = [store.first_made_s for store in self._stores if not store.durable]
         times = [made_s + SETTLE_S for made_s in made if made_s is not None and not self._failures]
         if self._failures:
             times.append(self._retry_at)
@@ -300,10 +327,14 @@ class Spool:
             if self._failures:
                 self._retry_at = now + RETRY_S
                 self._reopen()
+            if self._undeleted:
+                undeleted, self._undeleted = self._undeleted, set()
+                self.forget(list(undeleted))
             made_before_s = now if everything else now - SETTLE_S
             for source in [store for store in self._stores if not store.durable]:
                 while self._moved(source, made_before_s, now, at):
                     pass
+                self._guard(source, None, source.recount)
             self._probe()
         if now >= self._ages_at:
             self._ages_at = now + max(1.0, min(AGES_S, self.bounds.max_age_s / 60))
@@ -355,6 +386,7 @@ class Spool:
                 for row in self._guard(store, [], store.delete, where, values)]
 
     def _count_drops(self, reason: str, rows: list[tuple[int, str]]) -> None:
+        self._newcomer = None
         for _, topic in rows:
             self.dropped[topic] += 1
             self._unreported[topic, reason] += 1

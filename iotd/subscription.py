@@ -6,29 +6,26 @@ through the file that `host` keeps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Mapping
+from typing import Mapping, NamedTuple
 
 REFUSED = 128  # MQTT 3.1.1, 3.9.3
 UNWANTED = -1  # held, and nobody wants it: unsubscribed on every new line until the broker has lost the session
 
 
-@dataclass(frozen=True, slots=True)
-class Subscriptions:
+class Subscriptions(NamedTuple):
     """What is wanted (filter to QoS), what the broker holds, what it was asked for, and what it has refused."""
 
     wanted: Mapping[str, int]
     held: Mapping[str, int]
     asked: frozenset[str] = frozenset()
-    refused: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = {}
 
     def settled(self, filters: tuple[str, ...]) -> bool:
         """Tell whether the broker has said yes or no to each of the filters."""
         return not self.asked.intersection(filters)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The packets that make the broker hold what is wanted."""
 
     subscribe: list[tuple[str, int]]
@@ -38,13 +35,13 @@ class Plan:
 def opened(subscriptions: Subscriptions, session_present: bool) -> tuple[Subscriptions, Plan]:
     """The line is up: ask for what the broker does not hold, and for the end of what nobody wants any more."""
     held = subscriptions.held if session_present else {}
-    return _plan(replace(subscriptions, held=held, asked=frozenset()))
+    return _plan(subscriptions._replace(held=held, asked=frozenset()))
 
 
 def changed(subscriptions: Subscriptions, wanted: Mapping[str, int]) -> tuple[Subscriptions, Plan]:
     """The configuration has changed while the line is up."""
     refused = {name: code for name, code in subscriptions.refused.items() if name in wanted}
-    return _plan(replace(subscriptions, wanted=wanted, refused=refused))
+    return _plan(subscriptions._replace(wanted=wanted, refused=refused))
 
 
 def answered(subscriptions: Subscriptions, codes: tuple[tuple[str, int], ...]) -> Subscriptions:
@@ -58,7 +55,7 @@ def answered(subscriptions: Subscriptions, codes: tuple[tuple[str, int], ...]) -
             held[name] = subscriptions.wanted.get(name, UNWANTED)
             refused.pop(name, None)
     asked = subscriptions.asked.difference(name for name, _ in codes)
-    return replace(subscriptions, held=held, asked=asked, refused=refused)
+    return subscriptions._replace(held=held, asked=asked, refused=refused)
 
 
 def _plan(subscriptions: Subscriptions) -> tuple[Subscriptions, Plan]:
@@ -68,4 +65,4 @@ def _plan(subscriptions: Subscriptions) -> tuple[Subscriptions, Plan]:
     # UNSUBSCRIBE may never arrive, and no line may be there to send it on: what is given up counts as held.
     kept = {name: qos if name in wanted else UNWANTED for name, qos in held.items() if wanted.get(name, qos) == qos}
     asked = subscriptions.asked.union(name for name, _ in ask)
-    return replace(subscriptions, held=kept, asked=asked), Plan(ask, drop)
+    return subscriptions._replace(held=kept, asked=asked), Plan(ask, drop)

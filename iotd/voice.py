@@ -7,7 +7,6 @@ what is desired, and under `iotd` what checks and orders have failed.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Iterable, Mapping
 
@@ -78,12 +77,12 @@ class Voice:
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; where the shadows have others than before the conversation begins anew."""
         self._shadows = settings.shadows
-        subject = (settings.thing, [replace(entry, every_s=0.0) for entry in settings.shadows])
+        subject = (settings.thing, [entry._replace(every_s=0.0) for entry in settings.shadows])
         if subject != self._subject:
             self._subject = subject
             # Tokens go on, so that an answer on its way is not taken for one to come.
-            self._conversation = replace(shadow.start(settings.thing, settings.shadows, self._run_id),
-                                         requests=self._conversation.requests)
+            self._conversation = shadow.start(settings.thing, settings.shadows, self._run_id)._replace(
+                requests=self._conversation.requests)
             self._verdicts = {}
             self.is_open = False
         self._fills = [template.compile_tree(entry.reported) for entry in settings.shadows]

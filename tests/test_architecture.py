@@ -13,7 +13,7 @@ RANKS = [
     {"log", "template", "topics", "document", "finding", "override"},
     {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
      "health", "desired"},
-    {"places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
+    {"deferred", "places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
      "facts", "command", "jobs", "bridge"},
     {"session", "outgoing", "rescue", "checks", "ears"},
     {"voice"},

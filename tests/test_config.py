@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -114,10 +113,7 @@ ARTICLE = {  # what the sample sets to the article's values
 
 
 def defaults_of(kind: type[Any]) -> dict[str, Any]:
-    return {
-        field.name: field.default for field in fields(kind)
-        if field.default is not MISSING or field.default_factory is not MISSING
-    }
+    return dict(kind._field_defaults)
 
 
 def field_key(kind: type[Any], name: str) -> str:
@@ -126,12 +122,11 @@ def field_key(kind: type[Any], name: str) -> str:
 
 
 def sections_of(value: Any) -> list[tuple[type[Any], Any]]:
-    """Return every dataclass within a value, the first of each list."""
+    """Return every named tuple within a value, the first of each list."""
     found = [(type(value), value)]
-    for field in fields(value):
-        child = getattr(value, field.name)
-        child = child[0] if isinstance(child, tuple) and child else child
-        found += sections_of(child) if is_dataclass(child) else []
+    for child in value:
+        child = child[0] if type(child) is tuple and child else child
+        found += sections_of(child) if hasattr(child, "_fields") else []
     return found
 
 
@@ -237,7 +232,7 @@ def test_values_of_the_spool(line: str, value: Spool) -> None:
 
 def test_sections_that_stand_empty_are_sections_of_defaults() -> None:
     settings = load("mqtt: {host: b}\npresence:\npublish:\nsubscribe:\nshadows:\nwifi:\nspool:\nlog:\n")
-    assert settings == replace(load("mqtt: {host: b}"), wifi=Wifi())
+    assert settings == load("mqtt: {host: b}")._replace(wifi=Wifi())
 
 
 @pytest.mark.parametrize("host, limits, expected", [

@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Iterator
@@ -70,11 +69,11 @@ def test_every_missing_file_is_named_with_its_line(tls: Tls) -> None:
 
 def test_a_default_path_stands_in_the_line_of_its_section(tls: Tls) -> None:
     loaded = parse("mqtt:\n  host: localhost\n  tls:\n", "f", Identity("h", "m"))
-    assert [problem.line for problem in credentials.unusable(replace(tls, ca="/no/ca"), loaded)] == [3]
+    assert [problem.line for problem in credentials.unusable(tls._replace(ca="/no/ca"), loaded)] == [3]
 
 
 def test_a_directory_is_not_read(tls: Tls, tmp_path: Path) -> None:
-    assert found(replace(tls, ca=str(tmp_path))) == [("mqtt.tls.ca", f"{tmp_path} cannot be read: Is a directory")]
+    assert found(tls._replace(ca=str(tmp_path))) == [("mqtt.tls.ca", f"{tmp_path} cannot be read: Is a directory")]
 
 
 @pytest.mark.parametrize("key, content, words", [
@@ -97,18 +96,18 @@ def test_what_is_no_pem_is_named(tls: Tls, key: str, content: bytes, words: str)
 def test_der_is_told_how_to_become_pem(tls: Tls, key: str, command: str) -> None:
     path = getattr(tls, key)
     openssl(command, "-in", path, "-outform", "der", "-out", path + ".der")
-    [(_, text)] = found(replace(tls, **{key: path + ".der"}))
+    [(_, text)] = found(tls._replace(**{key: path + ".der"}))
     assert f"convert it: openssl {command} -inform der -in {path}.der" in text
 
 
 def test_swapped_files_are_both_named(tls: Tls) -> None:
-    assert [key for key, _ in found(replace(tls, cert=tls.key, key=tls.cert))] == ["mqtt.tls.cert", "mqtt.tls.key"]
+    assert [key for key, _ in found(tls._replace(cert=tls.key, key=tls.cert))] == ["mqtt.tls.cert", "mqtt.tls.key"]
 
 
 @pytest.mark.parametrize("algorithm", [EC, RSA])
 def test_a_key_of_another_certificate_does_not_fit(tls: Tls, tmp_path: Path, algorithm: tuple[str, ...]) -> None:
     other = Authority(tmp_path / "other", key=algorithm).own
-    assert found(replace(tls, key=str(other.key))) == [
+    assert found(tls._replace(key=str(other.key))) == [
         ("mqtt.tls.key", f"{other.key} does not fit the certificate {tls.cert}; the two come as a pair")]
 
 
@@ -116,7 +115,7 @@ def test_a_key_of_another_certificate_does_not_fit(tls: Tls, tmp_path: Path, alg
 def test_a_key_behind_a_password_is_named_and_nobody_is_asked(tls: Tls, form: list[str]) -> None:
     cipher = ["-v2", "aes256"] if form[0] == "pkcs8" else ["-aes256"]
     openssl(*form, *cipher, "-in", tls.key, "-out", tls.key + ".locked", "-passout", "pass:secret")
-    locked = replace(tls, key=tls.key + ".locked")
+    locked = tls._replace(key=tls.key + ".locked")
     [(key, text)] = found(locked)
     assert key == "mqtt.tls.key" and "is protected by a password" in text
     with pytest.raises(ssl.SSLError, match="is protected by a password"):
@@ -126,7 +125,7 @@ def test_a_key_behind_a_password_is_named_and_nobody_is_asked(tls: Tls, form: li
 def test_an_expired_certificate_is_named_with_its_date(tls: Tls, certificates: Certificates) -> None:
     ended = datetime.now(timezone.utc) - timedelta(days=2)
     old = certificates.authority.issue("old", starts=timedelta(days=-9), ends=timedelta(days=-2))
-    [(key, text)] = found(replace(tls, cert=str(old.cert), key=str(old.key)))
+    [(key, text)] = found(tls._replace(cert=str(old.cert), key=str(old.key)))
     assert key == "mqtt.tls.cert"
     assert f"{old.cert} expired on {ended:%Y-%m-%d}" in text
 
@@ -139,20 +138,20 @@ def test_expiry_stands_apart_from_what_cannot_be_used(tls: Tls) -> None:
 
 
 def test_an_expired_certificate_and_a_missing_key_are_named_together(tls: Tls) -> None:
-    problems = found(replace(tls, key="/no/key"), NOW + 31 * DAY_S)
+    problems = found(tls._replace(key="/no/key"), NOW + 31 * DAY_S)
     assert [key for key, _ in problems] == ["mqtt.tls.key", "mqtt.tls.cert"]
 
 
 def test_a_certificate_of_the_future_is_a_matter_of_the_clock(tls: Tls, certificates: Certificates) -> None:
     assert found(tls, at=0.0) == []
     coming = certificates.authority.issue("coming", starts=timedelta(days=2), ends=timedelta(days=9))
-    assert found(replace(tls, cert=str(coming.cert), key=str(coming.key))) == []
+    assert found(tls._replace(cert=str(coming.cert), key=str(coming.key))) == []
 
 
 def test_a_certificate_for_the_next_century_has_its_date_read(tls: Tls, certificates: Certificates) -> None:
     """From 2050 on, the date is a GeneralizedTime (RFC 5280 4.1.2.5)."""
     late = certificates.authority.issue("late", ends=timedelta(days=36500))
-    tls = replace(tls, cert=str(late.cert), key=str(late.key))
+    tls = tls._replace(cert=str(late.cert), key=str(late.key))
     expired_at = NOW + 36500 * DAY_S
     assert credentials.expired(tls, LOADED, expired_at - DAY_S)[1:] == []
     assert [problem.key for problem in credentials.expired(tls, LOADED, expired_at + DAY_S)][1:] == ["mqtt.tls.cert"]
@@ -164,8 +163,8 @@ def test_one_good_authority_is_enough(tls: Tls, tmp_path: Path) -> None:
     old = root.issue("old root", starts=timedelta(days=-9), ends=timedelta(days=-2))
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(b"Subject: CN = old root\n" + old.cert.read_bytes() + Path(tls.ca).read_bytes())
-    assert found(replace(tls, ca=str(bundle))) == []
-    assert [key for key, _ in found(replace(tls, ca=str(old.cert)))] == ["mqtt.tls.ca"]
+    assert found(tls._replace(ca=str(bundle))) == []
+    assert [key for key, _ in found(tls._replace(ca=str(old.cert)))] == ["mqtt.tls.ca"]
 
 
 @contextmanager
@@ -192,7 +191,7 @@ def test_an_unreadable_file_is_told_who_may_not_and_how_to_mend_it(tls: Tls, pub
     key.write_bytes(Path(tls.key).read_bytes())
     key.chmod(0)
     with unprivileged() as user:
-        [text] = [text for name, text in found(replace(tls, key=str(key))) if name == "mqtt.tls.key"]
+        [text] = [text for name, text in found(tls._replace(key=str(key))) if name == "mqtt.tls.key"]
     assert text.startswith(f"user {user} may not read {key}; ")
     assert "sudo -u iotd iotd check" in text and text.endswith(f"&& chmod 0640 {key}")
 
@@ -203,7 +202,7 @@ def test_a_directory_that_is_shut_is_what_gets_mended(tls: Tls, public: Path) ->
     (certs / "ca.pem").write_bytes(Path(tls.ca).read_bytes())
     certs.chmod(0)
     with unprivileged():
-        text = dict(found(replace(tls, ca=str(certs / "ca.pem"))))["mqtt.tls.ca"]
+        text = dict(found(tls._replace(ca=str(certs / "ca.pem"))))["mqtt.tls.ca"]
     certs.chmod(0o700)
     assert text.endswith(f"{certs} && chmod 0750 {certs}")
 
@@ -216,7 +215,7 @@ def test_a_key_open_to_everybody_is_worth_a_warning(tls: Tls, mode: int, change:
 
 
 def test_a_missing_key_is_no_matter_of_warning(tls: Tls) -> None:
-    assert credentials.warnings(replace(tls, key="/no/key")) == []
+    assert credentials.warnings(tls._replace(key="/no/key")) == []
 
 
 def test_the_context_offers_only_suites_that_aws_lists(tls: Tls) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Iterable
 import pytest
 
 from iotd import desired, shadow
-from iotd.desired import Act, Keep, Orders, Report
+from iotd.desired import Act, Duty, Orders
 from iotd.model import Entry
 from iotd.settings import Json, Run, Set
 
@@ -40,10 +40,10 @@ def done(orders: Orders, delta: Json, now: float = 0.0) -> Orders:
 
 def test_what_is_desired_is_written_down_then_done_then_reported() -> None:
     orders, effects = desired.heard(fresh(), {"fan": 3}, 0.0)
-    assert effects == [Keep(), Act("fan", FAN, 3)]
+    assert effects == [Duty.KEEP, Act("fan", FAN, 3)]
     assert desired.reported(orders) == {}
     orders, effects = desired.finished(orders, "fan", "", 1.0)
-    assert logged(effects) == ["desired.done"] and effects[1:] == [Keep(), Report()]
+    assert logged(effects) == ["desired.done"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
     assert desired.reported(orders) == {"fan": 3}
     assert desired.next_due(orders) is None
 
@@ -54,7 +54,7 @@ def test_the_same_value_again_is_not_done_again() -> None:
     orders, _ = desired.finished(orders, "fan", "", 2.0)
     orders, after = desired.heard(orders, {"fan": {"a": 1, "b": 2}}, 3.0)
     assert while_acting == []
-    assert after == [Report()]
+    assert after == [Duty.REPORT]
 
 
 @pytest.mark.parametrize("first, second", [(1, 2), (1, True), (0, False), ("1", 1), ([1], [1, 1]), ({}, [])])
@@ -86,7 +86,7 @@ def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows()
     now, pauses = 0.0, []
     for _ in range(9):
         orders, effects = desired.finished(orders, "fan", "exit status 1: no fan", now)
-        assert logged(effects) == ["desired.failed"] and effects[1:] == [Keep(), Report()]
+        assert logged(effects) == ["desired.failed"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
         due_at = desired.next_due(orders)
         assert due_at is not None
         pauses.append(due_at - now)
@@ -106,7 +106,7 @@ def test_a_failure_stands_in_the_report_until_it_is_mended_or_not_desired_any_mo
     assert desired.reported(failed) == {}
     assert desired.failures(done(failed, {"fan": 8}, 1.0)) == []
     taken_back, effects = desired.heard(failed, None, 1.0)
-    assert effects == [Keep(), Report()]
+    assert effects == [Duty.KEEP, Duty.REPORT]
     assert (desired.failures(taken_back), desired.next_due(taken_back)) == ([], None)
 
 
@@ -143,7 +143,7 @@ def deep(levels: int) -> Json:
 ], ids=["large", "deep", "deeper", "deep in part", "surrogate", "nan", "infinity"])
 def test_what_is_too_large_too_deep_or_no_json_is_refused_and_named_once(value: Json, why: str) -> None:
     orders, effects = desired.heard(fresh(), {"fan": value}, 0.0)
-    assert logged(effects) == ["desired.refused"] and effects[1:] == [Keep(), Report()]
+    assert logged(effects) == ["desired.refused"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
     [failure] = desired.failures(orders)
     assert why in failure["reason"]
     assert desired.heard(orders, {"fan": value}, 1.0) == (orders, [])
@@ -200,7 +200,7 @@ def test_a_difference_that_no_report_settles_is_reported_three_times_a_minute_an
     reports, events = 0, []
     for second in range(60):
         orders, effects = desired.heard(orders, {"fan": 1}, float(second))
-        reports += effects.count(Report())
+        reports += effects.count(Duty.REPORT)
         events += logged(effects)
     assert (reports, events) == (3, ["desired.loop"])
     assert acts(desired.heard(orders, {"fan": 2}, 60.0)[1]) == [("fan", 2)]
@@ -211,7 +211,7 @@ def test_what_was_done_survives_a_restart_and_is_not_done_again() -> None:
     orders = fresh(kept, now=1000.0)
     assert desired.reported(orders) == {"fan": 3, "interval": "5s"}
     assert desired.overrides(orders) == {"publish[0].every": "5s"}
-    assert desired.heard(orders, {"fan": 3}, 1000.0)[1] == [Report()]
+    assert desired.heard(orders, {"fan": 3}, 1000.0)[1] == [Duty.REPORT]
 
 
 def test_a_command_that_iotd_did_not_see_end_is_not_run_again_by_itself() -> None:
@@ -257,7 +257,7 @@ def test_a_configuration_read_anew_lets_end_what_is_under_way_and_drops_what_it_
     assert desired.overrides(orders) == {}
     orders, _ = desired.finished(orders, "fan", "", 2.0)
     assert desired.reported(orders) == {"fan": 1, "interval": None}
-    assert desired.heard(orders, {"fan": 2}, 3.0)[1] == [Keep(), Act("fan", slower, 2)]
+    assert desired.heard(orders, {"fan": 2}, 3.0)[1] == [Duty.KEEP, Act("fan", slower, 2)]
     orders = desired.changed(orders, ACTIONS)
     assert acts(desired.heard(orders, {"interval": "5s"}, 4.0)[1]) == [("interval", "5s")]
 
@@ -331,12 +331,12 @@ class World:
     def take(self, decided: tuple[Orders, list[Any]]) -> None:
         self.orders, effects = decided
         for effect in effects:
-            if isinstance(effect, Keep):
+            if effect is Duty.KEEP:
                 self.disk = json.loads(json.dumps(desired.to_json(self.orders)))
             elif isinstance(effect, Act):
                 self.ran.append((effect.key, effect.value))
                 self.under_way.append(effect)
-            elif isinstance(effect, Report):
+            elif effect is Duty.REPORT:
                 self.to_service.append(desired.reported(self.orders))
 
     def cut(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def test_a_value_that_a_setting_cannot_have_changes_nothing(tmp_path: Path, key:
     assert (device.posted == []) == bool(reason)
 
 
-TWICE = replace(settings(**ACTIONS), publish=(*settings().publish, Publish("a", 2.0, {"msg": "x"})))
+TWICE = settings(**ACTIONS)._replace(publish=(*settings().publish, Publish("a", 2.0, {"msg": "x"})))
 
 
 def test_the_rules_between_the_values_of_the_file_hold_for_the_clouds_as_well(tmp_path: Path) -> None:

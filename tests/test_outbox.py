@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Callable
 
 import pytest
@@ -201,7 +200,7 @@ def test_a_line_that_the_broker_did_not_end_or_ended_late_is_no_fall() -> None:
 
 
 def test_a_careful_line_is_quiet_then_sends_one_at_a_time_then_as_ever() -> None:
-    box = replace(Outbox(), careful=True, falls=2)
+    box = Outbox()._replace(careful=True, falls=2)
     box, chosen, again_at = take(box, rows(1, 2), {}, 0.0)
     assert (chosen, again_at) == ([], QUIET_S)
     for number, now in ((1, QUIET_S), (2, QUIET_S + 1)):
@@ -218,23 +217,23 @@ def test_a_topic_of_which_every_message_brings_the_line_down_rests_for_an_hour_a
     for _ in range(9):
         lines.live()
     assert lines.told == ["publish.set_aside", "publish.denied"] and lines.aside == [1]
-    box = replace(Outbox(), careful=True, trial=2, drops={"denied": 2}, in_flight={2: Flight("denied", 0.0)})
+    box = Outbox()._replace(careful=True, trial=2, drops={"denied": 2}, in_flight={2: Flight("denied", 0.0)})
     box, verdict = fell(box, True, 1.0)
     assert (verdict.back, list(box.denied)) == ("denied", ["denied"])
     assert resting(box, DENIED_S) == (box, ("denied",))
-    box, topics = resting(replace(box, cursor=9), 1.0 + DENIED_S)
+    box, topics = resting(box._replace(cursor=9), 1.0 + DENIED_S)
     assert (topics, box.cursor) == ((), 0)
 
 
 def test_one_acknowledged_message_of_a_topic_clears_it() -> None:
-    box = replace(in_flight(1), drops={"t1": 2}, strikes={1: 1})
+    box = in_flight(1)._replace(drops={"t1": 2}, strikes={1: 1})
     box = acknowledged(box, [1])
     assert (box.drops, box.strikes) == ({}, {})
 
 
 def test_what_is_in_flight_is_not_sent_again_when_the_rows_come_from_the_first() -> None:
     """So they do when the rest of a topic is over."""
-    box, chosen, _ = take(replace(in_flight(2, 4), cursor=0), rows(1, 2, 3, 4, 5), {}, 1.0)
+    box, chosen, _ = take(in_flight(2, 4)._replace(cursor=0), rows(1, 2, 3, 4, 5), {}, 1.0)
     assert [number for number, _ in chosen] == [1, 3, 5]
-    box, chosen, _ = take(replace(box, cursor=0), rows(1, 2, 3), {}, 1.0)
+    box, chosen, _ = take(box._replace(cursor=0), rows(1, 2, 3), {}, 1.0)
     assert (chosen, box.cursor) == ([], 3)

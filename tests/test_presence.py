@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +50,7 @@ def test_every_word_has_the_topic_the_qos_the_retain_flag_and_the_session(word: 
 ])
 def test_only_a_will_that_speaks_for_this_device_is_overruled(payload: bytes, overruled: bool) -> None:
     standing, entry = heard(HERE, "pi", on_topic(payload), 150.0)
-    assert standing == (replace(HERE, again_at=150.0) if overruled else HERE)
+    assert standing == (HERE._replace(again_at=150.0) if overruled else HERE)
     assert (entry is not None and entry.event == "presence.overruled") == overruled
 
 

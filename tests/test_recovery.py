@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 
@@ -28,9 +27,9 @@ def follow(readings: Iterable[Reading], settings: Wifi = FLEET, here: Circumstan
     done = []
     for look, reading in enumerate(readings):
         now = look * settings.every_s
-        state, effects = judge(settings, state, reading, replace(here, uptime_s=here.uptime_s + now), now)
+        state, effects = judge(settings, state, reading, here._replace(uptime_s=here.uptime_s + now), now)
         for effect in effects:
-            here = replace(here, budget=effect.budget) if isinstance(effect, Keep) else here
+            here = here._replace(budget=effect.budget) if isinstance(effect, Keep) else here
         done += [(now, effect) for effect in effects]
     return done
 
@@ -45,19 +44,19 @@ def withheld(done: list[tuple[float, Effect]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("reading, essid, right", [
     (RIGHT, ("fleet-ap",), True),
-    (replace(RIGHT, ssid="工場".encode()), ("fleet-ap", "工場"), True),
-    (replace(RIGHT, ssid=b"caf\xe9"), ("caf\\xe9",), True),
-    (replace(RIGHT, ssid=b" \"two\" words "), (" \"two\" words ",), True),
+    (RIGHT._replace(ssid="工場".encode()), ("fleet-ap", "工場"), True),
+    (RIGHT._replace(ssid=b"caf\xe9"), ("caf\\xe9",), True),
+    (RIGHT._replace(ssid=b" \"two\" words "), (" \"two\" words ",), True),
     (GUEST, (), True),
     (GUEST, ("fleet-ap",), False),
-    (replace(RIGHT, ssid=b"fleet-ap "), ("fleet-ap",), False),
-    (replace(RIGHT, ssid=b"Fleet-AP"), ("fleet-ap",), False),
+    (RIGHT._replace(ssid=b"fleet-ap "), ("fleet-ap",), False),
+    (RIGHT._replace(ssid=b"Fleet-AP"), ("fleet-ap",), False),
     (OFF, (), False),
     (GONE, (), False),
 ])
 def test_right_is_an_expected_essid_or_any_where_none_is_expected(reading: Reading, essid: tuple[str, ...],
                                                                   right: bool) -> None:
-    done = follow([reading], replace(FLEET, essid=essid, recover=()))
+    done = follow([reading], FLEET._replace(essid=essid, recover=()))
     assert [type(effect) for _, effect in done] == ([] if right else [Lost])
 
 
@@ -76,14 +75,14 @@ def test_each_rung_has_the_grace_before_the_next() -> None:
 
 
 def test_after_the_last_rung_the_ladder_is_climbed_again_with_a_growing_pause() -> None:
-    settings = replace(FLEET, recover=("reconnect", "radio-cycle"))
+    settings = FLEET._replace(recover=("reconnect", "radio-cycle"))
     at = [when for when, action in steps(follow([OFF] * 3000, settings)) if action == "reconnect"]
     gaps = [later - earlier for earlier, later in zip(at, at[1:])]
     assert gaps[:7] == [360, 600, 1080, 2040, 3720, 3720, 3720]
 
 
 def test_a_grace_above_an_hour_is_not_cut_down_to_it() -> None:
-    settings = replace(FLEET, recover=("reconnect",), every_s=100, grace_s=7200)
+    settings = FLEET._replace(recover=("reconnect",), every_s=100, grace_s=7200)
     assert [at for at, _ in steps(follow([OFF] * 200, settings))] == [7200, 14400]
 
 
@@ -93,7 +92,7 @@ def test_a_right_reading_ends_the_count_and_brings_the_ladder_down() -> None:
 
 
 def test_without_a_ladder_a_loss_is_only_told() -> None:
-    assert [type(effect) for _, effect in follow([OFF] * 500, replace(FLEET, recover=()))] == [Lost]
+    assert [type(effect) for _, effect in follow([OFF] * 500, FLEET._replace(recover=()))] == [Lost]
 
 
 def test_the_wrong_network_is_named_in_the_reason() -> None:
@@ -104,14 +103,14 @@ def test_the_wrong_network_is_named_in_the_reason() -> None:
 
 
 def test_an_unknown_reading_is_told_once_for_each_reason_and_does_nothing_else() -> None:
-    other = replace(BLIND, reason="wlan0 cannot be read: Operation not permitted")
+    other = BLIND._replace(reason="wlan0 cannot be read: Operation not permitted")
     done = follow([BLIND] * 500 + [other] * 500 + [RIGHT, other])
     assert done == [(0, Unreadable("wlan0", BLIND.reason)), (5000, Unreadable("wlan0", other.reason)),
                     (10010, Unreadable("wlan0", other.reason))]
 
 
 def test_an_unknown_reading_is_told_again_after_one_that_was_known() -> None:
-    done = follow([BLIND, OFF, BLIND, RIGHT, BLIND], replace(FLEET, recover=()))
+    done = follow([BLIND, OFF, BLIND, RIGHT, BLIND], FLEET._replace(recover=()))
     assert [at for at, effect in done if isinstance(effect, Unreadable)] == [0, 20, 40]
 
 
@@ -145,7 +144,7 @@ def test_an_interface_that_went_away_is_recovered_up_to_the_reboot() -> None:
 
 def guarded(action: str, reading: Reading, here: Circumstances) -> list[Effect]:
     """Return what happens when this rung, the only one, is due."""
-    settings = replace(FLEET, recover=(action,))
+    settings = FLEET._replace(recover=(action,))
     return [effect for at, effect in follow([RIGHT, *[reading] * 13], settings, here) if at == 130]
 
 
@@ -168,7 +167,7 @@ def guarded(action: str, reading: Reading, here: Circumstances) -> list[Effect]:
 ])
 def test_no_rung_harms_a_line_that_works(action: str, reading: Reading, mqtt_connected: bool,
                                          other_default_route: bool, reason: str) -> None:
-    here = replace(HERE, mqtt_connected=mqtt_connected, other_default_route=other_default_route)
+    here = HERE._replace(mqtt_connected=mqtt_connected, other_default_route=other_default_route)
     effect = guarded(action, reading, here)[-1]
     assert (effect.reason if isinstance(effect, Withheld) else "") == reason
     assert isinstance(effect, (Step, Withheld)) and effect.action == action
@@ -187,16 +186,16 @@ def test_no_rung_harms_a_line_that_works(action: str, reading: Reading, mqtt_con
 def test_each_reboot_that_did_not_help_doubles_the_uptime_before_the_next(
         uptime_s: float, streak: int, reason: str) -> None:
     state, _ = judge(FLEET, initial(), RIGHT, HERE, 0.0)
-    here = replace(HERE, uptime_s=uptime_s + 130, budget=Budget((), streak))
-    due = replace(state, lost_at=10.0, wrong_at=120.0, waited_s=110.0)
-    _, effects = judge(replace(FLEET, recover=("reboot",)), due, OFF, here, 130.0)
+    here = HERE._replace(uptime_s=uptime_s + 130, budget=Budget((), streak))
+    due = state._replace(lost_at=10.0, wrong_at=120.0, waited_s=110.0)
+    _, effects = judge(FLEET._replace(recover=("reboot",)), due, OFF, here, 130.0)
     assert [effect.reason for effect in effects if isinstance(effect, Withheld)] == ([reason] if reason else [])
 
 
 def test_a_grace_above_the_minimum_uptime_is_the_wait_between_reboots() -> None:
-    settings = replace(FLEET, recover=("reboot",), grace_s=1000)
+    settings = FLEET._replace(recover=("reboot",), grace_s=1000)
     due = State(existed=True, lost_at=0.0, wrong_at=1000.0, waited_s=1000.0)
-    _, effects = judge(settings, due, OFF, replace(HERE, uptime_s=1500.0, budget=Budget((), 1)), 1010.0)
+    _, effects = judge(settings, due, OFF, HERE._replace(uptime_s=1500.0, budget=Budget((), 1)), 1010.0)
     assert effects == (Withheld("reboot", "the host has been up for less than 2000 s"),)
 
 
@@ -212,26 +211,26 @@ def test_a_reboot_is_in_the_budget_before_it_is_asked_for() -> None:
      "the budget of 3 reboots a day is used up"),
 ])
 def test_no_reboot_without_a_budget(budget: Budget | None, reason: str) -> None:
-    here = replace(HERE, uptime_s=700.0, budget=budget)
+    here = HERE._replace(uptime_s=700.0, budget=budget)
     state, _ = judge(FLEET, initial(), RIGHT, HERE, 0.0)
-    due = replace(state, lost_at=0.0, wrong_at=120.0, waited_s=120.0)
-    _, effects = judge(replace(FLEET, recover=("reboot",)), due, OFF, here, 130.0)
+    due = state._replace(lost_at=0.0, wrong_at=120.0, waited_s=120.0)
+    _, effects = judge(FLEET._replace(recover=("reboot",)), due, OFF, here, 130.0)
     assert effects == (Withheld("reboot", reason),)
 
 
 def test_a_withheld_rung_is_told_once_and_taken_when_its_guard_lets_go() -> None:
-    done = follow([RIGHT, *[OFF] * 80], here=replace(HERE, uptime_s=20.0))
+    done = follow([RIGHT, *[OFF] * 80], here=HERE._replace(uptime_s=20.0))
     assert withheld(done) == [("reboot", "the host has been up for less than 600 s")]
     assert steps(done)[:3] == [(130, "reconnect"), (250, "restart-network"), (490, "reconnect")]
     assert [at for at, action in steps(done) if action == "reboot"] == [730]
 
 
 def test_a_change_of_the_guard_is_told() -> None:
-    settings = replace(FLEET, recover=("reboot",))
+    settings = FLEET._replace(recover=("reboot",))
     state = State(existed=True, lost_at=0.0, wrong_at=120.0, waited_s=120.0)
     told = []
-    for here in (HERE, replace(HERE, mqtt_connected=True)) * 2:
-        here = replace(here, other_default_route=True)
+    for here in (HERE, HERE._replace(mqtt_connected=True)) * 2:
+        here = here._replace(other_default_route=True)
         state, effects = judge(settings, state, OFF, here, 130.0)
         told += [effect.reason for effect in effects if isinstance(effect, Withheld)]
         state, effects = judge(settings, state, OFF, here, 140.0)
@@ -240,7 +239,7 @@ def test_a_change_of_the_guard_is_told() -> None:
 
 
 def test_while_the_reboot_is_withheld_the_lower_rungs_are_tried_again() -> None:
-    done = follow([OFF] * 1500, here=replace(HERE, other_default_route=True))
+    done = follow([OFF] * 1500, here=HERE._replace(other_default_route=True))
     assert [at for at, action in steps(done) if action == "reconnect"] == [120, 480, 1080, 2160, 4200, 7920, 11640]
     assert "reboot" not in [action for _, action in steps(done)]
     assert withheld(done) == [("reboot", "another interface has a default route")]
@@ -248,7 +247,7 @@ def test_while_the_reboot_is_withheld_the_lower_rungs_are_tried_again() -> None:
 
 def test_a_network_gone_for_good_gets_no_reboot_beyond_the_budget_and_ever_fewer() -> None:
     """Sixty days without a clock and without a network: each boot starts anew, only the budget comes through."""
-    settings = replace(FLEET, every_s=120)
+    settings = FLEET._replace(every_s=120)
     budget, begun, asked = Budget(), 0.0, [0.0]
     while begun < 60 * 86400:
         state, uptime_s = initial(), 0.0
@@ -296,8 +295,8 @@ def test_no_jump_of_the_clock_makes_an_undated_reboot_old() -> None:
     assert undated.recent(moment) == undated.reboots
     dated = undated.settled(moment)
     assert dated == Budget((Reboot("a", 700.0, 1e9),), 0)
-    assert dated.recent(replace(moment, wall_s=1e9 + 86399)) == dated.reboots
-    assert dated.recent(replace(moment, wall_s=1e9 + 86400)) == ()
+    assert dated.recent(moment._replace(wall_s=1e9 + 86399)) == dated.reboots
+    assert dated.recent(moment._replace(wall_s=1e9 + 86400)) == ()
 
 
 def test_what_is_old_leaves_the_budget_with_the_next_reboot() -> None:
@@ -306,13 +305,13 @@ def test_what_is_old_leaves_the_budget_with_the_next_reboot() -> None:
 
 
 def test_a_right_reading_ends_the_streak_and_writes_only_what_changes() -> None:
-    here = replace(HERE, budget=Budget((Reboot("a", 700.0, 5.0),), 2))
+    here = HERE._replace(budget=Budget((Reboot("a", 700.0, 5.0),), 2))
     assert follow([RIGHT] * 5, here=here) == [(0, Keep(Budget((Reboot("a", 700.0, 5.0),), 0)))]
     assert follow([RIGHT] * 5) == []
 
 
 def test_an_unreadable_budget_is_replaced_by_a_used_up_one_once_the_wifi_is_right() -> None:
-    done = follow([OFF, RIGHT, RIGHT], here=replace(HERE, budget=None))
+    done = follow([OFF, RIGHT, RIGHT], here=HERE._replace(budget=None))
     assert done[-1] == (10, Keep(Budget((Reboot("now", 90010.0, 1e9),) * 3, 0)))
 
 

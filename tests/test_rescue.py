@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -24,7 +23,7 @@ OFF = Reading(INTERFACE, "disconnected", reason="off")
 LADDER = Wifi(INTERFACE, ("fleet-ap",), 10, 10, ("reconnect", "radio-cycle"), RebootBudget(3, 1))
 OUTAGE = Outage("silence", 100.0, {}, 2)
 REBOOT = Step("reboot", "off for long")
-REBOOT_ONLY = replace(LADDER, recover=("reboot",))
+REBOOT_ONLY = LADDER._replace(recover=("reboot",))
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ class Held:
 
     def next(self, kind: type) -> Any:
         """Return the next event of this kind, whatever comes before it; nothing in time fails the test."""
+        self.session.go()
         deadline = time.monotonic() + PATIENCE_S
         while True:
             event = self.events.get(timeout=max(0.001, deadline - time.monotonic()))

@@ -109,6 +109,18 @@ def test_fetching_goes_on_after_an_id_up_to_a_number_and_past_resting_topics(pla
     assert ids(spool, 0, ("a", "b", "c")) == []
 
 
+def test_the_last_message_is_fetched_only_while_it_waits(place: Place) -> None:
+    spool = place.spool()
+    [forgotten] = put(spool, "a")
+    assert ids(spool) == [forgotten]
+    spool.forget([forgotten])
+    assert ids(spool) == []
+    [aside] = put(spool, "a")
+    assert ids(spool, after=forgotten) == [aside] and ids(spool, after=forgotten, resting=("a",)) == []
+    spool.set_aside(aside)
+    assert ids(spool, after=forgotten) == []
+
+
 def test_a_healthy_line_leaves_no_trace_on_the_disk(place: Place) -> None:
     spool = place.spool()
     before = {path.name: path.read_bytes() for path in place.state.iterdir()}
@@ -398,6 +410,24 @@ def test_a_full_runtime_directory_loses_nothing_and_stops_nothing(place: Place, 
     place.runtime.joinpath("filler").unlink()
     spool.settle(100.0, None, everything=True)
     assert (ids(spool), spool.count) == (early + late, 420)
+
+
+def test_what_is_acknowledged_while_its_store_is_full_is_not_sent_again(place: Place, tiny: Path) -> None:
+    place.runtime = tiny
+    spool = place.spool()
+    numbers = put(spool, *["a"] * 20, size=500)
+    with contextlib.suppress(OSError), (tiny / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    for number in numbers:
+        spool.forget([number])
+    assert place.entries("spool.failed") and place.stored(place.runtime), "the store gave way, nothing is tested"
+    assert ids(spool) == []
+    [late] = put(spool, "a")
+    assert ids(spool) == [late]
+    (tiny / "filler").unlink()
+    spool.settle(RETRY_S, None)
+    assert ids(spool) == place.stored(place.state) == [late] and place.stored(place.runtime) == []
 
 
 LIMITED = """
