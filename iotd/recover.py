@@ -16,7 +16,8 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Callable, NamedTuple
+from dataclasses import dataclass
+from typing import Callable
 
 from iotd import log
 
@@ -38,14 +39,16 @@ class Refused(Exception):
     """What lies in the request directory is no request; the text says why."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     """What the daemon asks for, beside the verb that is the file's name."""
 
     interface: str
     reason: str
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """How a command ended: `failure` is None, or says what went wrong; `output` is the end of what it printed."""
 
     failure: str | None
@@ -81,19 +84,19 @@ def plan(verb: str, interface: str, in_use: frozenset[str], connected: bool) -> 
         ("ip", "link", "set", "dev", interface, "up"),
     )
     if "NetworkManager.service" in in_use:
-        connect = ("nmcli", "--wait", "45", "device", "connect", interface)
+        # NetworkManager chooses by the priority of its profiles, even after somebody has disconnected the interface.
+        choose = ("nmcli", "device", "set", interface, "autoconnect", "yes")
         if verb == "reconnect" and connected:
-            # `device connect` would take the network used last, the wrong one. Set free, and then no longer held as
-            # somebody's wish, NetworkManager chooses by the priority of the profiles.
-            return (("nmcli", "--wait", "45", "device", "disconnect", interface),
-                    ("nmcli", "device", "set", interface, "autoconnect", "yes"))
+            # `device connect` would take the network used last, which is the wrong one.
+            return (("nmcli", "--wait", "45", "device", "disconnect", interface), choose)
         if verb == "reconnect":
-            return (connect,)
+            return (("nmcli", "--wait", "45", "device", "connect", interface),)
         # Not `nmcli radio wifi off`: NetworkManager keeps that over a reboot, and a power cut before `on` would
         # leave the device without Wi-Fi for good. `managed` is forgotten at the next boot.
         let_go = ("nmcli", "device", "set", interface, "managed", "no")
         take_back = ("nmcli", "device", "set", interface, "managed", "yes")
-        return (let_go, *down_and_up, take_back, connect)
+        # Nor `device connect` at the end: it fails as long as no scan has found a network.
+        return (let_go, *down_and_up, take_back, choose)
     # -s: wpa_supplicant answers to a socket of wpa_cli's, and cannot see this unit's private /tmp.
     reassociate = ("wpa_cli", "-s", "/run/wpa_supplicant", "-i", interface, "reassociate")
     return (reassociate,) if verb == "reconnect" else (*down_and_up, reassociate)

@@ -80,7 +80,7 @@ def ask(directory: Path, verb: str) -> Path:
             "ip link set dev wlan0 down",
             "ip link set dev wlan0 up",
             "nmcli device set wlan0 managed yes",
-            "nmcli --wait 45 device connect wlan0",
+            "nmcli device set wlan0 autoconnect yes",
         ]),
         ("radio-cycle", SUPPLICANT, ["ip link set dev wlan0 down", "ip link set dev wlan0 up", REASSOCIATE]),
         ("restart-network", NETWORK_MANAGER, ["systemctl restart NetworkManager.service wpa_supplicant.service"]),
@@ -143,7 +143,7 @@ def test_the_radio_comes_up_again_even_when_a_command_before_it_failed(requests:
     host = Host({"NetworkManager.service": "active"}, failing=frozenset({"nmcli"}))
     ask(requests, "radio-cycle")
     assert not serve("radio-cycle", str(requests), US, host.run)
-    assert "ip link set dev wlan0 up" in host.ran and host.ran[-1].endswith("device connect wlan0")
+    assert "ip link set dev wlan0 up" in host.ran and host.ran[-1].endswith("wlan0 autoconnect yes")
 
 
 def test_the_request_is_gone_before_the_first_command_runs(requests: Path) -> None:
