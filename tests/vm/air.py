@@ -121,8 +121,9 @@ def heard(machine: Machine, name: str) -> list[Heard]:
 
 
 def clear_air(machine: Machine) -> None:
-    """Shut all access points down, have NetworkManager forget their networks, leave wlan0 and no wired way."""
+    """Shut all access points down, have NetworkManager forget their networks, leave it wlan0 and no wired way."""
     units = " ".join(f"{kind}-{name}" for kind in ("ap", "broker", "listener") for name in ACCESS_POINTS)
     machine.run(f"nmcli connection delete {' '.join(ACCESS_POINTS)} || true\nsystemctl stop {units} || true\n"
                 "[ ! -e /sys/class/net/eth0 ] || ip link del eth0\n"
-                "[ -e /sys/class/net/wlan0 ] || iw phy phy0 interface add wlan0 type managed")
+                "[ -e /sys/class/net/wlan0 ] || iw phy phy0 interface add wlan0 type managed\n"
+                "nmcli device set wlan0 managed yes || true")

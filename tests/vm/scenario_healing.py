@@ -75,6 +75,8 @@ def assert_mended(device: Device, timetable: Timetable, what: str, harm: str, st
     lost = device.wait_for("wifi.lost", since)
     restored = device.wait_for("wifi.restored", since)
     assert set(restored["steps"]) == {step}
+    helper = device.machine.run(f"journalctl -q -o cat _SYSTEMD_UNIT=iotd-recover@{step}.service --since=@{since:.6f}")
+    assert "recovery.accepted" in helper and "recovery.failed" not in helper, helper
     timetable.add(what, since, device.steps(since), wifi_lost=at(lost), wifi_restored=at(restored))
 
 

@@ -19,10 +19,10 @@ reading = asdict(look(sys.argv[1]))
 print(json.dumps(reading | {"ssid": reading["ssid"].hex() if reading["ssid"] else None}))
 """
 WATCH = """
-import time
+import sys, time
 from iotd.wifi import look
 began, seen = time.monotonic(), set()
-while time.monotonic() < began + (8 if any("dormant" in line for line in seen) else 80):
+while time.monotonic() < began + (float(sys.argv[2]) if any(sys.argv[1] in line for line in seen) else 80):
     found = look("wlan0")
     seen.add(f"{found.outcome} {found.reason}")
     time.sleep(0.01)
@@ -53,6 +53,11 @@ def look(machine: Machine, interface: str = "wlan0", namespace: str = "") -> dic
     return dict(json.loads(found))
 
 
+def watch(machine: Machine, word: str, at_least_s: int) -> set[str]:
+    """Look again and again, this long and until a reason has this word; return the outcomes with their reasons."""
+    return set(machine.run(f"{AS_NOBODY} '{WATCH}' {word} {at_least_s}").splitlines())
+
+
 def connected(machine: Machine, ssid: bytes, hidden: bool = False) -> str:
     """Have wlan0 associated with this network and return its BSSID."""
     bssid = air.start_access_point(machine, "fleet", ssid, hidden)
@@ -80,18 +85,19 @@ def test_the_association_is_read_with_any_ssid(machine: Machine, ssid: bytes, hi
 
 def test_the_ssid_of_a_driver_that_connects_by_itself_counts_once_it_has_connected(machine: Machine) -> None:
     """cfg80211's own SME, told by `iw`, stands for brcmfmac: it holds the SSID that it only tries to join."""
-    machine.run("nmcli device set wlan0 managed no\nip link set wlan0 up\niw dev wlan0 connect nowhere")
-    found = look(machine)
-    assert (found["outcome"], found["reason"]) == (
-        "disconnected", "wlan0 is not yet associated with 'nowhere' (link down)")
-    machine.run("iw dev wlan0 disconnect || true\nnmcli device set wlan0 managed yes")
+    machine.run("nmcli device set wlan0 managed no\nip link set wlan0 up\n"
+                "systemd-run --quiet --collect --unit=try sh -c 'while :; do iw dev wlan0 connect nowhere; done'")
+    seen = watch(machine, "nowhere", 0)
+    assert "disconnected wlan0 is not yet associated with 'nowhere' (link down)" in seen
+    assert {line.split()[0] for line in seen} == {"disconnected"}
+    machine.run("systemctl stop try\niw dev wlan0 disconnect || true")
 
 
 def test_a_wrong_passphrase_is_never_an_association(machine: Machine) -> None:
     """The radio does associate again and again; it is the keys that never come."""
     air.start_access_point(machine, "fleet", b"fleet-ap")
     air.join(machine, "fleet", b"fleet-ap", passphrase="battery staple")
-    seen = set(machine.run(f"{AS_NOBODY} '{WATCH}'").splitlines())
+    seen = watch(machine, "dormant", 8)
     assert {line.split()[0] for line in seen} == {"disconnected"}
     assert any(line.endswith("is the passphrase right (link dormant)") for line in seen), seen
 
