@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
         epilog="See iotd(8) and iotd.yaml(5).")
     parser.add_argument("--version", action="version", version=f"iotd {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(prog="iotd", required=True, metavar="COMMAND")  # to find it out loads shutil
     for name, do, summary in (("run", _run, "run the daemon in the foreground"),
                               ("check", _check, "read and validate the configuration, print every problem")):
         command = commands.add_parser(name, help=summary, description=summary)

@@ -182,7 +182,7 @@ def _end_of(certificate: bytes) -> float:
     text = moment.decode("ascii")
     if tag == _UTC_TIME:
         text = ("19" if text >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
+    return datetime.fromisoformat(f"{text[:8]}T{text[8:]}").timestamp()
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -51,6 +51,8 @@ class Place:
 
     def stored(self, directory: Path) -> list[int]:
         """Return the ids in the file of this directory, read past the spool."""
+        if not (directory / "spool.db").exists():
+            return []
         with contextlib.closing(sqlite3.connect(directory / "spool.db")) as database:
             return [number for number, in database.execute("SELECT id FROM message ORDER BY id")]
 
@@ -129,6 +131,7 @@ def test_a_healthy_line_leaves_no_trace_on_the_disk(place: Place) -> None:
         spool.settle(float(turn), 1e9)
         spool.forget(numbers)
     assert {path.name: path.read_bytes() for path in place.state.iterdir()} == before
+    assert list(place.state.iterdir()) == []
 
 
 def test_what_waits_for_five_seconds_moves_to_the_disk(place: Place) -> None:

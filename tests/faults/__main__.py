@@ -31,6 +31,10 @@ one is held to. A case passes only without a warning. In every case the device a
 asked to, whatever its line is like, to say nothing but its log, to meet no bug of its own, and to send nothing before \
 CONNACK. The cases in italics belong to the long run.
 
+Its two shadow cases need a shadow service and are held by `tests/test_voice.py`. \
+`MQTT_Connect_Jitter_Backoff_Retries` waits for twelve CONNECTs within its 300 s: to pass it in the cloud a device \
+needs `mqtt.backoff.max: 16s`, which it has here.
+
 Not re-created: the cases of MQTT 5 (iotd speaks 3.1.1, since only there a PUBLISH may be repeated on the same \
 connection), `Security_Device_Policies` (it judges the policy in the cloud, not the device) and `Job_Execution`.
 """
