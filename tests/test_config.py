@@ -230,6 +230,15 @@ def test_values_of_the_spool(line: str, value: Spool) -> None:
     assert load(f"mqtt: {{host: b}}\nspool: {{{line}}}\n").spool == value
 
 
+def test_checks_of_two_kinds_are_never_taken_for_one() -> None:
+    """Named tuples with equal values are equal, and a check is the key of its result."""
+    unit, process = (load(f"mqtt: {{host: b}}\nshadows: [{{checks: [{{name: a, {kind}: ssh}}]}}]\n").shadows[0].checks
+                     for kind in ("unit", "process"))
+    assert unit != process
+    kinds = [kind._field_defaults["kind"] for kind in get_args(Probe)]
+    assert len(set(kinds)) == len(kinds)
+
+
 def test_sections_that_stand_empty_are_sections_of_defaults() -> None:
     settings = load("mqtt: {host: b}\npresence:\npublish:\nsubscribe:\nshadows:\nwifi:\nspool:\nlog:\n")
     assert settings == load("mqtt: {host: b}")._replace(wifi=Wifi())
