@@ -13,6 +13,9 @@ ACCESS_POINTS = {"fleet": 1, "guest": 2}  # the number of the radio, of the inte
 CHANNEL, FREQUENCY_MHZ = 6, 2437
 COUNTRY = "BZ"  # one with few channels, so that a scan takes one second and not four
 PASSPHRASE = "correct horse"
+# A script for `wait_until`; nmcli is dear to emulate, so it is left out until the link is up.
+CONNECTED = ("grep -q up /sys/class/net/wlan0/operstate && "
+             "nmcli --terse --fields general.state device show wlan0 | grep -q ^GENERAL.STATE:100")
 
 
 class Heard(NamedTuple):

@@ -33,10 +33,10 @@ def machine(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def timetable(pytestconfig: pytest.Config) -> Iterator[Timetable]:
+def timetable(request: pytest.FixtureRequest) -> Iterator[Timetable]:
     """The times of this run, told at its end."""
     collected = Timetable()
     yield collected
     print(f"\n{collected.table()}")
-    if pytestconfig.getoption("--write"):
+    if request.config.getoption("--write") and not request.session.testsfailed:
         (CHECKOUT / "docs/wifi.md").write_text(collected.document(), "utf-8")

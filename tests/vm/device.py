@@ -12,7 +12,7 @@ from typing import Any, Callable
 from tests.vm import air
 from tests.vm.machine import Machine
 
-EVERY_S, GRACE_S, KEEPALIVE_S = 2, 7, 5
+EVERY_S, GRACE_S, KEEPALIVE_S = 2, 5, 5
 ESSID = "fleet-ap"
 PATIENCE_S = 180.0  # under emulation, beside other work
 TOPIC, PRESENCE = "fleet/pi/state", "fleet/pi/will"

@@ -12,8 +12,6 @@ from tests.vm.device import ESSID, GRACE_S, PRESENCE, TOPIC, Device, at
 from tests.vm.machine import Machine
 from tests.vm.timetable import Timetable
 
-CONNECTED = "nmcli --terse --fields general.state device show wlan0 | grep -q ^GENERAL.STATE:100"
-
 
 @pytest.fixture
 def device(machine: Machine) -> Iterator[Device]:
@@ -21,7 +19,7 @@ def device(machine: Machine) -> Iterator[Device]:
     air.start_access_point(machine, "fleet", ESSID.encode())
     air.start_broker(machine, "fleet")
     air.join(machine, "fleet", ESSID.encode(), priority=10)
-    machine.wait_until(CONNECTED)
+    machine.wait_until(air.CONNECTED)
     yield Device(machine)
     Device(machine).forget()
     air.clear_air(machine)
@@ -144,7 +142,7 @@ def test_a_wrong_network_is_left_for_the_right_one(device: Device, timetable: Ti
     air.start_access_point(machine, "guest", b"guest-ap")
     cut_at = air.cut_access_point(machine, "fleet")
     air.join(machine, "guest", b"guest-ap")
-    machine.wait_until(f"{CONNECTED}; iw dev wlan0 link | grep -q guest-ap")
+    machine.wait_until(f"{air.CONNECTED} && iw dev wlan0 link | grep -q guest-ap")
     lost = device.wait_for("wifi.lost", cut_at)
     step = device.wait_for("recovery.step", float(machine.run("date +%s.%N")))
     assert f"associated with 'guest-ap', expected '{ESSID}'" in step["reason"]
@@ -200,12 +198,12 @@ def test_a_restart_in_an_outage_loses_nothing_and_counts_anew(device: Device) ->
 def test_an_interface_that_comes_late_is_waited_for_and_one_that_goes_is_not(device: Device) -> None:
     machine = device.machine
     machine.run("iw dev wlan0 del")
-    device.start(["reconnect"], grace_s=15)  # NetworkManager has to join within it, by itself
+    device.start(["reconnect"], grace_s=12)  # NetworkManager has to join within it, by itself
     lost = device.wait_for("wifi.lost")
     held = device.wait_for("recovery.withheld")
     assert lost["reason"] == "there is no interface wlan0"
     assert held["reason"] == "there has been no wlan0 since iotd started"
-    machine.wait_until(f"[ $(date +%s) -gt {at(held) + 20:.0f} ]")
+    machine.wait_until(f"[ $(date +%s) -gt {at(held) + 15:.0f} ]")
     came_at = float(machine.run("date +%s.%N\niw phy phy0 interface add wlan0 type managed"))
     device.wait_for("wifi.restored", came_at)
     assert device.steps() == {}

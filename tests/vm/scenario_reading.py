@@ -13,10 +13,10 @@ from tests.vm.machine import Machine
 AS_NOBODY = "PYTHONPATH=/checkout setpriv --reuid=nobody --regid=nogroup --clear-groups python3 -B -c"
 LOOK = """
 import json, sys
-from dataclasses import asdict
 from iotd.wifi import look
-reading = asdict(look(sys.argv[1]))
-print(json.dumps(reading | {"ssid": reading["ssid"].hex() if reading["ssid"] else None}))
+reading = look(sys.argv[1])
+found = {name: getattr(reading, name) for name in ("outcome", "reason", "bssid", "frequency_mhz", "rssi_dbm")}
+print(json.dumps(found | {"ssid": reading.ssid.hex() if reading.ssid else None}))
 """
 WATCH = """
 import sys, time
@@ -62,7 +62,7 @@ def connected(machine: Machine, ssid: bytes, hidden: bool = False) -> str:
     """Have wlan0 associated with this network and return its BSSID."""
     bssid = air.start_access_point(machine, "fleet", ssid, hidden)
     air.join(machine, "fleet", ssid, hidden=hidden)
-    machine.wait_until("nmcli --terse --fields general.state device show wlan0 | grep -q ^GENERAL.STATE:100")
+    machine.wait_until(air.CONNECTED)
     return bssid
 
 
