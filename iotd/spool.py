@@ -10,7 +10,6 @@ A store that is damaged is moved aside, one that cannot be written is replaced b
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
@@ -228,11 +227,9 @@ class Spool:
         self._stores: tuple[Store, ...] = tuple([])
         self.reopened = 0  # how often a store came back, with messages that nobody has seen yet
         self._first = 1
-        # The file on the disk is made when it is first needed: a device whose line holds never has one.
-        self._unmade = not (state / "spool.db").exists() and os.access(state, os.W_OK)
         self._reopen()
         self._last = self.last_id = max((self._guard(store, 0, store.last) for store in self._stores), default=0)
-        if len(self._stores) < len(self._paths) - self._unmade:
+        if len(self._stores) < len(self._paths):
             self._last += GAP
         self._first = self._last + 1
         for store in self._stores:
@@ -263,7 +260,9 @@ class Spool:
         size = len(message.payload) + len(message.topic) + ROW_BYTES
         row = (number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
                None, False)
-        if not any(self._write(store, store.add, row) for store in self._preferred()):
+        preferred = sorted((store for store in self._stores if store.path != MEMORY),
+                           key=lambda store: store.durable != self.bounds.strict)
+        if not any(self._write(store, store.add, row) for store in preferred):
             self._hold(row)
         if latest:
             self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
@@ -354,9 +353,9 @@ class Spool:
 
     def _moved(self, source: Store, made_before_s: float, now: float, at: float | None) -> bool:
         """Move some messages to the disk, first there and then gone from here; tell whether there may be more."""
+        disk = next((store for store in self._stores if store.durable), None)
         rows = self._guard(source, [], source.rows, made_before_s, self._boot, 500)
-        disk = self._disk() if rows else None
-        if disk is None or not self._write(disk, disk.add_all, _dated(rows, now, at)):
+        if disk is None or not rows or not self._write(disk, disk.add_all, _dated(rows, now, at)):
             return False
         return bool(self._guard(source, None, source.delete_ids, [row[0] for row in rows]))
 
@@ -442,28 +441,14 @@ class Spool:
             log.error("spool.failed", "the spool cannot write; messages are kept where they can be, and it tries again",
                       path=path, reason=why)
 
-    def _preferred(self) -> Iterator[Store]:
-        """Give the stores in the order in which a message is offered to them."""
-        for durable in (True, False) if self.bounds.strict else (False, True):
-            if durable:
-                self._disk()
-            yield from [store for store in self._stores if store.durable is durable and store.path != MEMORY]
-
-    def _disk(self) -> Store | None:
-        """Return the store on the disk, where it is open; its file is made now where none has been needed before."""
-        if self._unmade:
-            self._unmade = False
-            self._reopen()
-        return next((store for store in self._stores if store.durable), None)
-
     def _reopen(self) -> None:
         """Open the stores that are not open, the disk's first; a damaged one is moved aside."""
-        for path, durable in self._paths.items():
-            if not any(store.path == path for store in self._stores) and not (durable and self._unmade):
+        for path in self._paths:
+            if not any(store.path == path for store in self._stores):
                 self._open(path)
 
     def _open(self, path: str, last_try: bool = False) -> None:
-        durable = self._paths[path]
+        durable, self._newcomer = self._paths[path], None  # what comes back may hold more than that
         try:
             store = Store(path, durable)
         except sqlite3.Error as error:

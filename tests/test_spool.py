@@ -51,8 +51,6 @@ class Place:
 
     def stored(self, directory: Path) -> list[int]:
         """Return the ids in the file of this directory, read past the spool."""
-        if not (directory / "spool.db").exists():
-            return []
         with contextlib.closing(sqlite3.connect(directory / "spool.db")) as database:
             return [number for number, in database.execute("SELECT id FROM message ORDER BY id")]
 
@@ -131,7 +129,6 @@ def test_a_healthy_line_leaves_no_trace_on_the_disk(place: Place) -> None:
         spool.settle(float(turn), 1e9)
         spool.forget(numbers)
     assert {path.name: path.read_bytes() for path in place.state.iterdir()} == before
-    assert list(place.state.iterdir()) == []
 
 
 def test_what_waits_for_five_seconds_moves_to_the_disk(place: Place) -> None:
@@ -338,6 +335,19 @@ def test_a_store_that_comes_back_loses_nothing_and_stands_before_what_was_made_m
     found = spool.fetch(0, 100)
     assert [row.topic for row in found] == ["old"] * 4 + ["new"] * 4
     assert [row.id for row in found[4:]] == made and spool.reopened == 1
+
+
+def test_what_a_store_brings_back_is_fetched_though_only_one_message_was_made_meanwhile(place: Place) -> None:
+    before = place.spool()
+    put(before, "old")
+    before.close(10.0, None)
+    away = place.state.rename(place.state.with_name("away"))
+    spool = place.spool(now=11.0)
+    spool.settle(11.0, None)
+    put(spool, "new", now=11.0)
+    away.rename(place.state)
+    spool.settle(11.0 + RETRY_S, None)
+    assert [row.topic for row in spool.fetch(0, 100)] == ["old", "new"]
 
 
 def test_where_no_file_can_be_written_messages_are_kept_in_memory_up_to_a_bound(tmp_path: Path) -> None:
