@@ -66,7 +66,8 @@ def test_the_helper_waits_as_long_as_iotd_runs(machine: Machine) -> None:
 def test_reconnect_asks_networkmanager(wireless: Machine) -> None:
     ask(wireless, "reconnect")
     assert done(wireless, "reconnect") == ["nmcli --wait 45 device connect wlan0"]
-    assert [entry["MESSAGE"] for entry in wireless.journal("-t", "nmcli")] == ["nmcli --wait 45 device connect wlan0"]
+    assert [entry["MESSAGE"] for entry in wireless.journal("-t", "nmcli")] == [
+        "nmcli --get-values GENERAL.STATE device show wlan0", "nmcli --wait 45 device connect wlan0"]
     assert wireless.run("ls", "-A", "/run/iotd/recover").out == ""
 
 
