@@ -461,6 +461,7 @@ class Spool:
             if self._first > 1:
                 self._guard(store, None, store.renumber_below, self._first)
                 self._take_in(store)
+                self.last_id = max(self.last_id, self._guard(store, 0, store.last))
                 self.reopened += 1
 
     def _take_in(self, store: Store) -> None:

@@ -350,6 +350,20 @@ def test_what_a_store_brings_back_is_fetched_though_only_one_message_was_made_me
     assert [row.topic for row in spool.fetch(0, 100)] == ["old", "new"]
 
 
+def test_what_a_store_brings_back_counts_as_put_before_what_is_made_after_it(place: Place) -> None:
+    before = place.spool()
+    put(before, "old")
+    before.close(10.0, None)
+    away = place.state.rename(place.state.with_name("away"))
+    spool = place.spool(now=11.0)
+    spool.settle(11.0, None)
+    away.rename(place.state)
+    spool.settle(11.0 + RETRY_S, None)
+    assert spool.last_id == spool.fetch(0, 100)[-1].id > 0
+    put(spool, "new", now=11.0 + RETRY_S)
+    assert [row.topic for row in spool.fetch(0, 100)] == ["old", "new"]
+
+
 def test_where_no_file_can_be_written_messages_are_kept_in_memory_up_to_a_bound(tmp_path: Path) -> None:
     """A path below a regular file cannot be written by root either."""
     place = Place(tmp_path)
