@@ -21,7 +21,7 @@ import pytest
 from iotd import log
 from iotd.model import Message
 from iotd.settings import Spool as Bounds
-from iotd.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool
+from iotd.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool, Store
 
 ROOT = Path(__file__).parent.parent
 DAY_S = 86400.0
@@ -154,6 +154,20 @@ def test_a_lost_line_moves_everything_to_the_disk_which_a_reboot_does_not_empty(
 def test_strict_is_on_the_disk_when_put_returns(place: Place) -> None:
     put(place.spool(STRICT), "a")
     assert (place.stored(place.state), place.stored(place.runtime)) == ([1], [])
+
+
+def test_what_is_added_to_the_disk_is_synced_and_what_is_deleted_is_not(place: Place) -> None:
+    """No power cut is at hand: that SQLite keeps what `synchronous` promises is taken from its documentation."""
+    store = Store(str(place.state / "spool.db"), durable=True)
+    said: list[str] = []
+    store._db.set_trace_callback(said.append)
+    rows = [(number, "a", b"x", 1, True, False, 10, "boot", 0.0, None, False) for number in (1, 2)]
+    store.add(rows[0])
+    store.add_all(rows[1:])
+    store.delete_ids([1, 2])
+    store.close()
+    told = [word for line in said for word in ("FULL", "NORMAL", "INSERT", "DELETE") if word in line]
+    assert told == ["FULL", "INSERT", "NORMAL", "FULL", "INSERT", "NORMAL", "DELETE"]
 
 
 def test_a_stop_keeps_everything_and_ids_go_on_after_it(place: Place) -> None:
