@@ -418,15 +418,20 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", path], check=True)
 
 
+def fill(path: Path) -> None:
+    """Let this file take all the room that its file system has left."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+
+
 @pytest.mark.parametrize("bounds", [RELAXED, STRICT])
 def test_a_full_disk_loses_nothing_and_is_used_again_with_room(place: Place, tiny: Path, bounds: Bounds) -> None:
     filler = tiny / "filler"
     place.state = tiny / "state"
     place.state.mkdir()
     spool = place.spool(bounds)
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    fill(filler)
     numbers = put(spool, *["a"] * 200, size=300)
     spool.settle(10.0, None)
     assert ids(spool) == numbers
@@ -442,9 +447,7 @@ def test_a_full_runtime_directory_loses_nothing_and_stops_nothing(place: Place, 
     place.runtime = tiny
     spool = place.spool()
     early = put(spool, *["a"] * 20, size=500)
-    with contextlib.suppress(OSError), (tiny / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    fill(tiny / "filler")
     late = put(spool, *["a"] * 400, size=500)
     spool.settle(10.0, None, everything=True)
     assert ids(spool) == early + late
@@ -457,9 +460,7 @@ def test_what_is_acknowledged_while_its_store_is_full_is_not_sent_again(place: P
     place.runtime = tiny
     spool = place.spool()
     numbers = put(spool, *["a"] * 20, size=500)
-    with contextlib.suppress(OSError), (tiny / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 512)
+    fill(tiny / "filler")
     for number in numbers:
         spool.forget([number])
     assert place.entries("spool.failed") and place.stored(place.runtime), "the store gave way, nothing is tested"
