@@ -19,14 +19,13 @@ import time
 import traceback
 import uuid
 from collections import deque
-from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable, NamedTuple
 
-from iotd import (__version__, credentials, denial, facts, host, log, presence, reconnect, recovery, subscription,
-                  template, topics, wifi)
+from iotd import (__version__, credentials, denial, host, log, presence, reconnect, recovery, subscription, topics,
+                  wifi)
 from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.finding import CheckResult, Overridden, Performed
 from iotd.model import Acknowledged, Dialled, Down, Entry, Message, Received, Signalled, Subscribed, ThreadFailed
@@ -37,6 +36,7 @@ from iotd.rescue import Outage, Rescue
 from iotd.session import Dial, Session
 from iotd.settings import Identity, Json, Settings
 from iotd.spool import Spool
+from iotd.values import Values
 from iotd.voice import Voice
 from iotd.worker import Worker
 
@@ -95,7 +95,8 @@ class Daemon:
         self._spool = Spool(places.runtime, places.state, settings.spool, self._boot_id, now)
         self._outgoing = Outgoing(self._spool, self._hand_over)
         self._rescue = Rescue(places, self._boot_id, self._wall)
-        self._voice = Voice(self._send, self._inbox.put, places, self._run_id, self._values)
+        self._values = Values(identity, self._boot_id, self._run_id, self._rescue)
+        self._voice = Voice(self._send, self._inbox.put, places, self._run_id, self._values.now)
 
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, _phase(identity))
         self._line = 0
@@ -113,7 +114,6 @@ class Daemon:
         self._goodbye: tuple[str, float] | None = None  # the word that is being said, and until when it may take
         self._after_goodbye = ""
 
-        self._facts: frozenset[str] = frozenset()
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
         self._held_written: dict[str, Json] | None = None
 
@@ -182,7 +182,7 @@ class Daemon:
         if self._attempts.dial_at is not None and now >= self._attempts.dial_at:
             self._dial()
         if not self._leaving():
-            self._outgoing.make_due(self._values, now)
+            self._outgoing.make_due(self._values.now, now)
             self._voice.keep(now)
             if self._up:
                 self._open_further(now)
@@ -452,7 +452,7 @@ class Daemon:
         """Let `self.settings` take effect in place of `old`."""
         settings = self.settings
         self._start_log()
-        self._facts = _facts(settings)
+        self._values.follow(settings)
         self._outgoing.apply(settings, now)
         self._rescue.apply(settings.wifi)
         self._voice.apply(settings, now)
@@ -490,18 +490,6 @@ class Daemon:
         if reboot is not None and not self._leaving():
             self._reboot = reboot
             self._leave(presence.REBOOTING, "reboot", now)
-
-    def _values(self) -> dict[str, Json]:
-        """Return what every placeholder stands for at this moment."""
-        at, reading = time.time(), self._rescue.reading
-        return {
-            "hostname": self._identity.hostname, "thing": self.settings.thing, "machine_id": self._identity.machine_id,
-            "boot_id": self._boot_id, "run": self._run_id, "timestamp": int(at), "uptime": int(host.uptime_s()),
-            "isotime": datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
-            "essid": self._rescue.essid, "bssid": reading.bssid if reading else None,
-            "rssi": reading.rssi_dbm if reading else None, "frequency": reading.frequency_mhz if reading else None,
-            **facts.read(self._facts),
-        }
 
     def _read_held(self) -> dict[str, int]:
         """Return what the broker is known to hold for this client id, as an earlier run wrote it down."""
@@ -590,13 +578,6 @@ class Daemon:
                 log.error("daemon.fault", "a part did not end well", traceback=traceback.format_exc())
         log.info("daemon.stopped", "stopped", reason="asked" if exit_status == 0 else "fault")
         return exit_status
-
-
-def _facts(settings: Settings) -> frozenset[str]:
-    """Return the facts about the host that the templates ask for; to learn the others would be in vain."""
-    trees = [entry.payload for entry in settings.publish]
-    trees += [tree for entry in settings.shadows for tree in (entry.reported, entry.desired)]
-    return template.FACTS & template.placeholders(trees)
 
 
 def _phase(identity: Identity) -> float:

@@ -251,20 +251,22 @@ class _Poller:
 
     def __init__(self, wake: _Wake) -> None:
         self._wake = wake
+        self._poll = select.poll()
+        self._poll.register(wake.fileno(), select.POLLIN)
         self.due_at = math.inf
 
     def wait(self, what: HasFileno, events: int, deadline: float) -> int:
         """Return the events of `what`, 0 where there were none by the deadline or the wake came first."""
-        poll = select.poll()
-        poll.register(self._wake.fileno(), select.POLLIN)
-        poll.register(what.fileno(), events)
+        fd = what.fileno()
+        self._poll.register(fd, events)
         self.due_at = deadline
         timeout_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
-        ready = dict(poll.poll(timeout_ms))
+        ready = dict(self._poll.poll(timeout_ms))
         self.due_at = time.monotonic()
+        self._poll.unregister(fd)
         if self._wake.fileno() in ready:
             self._wake.clear()
-        return ready.get(what.fileno(), 0)
+        return ready.get(fd, 0)
 
 
 class _Client(paho.Client):  # type: ignore[misc]

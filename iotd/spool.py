@@ -260,9 +260,8 @@ class Spool:
         size = len(message.payload) + len(message.topic) + ROW_BYTES
         row = (number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
                None, False)
-        preferred = sorted((store for store in self._stores if store.path != MEMORY),
-                           key=lambda store: store.durable != self.bounds.strict)
-        if not any(self._write(store, store.add, row) for store in preferred):
+        preferred = self._stores if self.bounds.strict else reversed(self._stores)  # the disk's is the first
+        if not any(self._write(store, store.add, row) for store in preferred if store.path != MEMORY):
             self._hold(row)
         if latest:
             self._delete("topic = ? AND latest AND id < ?", (message.topic, number))
@@ -289,7 +288,8 @@ class Spool:
 
     def forget(self, ids: Sequence[int]) -> None:
         """The messages are acknowledged: they need not be kept any more."""
-        self._newcomer = None
+        if self._newcomer and self._newcomer[1].id in ids:
+            self._newcomer = None
         for store in self._stores:
             if store.count and self._guard(store, None, store.delete_ids, ids) is None:
                 self._undeleted.update(ids)

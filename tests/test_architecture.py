@@ -16,7 +16,7 @@ RANKS = [
     {"deferred", "places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
      "facts", "command", "jobs", "bridge"},
     {"session", "outgoing", "rescue", "checks", "ears"},
-    {"voice"},
+    {"values", "voice"},
     {"daemon"},
     {"cli", "recover"},
     {"__main__"},

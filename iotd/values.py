@@ -1,0 +1,53 @@
+"""What the placeholders stand for at this moment; only what the templates ask for is looked up."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Callable, Mapping
+
+from iotd import facts, host, template
+from iotd.reading import Reading
+from iotd.rescue import Rescue
+from iotd.settings import Identity, Json, Settings
+
+_MOMENTS: Mapping[str, Callable[[float], Json]] = {
+    "timestamp": int,
+    "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
+    "uptime": lambda at: int(host.uptime_s()),
+}
+_READINGS: Mapping[str, Callable[[Reading], Json]] = {
+    "bssid": lambda reading: reading.bssid,
+    "rssi": lambda reading: reading.rssi_dbm,
+    "frequency": lambda reading: reading.frequency_mhz,
+}
+
+
+class Values:
+    """The values of every placeholder but {sequence} and {health}, which belong to one topic or shadow."""
+
+    def __init__(self, identity: Identity, boot_id: str, run_id: str, rescue: Rescue) -> None:
+        self._constant: dict[str, Json] = {"hostname": identity.hostname, "machine_id": identity.machine_id,
+                                           "boot_id": boot_id, "run": run_id}
+        self._rescue = rescue
+        self._facts: frozenset[str] = frozenset()
+        self._moments: dict[str, Callable[[float], Json]] = {}
+
+    def follow(self, settings: Settings) -> None:
+        """Look up what the templates of these settings ask for, and nothing else."""
+        trees = [entry.payload for entry in settings.publish]
+        trees += [tree for entry in settings.shadows for tree in (entry.reported, entry.desired)]
+        asked = template.placeholders(trees)
+        self._constant["thing"] = settings.thing
+        self._facts = template.FACTS & asked
+        self._moments = {name: moment for name, moment in _MOMENTS.items() if name in asked}
+
+    def now(self) -> dict[str, Json]:
+        """Return the values at this moment."""
+        at, reading = time.time(), self._rescue.reading
+        values = {**self._constant, "essid": self._rescue.essid, **facts.read(self._facts)}
+        for name, moment in self._moments.items():
+            values[name] = moment(at)
+        for name, read in _READINGS.items():
+            values[name] = None if reading is None else read(reading)
+        return values
