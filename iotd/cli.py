@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from iotd import __version__, config, credentials, host
-from iotd.daemon import Daemon, Loaded
 from iotd.errors import EXIT_CONFIG, ConfigError, Problem
 from iotd.places import Places
+from iotd.settings import Checked
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
@@ -51,19 +52,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    gc.disable()  # it would look through every module that comes in, though none of them ever goes
+    from iotd.daemon import Daemon  # which nobody else needs: to check and to ask for the status is quick without it
+
+    gc.freeze()
+    gc.enable()
     load = partial(_load, options.file, True)
     return Daemon(load(), load, _places(), host.identity()).run()
 
 
 def _check(options: argparse.Namespace) -> int:
-    loaded = _load(options.file, False)
-    for warning in loaded.warnings:
+    checked = _load(options.file, False)
+    for warning in checked.warnings:
         print(f"{options.file}: warning: {warning}", file=sys.stderr)
     print(f"{options.file}: no problem found")
     return 0
 
 
-def _load(file: str, running: bool) -> Loaded:
+def _load(file: str, running: bool) -> Checked:
     """Return what the file says; raise ConfigError with every problem of it and of the certificates.
 
     An expired certificate keeps nobody from `running`: it is the broker's to refuse, and the clock may be wrong.
@@ -77,12 +83,12 @@ def _load(file: str, running: bool) -> Loaded:
     parsed = config.parse(text, file, host.identity())
     tls = parsed.settings.mqtt.tls
     if tls is None:
-        return Loaded(parsed.settings, ())
+        return Checked(parsed.settings, ())
     problems = credentials.unusable(tls, parsed)
     expired = credentials.expired(tls, parsed, time.time())
     if problems or (expired and not running):
         raise ConfigError(file, problems + expired)
-    return Loaded(parsed.settings, (*credentials.warnings(tls), *(problem.text for problem in expired)))
+    return Checked(parsed.settings, (*credentials.warnings(tls), *(problem.text for problem in expired)))
 
 
 def _places() -> Places:

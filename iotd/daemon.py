@@ -22,7 +22,7 @@ from collections import deque
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Iterable, NamedTuple
+from typing import Any, Callable, Iterable
 
 from iotd import (__version__, credentials, denial, host, log, presence, reconnect, recovery, subscription, topics,
                   wifi)
@@ -34,7 +34,7 @@ from iotd.places import Places
 from iotd.reading import Reading
 from iotd.rescue import Outage, Rescue
 from iotd.session import Dial, Session
-from iotd.settings import Identity, Json, Settings
+from iotd.settings import Checked, Identity, Json, Settings
 from iotd.spool import Spool
 from iotd.values import Values
 from iotd.voice import Voice
@@ -68,21 +68,14 @@ class Inbox:
         return [first, *(self._queue.get_nowait() for _ in range(min(self.size(), EVENTS_PER_TURN)))]
 
 
-class Loaded(NamedTuple):
-    """A configuration that can be used, and what is not right about it all the same."""
-
-    settings: Settings
-    warnings: tuple[str, ...]
-
-
 class Daemon:
     """One run of iotd. `load` reads and validates the configuration anew, or raises ConfigError."""
 
-    def __init__(self, loaded: Loaded, load: Callable[[], Loaded], places: Places, identity: Identity) -> None:
+    def __init__(self, checked: Checked, load: Callable[[], Checked], places: Places, identity: Identity) -> None:
         now = time.monotonic()
-        self.settings = settings = loaded.settings
+        self.settings = settings = checked.settings
         self._start_log()
-        self._warnings: tuple[str, ...] = loaded.warnings
+        self._warnings: tuple[str, ...] = checked.warnings
         self._load = load
         self._places = places
         self._identity = identity
@@ -117,6 +110,7 @@ class Daemon:
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
         self._held_written: dict[str, Json] | None = None
 
+        self._voice_due_at: float | None = None
         self._reboot: recovery.Step | None = None
         self._beat_at = now
         self._stuck = ""
@@ -171,7 +165,8 @@ class Daemon:
         """Return when the loop has something to do that no event announces."""
         times = [self._beat_at, self._attempts.dial_at, self._goodbye[1] if self._goodbye else None]
         if not self._leaving():
-            times += [self._outgoing.next_due(), self._voice.next_due(), self._standing.again_at if self._up else None,
+            self._voice_due_at = self._voice.next_due()
+            times += [self._outgoing.next_due(), self._voice_due_at, self._standing.again_at if self._up else None,
                       self._calm_at if self._up and not self._unanswered and not self._voice.is_open else None]
         return min((at for at in times if at is not None), default=None)
 
@@ -183,7 +178,8 @@ class Daemon:
             self._dial()
         if not self._leaving():
             self._outgoing.make_due(self._values.now, now)
-            self._voice.keep(now)
+            if self._voice_due_at is not None and now >= self._voice_due_at:
+                self._voice.keep(now)
             if self._up:
                 self._open_further(now)
             if self._up and self._standing.again_at is not None and now >= self._standing.again_at:
@@ -433,12 +429,12 @@ class Daemon:
     def _reload(self, now: float) -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""
         try:
-            loaded = self._load()
+            checked = self._load()
         except ConfigError as error:
             log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
                       problems=error.lines())
             return
-        old, self.settings, self._warnings = self.settings, self._voice.follow(loaded.settings, now), loaded.warnings
+        old, self.settings, self._warnings = self.settings, self._voice.follow(checked.settings, now), checked.warnings
         self._apply(old, now)
         log.info("daemon.reloaded", "the configuration was read anew")
         self._warn()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from difflib import get_close_matches
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, TypeVar
 
 import yaml
 
-from iotd.errors import Problem
+from iotd.errors import Problem, nearest
 from iotd.settings import Json
 
 MAX_BYTES = 1024 * 1024
@@ -264,8 +263,8 @@ def choice(*names: str) -> Reader[str]:
     def read(at: Cursor) -> str:
         value = at.scalar()
         if value not in names:
-            nearest = get_close_matches(str(value), names, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            meant = nearest(str(value), names)
+            hint = f"; did you mean {meant}?" if meant else ""
             raise Wrong(f"expected {_or(names)}, found {at.found()}{hint}")
         return str(value)
     return read
@@ -324,8 +323,8 @@ def _upwards(key: str) -> Iterator[str]:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    nearest = get_close_matches(key, list(known), n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"known here are {', '.join(known)}"
+    meant = nearest(key, known)
+    return f"did you mean {meant}?" if meant else f"known here are {', '.join(known)}"
 
 
 def _or(names: tuple[str, ...]) -> str:

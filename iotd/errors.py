@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
@@ -23,6 +23,13 @@ class Problem(NamedTuple):
         """Return the one line that `iotd check` prints: `FILE:LINE: KEY.PATH: text`."""
         place = f"{file}:{self.line}" if self.line else file
         return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that was probably meant, None where none is near."""
+    from difflib import get_close_matches  # only a mistake needs it
+
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
 
 
 class ConfigError(Exception):

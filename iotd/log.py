@@ -15,12 +15,14 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
-try:
-    from pythonjsonlogger.json import JsonFormatter  # 3.1 and newer: Debian 13
-except ImportError:
-    from pythonjsonlogger.jsonlogger import JsonFormatter  # 2.x: Debian 12
-
+from iotd.deferred import deferred
 from iotd.model import Entry
+
+with deferred("inspect"):  # only to log a traceback object, which we do not: 0.8 MB
+    try:
+        from pythonjsonlogger.json import JsonFormatter  # 3.1 and newer: Debian 13
+    except ImportError:
+        from pythonjsonlogger.jsonlogger import JsonFormatter  # 2.x: Debian 12
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}

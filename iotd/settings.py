@@ -225,3 +225,10 @@ class Settings(NamedTuple):
     wifi: Wifi | None = None
     spool: Spool = Spool()
     log: Log = Log()
+
+
+class Checked(NamedTuple):
+    """Settings that can be used, and what is not right about them all the same."""
+
+    settings: Settings
+    warnings: tuple[str, ...]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from difflib import get_close_matches
 from operator import itemgetter
 from typing import Callable, Iterator, Mapping
 
+from iotd.errors import nearest
 from iotd.settings import Json
 
 EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
@@ -88,7 +88,8 @@ def _unknown(name: str, known: frozenset[str]) -> str:
 
 
 def _nearest(name: str, known: frozenset[str]) -> str:
-    return "".join(f"did you mean {{{match}}}? " for match in get_close_matches(name, sorted(known), n=1))
+    meant = nearest(name, sorted(known))
+    return f"did you mean {{{meant}}}? " if meant else ""
 
 
 def _compile(tree: Json, known: frozenset[str]) -> tuple[Json, Fill | None]:

@@ -9,12 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "iotd"
 RANKS = [
-    {"errors", "settings", "model", "reading", "__init__"},
+    {"errors", "settings", "model", "reading", "deferred", "__init__"},
     {"log", "template", "topics", "document", "finding", "override"},
     {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
      "health", "desired"},
-    {"deferred", "places", "line", "spool", "wifi", "credentials", "host", "worker", "routes", "budget",
+    {"places", "line", "store", "wifi", "credentials", "host", "worker", "routes", "budget",
      "facts", "command", "jobs", "bridge"},
+    {"journal"},
+    {"spool"},
     {"session", "outgoing", "rescue", "checks", "ears"},
     {"values", "voice"},
     {"daemon"},

@@ -21,7 +21,8 @@ import pytest
 from iotd import log
 from iotd.model import Message
 from iotd.settings import Spool as Bounds
-from iotd.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool, Store
+from iotd.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool
+from iotd.store import Row, Store
 
 ROOT = Path(__file__).parent.parent
 DAY_S = 86400.0
@@ -49,10 +50,21 @@ class Place:
         lines = map(json.loads, self.log.getvalue().splitlines())
         return [line for line in lines if line["event"] == event]
 
-    def stored(self, directory: Path) -> list[int]:
-        """Return the ids in the file of this directory, read past the spool."""
-        with contextlib.closing(sqlite3.connect(directory / "spool.db")) as database:
+    def on_disk(self) -> list[int]:
+        """Return the ids in the store, read past the spool."""
+        with contextlib.closing(sqlite3.connect(self.state / "spool.db")) as database:
             return [number for number, in database.execute("SELECT id FROM message ORDER BY id")]
+
+    def in_journal(self) -> list[int]:
+        """Return the ids in the journal, read past the spool."""
+        found: dict[int, None] = {}
+        for line in map(json.loads, (self.runtime / "spool.journal").read_text("ascii").splitlines()):
+            if isinstance(line, dict):
+                for number in line["gone"]:
+                    del found[number]
+            else:
+                found[line[0]] = None
+        return list(found)
 
     def reboot(self) -> None:
         """The runtime directory is memory: a reboot empties it."""
@@ -136,9 +148,9 @@ def test_what_waits_for_five_seconds_moves_to_the_disk(place: Place) -> None:
     put(spool, "a", now=10.0)
     put(spool, "a", now=13.0)
     spool.settle(10.0 + SETTLE_S - 0.1, None)
-    assert place.stored(place.state) == []
+    assert place.on_disk() == []
     spool.settle(10.0 + SETTLE_S, None)
-    assert (place.stored(place.state), place.stored(place.runtime)) == ([1], [2])
+    assert (place.on_disk(), place.in_journal()) == ([1], [2])
     assert (ids(spool), spool.count) == ([1, 2], 2)
 
 
@@ -146,22 +158,22 @@ def test_a_lost_line_moves_everything_to_the_disk_which_a_reboot_does_not_empty(
     spool = place.spool()
     put(spool, *["a"] * 1234, now=10.0)
     spool.settle(10.0, None, everything=True)
-    assert place.stored(place.runtime) == []
+    assert place.in_journal() == []
     place.reboot()
     assert ids(place.spool(boot="next")) == list(range(1, 1235))
 
 
 def test_strict_is_on_the_disk_when_put_returns(place: Place) -> None:
     put(place.spool(STRICT), "a")
-    assert (place.stored(place.state), place.stored(place.runtime)) == ([1], [])
+    assert (place.on_disk(), place.in_journal()) == ([1], [])
 
 
 def test_what_is_added_to_the_disk_is_synced_and_what_is_deleted_is_not(place: Place) -> None:
     """No power cut is at hand: that SQLite keeps what `synchronous` promises is taken from its documentation."""
-    store = Store(str(place.state / "spool.db"), durable=True)
+    store = Store(str(place.state / "spool.db"))
     said: list[str] = []
     store._db.set_trace_callback(said.append)
-    rows = [(number, "a", b"x", 1, True, False, 10, "boot", 0.0, None, False) for number in (1, 2)]
+    rows = [Row(number, "a", b"x", 1, True, False, 10, "boot", 0.0, None, False) for number in (1, 2)]
     store.add(rows[0])
     store.add_all(rows[1:])
     store.delete_ids([1, 2])
@@ -185,22 +197,17 @@ def test_the_newest_of_a_topic_is_known_after_a_restart_wherever_it_lies(place: 
     put(spool, "a")
     spool.bounds = STRICT
     put(spool, "a")
-    assert (place.stored(place.runtime), place.stored(place.state)) == ([1], [2])
+    assert (place.in_journal(), place.on_disk()) == ([1], [2])
     assert place.spool().newest == {"a": 2}
 
 
-def test_a_crash_between_the_two_steps_of_a_move_delivers_once(place: Place, tmp_path: Path) -> None:
+def test_a_crash_between_the_two_steps_of_a_move_delivers_once(place: Place) -> None:
     spool = place.spool()
     put(spool, "a", "a", "a")
-    copy = tmp_path / "copy.db"
-    with contextlib.closing(sqlite3.connect(copy)) as target:
-        with contextlib.closing(sqlite3.connect(place.runtime / "spool.db")) as source:
-            source.backup(target)
+    before = (place.runtime / "spool.journal").read_bytes()
     spool.close(1.0, None)
-    for leftover in place.runtime.iterdir():
-        leftover.unlink()
-    copy.rename(place.runtime / "spool.db")
-    assert place.stored(place.runtime) == place.stored(place.state) == [1, 2, 3]
+    (place.runtime / "spool.journal").write_bytes(before)
+    assert place.in_journal() == place.on_disk() == [1, 2, 3]
 
     spool = place.spool()
     assert ids(spool) == [1, 2, 3]
@@ -243,6 +250,61 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_put(place: Place
     assert all(row.payload == b"x" * (row.id % 5000) for row in spool.fetch(0, 100000))
 
 
+def test_a_restart_after_a_kill_finds_each_message_in_the_journal_as_it_was(place: Place) -> None:
+    spool = place.spool()
+    for payload in (b"\x00\xff", "接続ヨシッ👉".encode(), b"", b'{"a": "\\n"}\n', b"\xed\xa0\x80"):
+        spool.put(spool.next_id(), Message("t/é", payload, 1, False), False, 1.5)
+    put(spool, "b")
+    spool.set_aside(2)
+    spool.forget([1])
+    again = place.spool()
+    assert again.fetch(0, 100) == spool.fetch(0, 100) and len(ids(again)) == 4
+    assert (again.count, again.size, again.last_id) == (spool.count, spool.size, 6)
+    again.take_back("t/é")
+    assert ids(again) == ids(place.spool()) == [2, 3, 4, 5, 6]
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_a_message_that_was_never_put(place: Place) -> None:
+    put(place.spool(), *["a"] * 4)
+    journal = place.runtime / "spool.journal"
+    os.truncate(journal, journal.stat().st_size - 3)
+    spool = place.spool()
+    assert ids(spool) == [1, 2, 3] and place.entries("spool.damaged") == []
+    new = put(spool, "b")
+    assert place.in_journal() == ids(place.spool()) == [1, 2, 3, *new]
+
+
+def test_damaged_lines_of_the_journal_are_moved_aside_and_the_rest_is_kept(place: Place) -> None:
+    put(place.spool(), *["a"] * 9)
+    journal = place.runtime / "spool.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[1:6] = [b"\xa5\xa5\n", b"[1, 2]\n", b"[" * 100_000 + b"\n",
+                  b'{"lost": [1]}\n', lines[5].replace(b'"a"', b"7")]
+    journal.write_bytes(b"".join(lines))
+    spool = place.spool()
+    assert ids(spool) == [1, 7, 8, 9]
+    [said] = place.entries("spool.damaged")
+    assert said["saved"] == 4 and Path(said["aside"]).read_bytes() == b"".join(lines)
+    spool.settle(0.0, None)
+    assert place.in_journal() == [1, 7, 8, 9]
+
+
+def test_the_journal_does_not_grow_though_it_is_never_empty(place: Place) -> None:
+    spool = place.spool()
+    for _ in range(5000):
+        made = put(spool, "a", size=500)
+        spool.forget([number for number in ids(spool) if number <= made[0] - 3])
+    assert (place.runtime / "spool.journal").stat().st_size < 500_000
+    assert place.in_journal() == ids(spool) == ids(place.spool()) and len(ids(spool)) == 3
+
+
+def test_what_is_more_than_memory_should_hold_moves_to_the_disk_at_once(place: Place) -> None:
+    spool = place.spool()
+    made = put(spool, *["a"] * 20, size=1 << 20)
+    assert ids(spool) == made and spool.dropped == {}
+    assert len(place.in_journal()) <= 8 and place.on_disk() == made[:len(place.on_disk())]
+
+
 def damage(path: Path, kind: str) -> None:
     size = path.stat().st_size
     if kind == "half":
@@ -270,7 +332,7 @@ def test_a_damaged_file_is_moved_aside_and_said_aloud_and_the_spool_goes_on(plac
     new = put(spool, "b", "c")
     spool.settle(100.0, None)
     assert ids(spool) == before + new
-    assert set(new) <= set(place.stored(place.state))
+    assert set(new) <= set(place.on_disk())
     if kind != "empty":
         assert len(place.entries("spool.damaged")) == 1
         assert (place.state / "spool.db.damaged").exists()
@@ -308,14 +370,14 @@ def test_a_directory_in_the_place_of_the_file_costs_nothing_but_durability(place
     spool = place.spool(bounds)
     made = put(spool, "a", "b")
     spool.settle(10.0, None)
-    assert (ids(spool), place.stored(place.runtime)) == (made, made)
+    assert (ids(spool), place.in_journal()) == (made, made)
     assert len(place.entries("spool.failed")) == len(spool.failures) == 1
 
     blocked.rmdir()
     spool.settle(11.0, None)
-    assert place.stored(place.runtime) == made
+    assert place.in_journal() == made
     spool.settle(10.0 + RETRY_S, None)
-    assert (place.stored(place.state), place.stored(place.runtime)) == (made, [])
+    assert (place.on_disk(), place.in_journal()) == (made, [])
     assert spool.failures == [] and len(place.entries("spool.restored")) == 1
 
 
@@ -401,9 +463,20 @@ def test_what_memory_holds_moves_to_the_disk_once_that_can_be_written(place: Pla
     made = put(spool, "a")
     place.state.mkdir()
     spool.settle(RETRY_S, None)
-    assert place.stored(place.state) == made
+    assert place.on_disk() == made
     made += put(spool, "a")
-    assert place.stored(place.state) == made, "a file, where there is one, before memory"
+    assert place.on_disk() == made, "a file, where there is one, before memory"
+
+
+def test_what_memory_holds_goes_into_the_journal_once_that_can_be_written(place: Place) -> None:
+    shutil.rmtree(place.state)
+    shutil.rmtree(place.runtime)
+    spool = place.spool()
+    made = put(spool, "a", "b")
+    place.runtime.mkdir()
+    spool.settle(RETRY_S, None)
+    assert place.in_journal() == ids(place.spool()) == made
+    assert [entry["path"] for entry in place.entries("spool.restored")] == [str(place.runtime / "spool.journal")]
 
 
 @pytest.fixture
@@ -439,7 +512,7 @@ def test_a_full_disk_loses_nothing_and_is_used_again_with_room(place: Place, tin
     filler.unlink()
     spool.forget(numbers[:100])
     spool.settle(100.0, None)
-    assert ids(spool) == place.stored(place.state) == numbers[100:] and place.stored(place.runtime) == []
+    assert ids(spool) == place.on_disk() == numbers[100:] and place.in_journal() == []
     assert spool.failures == [] and len(place.entries("spool.restored")) == 1
 
 
@@ -456,20 +529,41 @@ def test_a_full_runtime_directory_loses_nothing_and_stops_nothing(place: Place, 
     assert (ids(spool), spool.count) == (early + late, 420)
 
 
-def test_what_is_acknowledged_while_its_store_is_full_is_not_sent_again(place: Place, tiny: Path) -> None:
-    place.runtime = tiny
-    spool = place.spool()
+def test_what_is_acknowledged_while_the_disk_is_full_is_not_sent_again(place: Place, tiny: Path) -> None:
+    place.state = tiny
+    spool = place.spool(STRICT)
     numbers = put(spool, *["a"] * 20, size=500)
     fill(tiny / "filler")
     for number in numbers:
         spool.forget([number])
-    assert place.entries("spool.failed") and place.stored(place.runtime), "the store gave way, nothing is tested"
+    assert place.entries("spool.failed") and place.on_disk(), "the store gave way, nothing is tested"
     assert ids(spool) == []
     [late] = put(spool, "a")
     assert ids(spool) == [late]
     (tiny / "filler").unlink()
     spool.settle(RETRY_S, None)
-    assert ids(spool) == place.stored(place.state) == [late] and place.stored(place.runtime) == []
+    assert ids(spool) == place.on_disk() == [late] and place.in_journal() == []
+
+
+def test_what_is_acknowledged_while_the_runtime_directory_is_full_is_said_there_once_it_can_be(
+    place: Place, tiny: Path
+) -> None:
+    place.runtime = tiny
+    spool = place.spool()
+    numbers = put(spool, *["a"] * 400, size=50)
+    fill(tiny / "filler")
+    for number in numbers[:-1]:
+        spool.forget([number])
+    assert len(place.in_journal()) > 1, "the journal took it, nothing is tested"
+    retry_at = spool.settle_at()
+    assert ids(spool) == numbers[-1:] and retry_at is not None
+    (tiny / "filler").unlink()
+    (place.state / "spool.db").unlink()
+    (place.state / "spool.db").mkdir()  # so that the message stays
+    spool.settle(retry_at, None)
+    assert place.in_journal() == numbers[-1:]
+    spool.forget(numbers[-1:])
+    assert place.in_journal() == [] and spool.failures == []
 
 
 LIMITED = """
@@ -623,7 +717,7 @@ def test_what_is_set_aside_is_kept_and_never_fetched_again(place: Place) -> None
     spool.close(20.0, None)
     spool = place.spool()
     assert (ids(spool), spool.count) == ([2, 3], 2)
-    assert place.stored(place.state) == [1, 2, 3]
+    assert place.on_disk() == [1, 2, 3]
 
 
 def test_the_file_gives_its_room_back_when_the_backlog_is_gone(place: Place) -> None:

@@ -154,7 +154,7 @@ class Storm:
         if status:
             self._outcome.findings.append(f"iotd stopped with status {status}")
         self._take_stock()
-        left = len(_rows(self._device.runtime))
+        left = len(_journalled(self._device.runtime))
         if left and self._full is None:
             self._outcome.findings.append(f"{left} messages were left in the runtime directory by a clean stop")
         self._start()
@@ -221,7 +221,7 @@ class Storm:
     def _take_stock(self) -> None:
         """Note what the spool holds while iotd is down: all of it must arrive."""
         uptime_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        rows = _rows(self._device.state) + _rows(self._device.runtime)
+        rows = _stored(self._device.state) + _journalled(self._device.runtime)
         for topic, payload, aside in rows:
             if topic.startswith(TOPICS):
                 self._kept[key_of(topic, payload)] = json.loads(payload)["up"]
@@ -292,8 +292,8 @@ class Storm:
                     self._outcome.findings.append(f"{topic} stands at {stands}, the newest is {last_run} {newest}")
 
 
-def _rows(place: Path) -> list[tuple[str, bytes, bool]]:
-    """Return topic, payload and whether it is set aside, of each message in the spool; from a copy of it."""
+def _stored(place: Path) -> list[tuple[str, bytes, bool]]:
+    """Return topic, payload and whether it is set aside, of each message in the disk's store; from a copy of it."""
     with tempfile.TemporaryDirectory() as directory:
         for ending in ("", "-wal"):
             with suppress(FileNotFoundError):
@@ -306,6 +306,20 @@ def _rows(place: Path) -> list[tuple[str, bytes, bool]]:
             return []  # no file yet, or none that could be made where all is full
         finally:
             database.close()
+
+
+def _journalled(place: Path) -> list[tuple[str, bytes, bool]]:
+    """Return the same of the messages in the journal."""
+    found: dict[int, tuple[str, bytes, bool]] = {}
+    with suppress(FileNotFoundError):
+        for line in (place / "spool.journal").read_text("ascii").splitlines():
+            said = json.loads(line)
+            if isinstance(said, dict):
+                for number in said["gone"]:
+                    found.pop(number, None)
+            else:
+                found[said[0]] = said[1], said[2].encode(), bool(said[-1])
+    return list(found.values())
 
 
 def sheltered(faults: int, seed: int) -> subprocess.CompletedProcess[str]:

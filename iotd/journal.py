@@ -1,0 +1,255 @@
+"""Messages in flight: in memory, and line by line in a file of the runtime directory, which is memory too.
+
+The file outlives a crash, a kill and a restart, and costs one write(2) a message; it is read at the start of a run and
+never again. A line is a message as a JSON array in the order of `Row`, or `{"gone": [ID, …]}`. A payload that is no
+UTF-8 stands in it with its bytes as surrogates (PEP 383).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from itertools import islice
+from typing import Any, Callable, Iterable, Sequence
+
+from iotd.outbox import Waiting
+from iotd.store import Row
+
+COMPACT_BYTES = 1 << 18  # the file is written anew when so much of it speaks of messages that are gone
+
+
+class Journal:
+    """The messages by id. What raises OSError has changed nothing, or says so; what does not is done in memory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.count = self.size = 0
+        self.behind = False  # whether the file lacks something that is true here
+        self._rows: dict[int, Row] = {}
+        self._file: int | None = None
+        self._failure = OSError(errno.EBADF, "not opened yet")
+        self._end = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file was read; before that nothing is written into it."""
+        return self._file is not None
+
+    def open(self, below: int | None) -> int:
+        """Take in what the file holds, with ids smaller than `below` where that is given; return how many lines of it
+        were no message. Then the file is moved aside. Raises OSError.
+        """
+        try:
+            return self._open(below)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def add(self, row: Row) -> None:
+        """Add one message. Raises OSError where the file does not take it; then it is not here."""
+        self._append(_line(row))
+        self._insert(row)
+
+    def hold(self, rows: Iterable[Row]) -> None:
+        """Add the messages in memory alone, until `rewrite`."""
+        for row in rows:
+            self._insert(row)
+        self._rows = dict(sorted(self._rows.items()))
+        self.behind = True
+
+    def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:
+        """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
+        return list(islice((Waiting(row.id, row.topic, row.payload, row.qos, row.retain)
+                            for row in self._rows.values()
+                            if row.id > after and not row.aside and row.topic not in resting), most))
+
+    def made_before(self, made_s: float, boot: str, most: int) -> list[Row]:
+        """Return up to `most` messages, oldest first: those made by then, and those of another boot."""
+        return list(islice((row for row in self._rows.values() if row.made_s <= made_s or row.boot != boot), most))
+
+    def first_made_s(self) -> float | None:
+        """Return when the oldest message was made."""
+        return next((row.made_s for row in self._rows.values()), None)
+
+    def delete_ids(self, ids: Sequence[int]) -> set[int]:
+        """Delete the messages with these ids; return the ids of those that were here."""
+        return {number for number, _ in self._delete([self._rows[number] for number in ids if number in self._rows])}
+
+    def delete_superseded(self, topic: str, number: int) -> list[tuple[int, str]]:
+        """Delete the `latest` messages of the topic before this id; return the id and topic of each."""
+        return self._delete([row for row in self._rows.values()
+                             if row.topic == topic and row.latest and row.id < number])
+
+    def delete_old(self, boot: str, made_s: float, made_at: float | None) -> list[tuple[int, str]]:
+        """Delete what was made before `made_s` of this boot or `made_at`; return the id and topic of each."""
+        return self._delete([row for row in self._rows.values() if (
+            row.made_s < made_s if row.boot == boot else
+            made_at is not None and row.made_at is not None and row.made_at < made_at)])
+
+    def delete_oldest(self, excess: int) -> list[tuple[int, str]]:
+        """Delete the oldest messages that make up `excess` bytes; return the id and topic of each."""
+        oldest = []
+        for row in self._rows.values():
+            if excess <= 0:
+                break
+            oldest.append(row)
+            excess -= row.size
+        return self._delete(oldest)
+
+    def set_aside(self, number: int) -> None:
+        """Keep the message, and never fetch it again."""
+        if number in self._rows:
+            self._change(self._rows[number]._replace(aside=True))
+
+    def take_back(self, topic: str) -> None:
+        """Let what was set aside of the topic be fetched again."""
+        for row in [row for row in self._rows.values() if row.aside and row.topic == topic]:
+            self._change(row._replace(aside=False))
+
+    def newest(self) -> dict[str, int]:
+        """Return the id of the newest retained message of each topic."""
+        return {row.topic: row.id for row in self._rows.values() if row.retain and not row.aside}
+
+    def last(self) -> int:
+        """Return the highest id."""
+        return max(self._rows, default=0)
+
+    def rewrite(self) -> None:
+        """Write the file anew, from what is here. Raises OSError."""
+        beside = f"{self.path}.new"
+        content = b"".join(map(_line, self._rows.values()))
+        file = _opened(beside)
+        try:
+            os.ftruncate(file, 0)
+            _write(file, content)
+            os.replace(beside, self.path)
+        except OSError:
+            os.close(file)
+            os.unlink(beside)
+            raise
+        self._close_file()
+        self._file, self._end, self.behind = file, len(content), False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close_file()
+
+    def _open(self, below: int | None) -> int:
+        file = _opened(self.path)
+        try:
+            with open(file, "rb", closefd=False) as reader:
+                content = reader.read()
+            found, damaged = _read(content)
+            renumbered = below is not None and max(found, default=0) >= below
+            if below is not None and renumbered:
+                first = below - len(found)
+                found = {number: row._replace(id=number) for number, row in enumerate(found.values(), first)}
+            behind = bool(damaged or self._rows or renumbered)
+            self._rows = found | self._rows
+            self._recount()
+            self._end = content.rfind(b"\n") + 1  # what follows is a message whose writing was never finished
+            os.ftruncate(file, self._end)
+            if damaged:
+                os.replace(self.path, f"{self.path}.damaged")
+                os.close(file)
+                file, self._end = _opened(self.path), 0
+        except OSError:
+            os.close(file)
+            raise
+        self._file, self.behind = file, behind
+        return damaged
+
+    def _insert(self, row: Row) -> None:
+        self._rows[row.id] = row
+        self.count += not row.aside
+        self.size += row.size
+
+    def _change(self, row: Row) -> None:
+        self._rows[row.id] = row
+        self._recount()
+        self._note(lambda: _line(row))
+
+    def _delete(self, rows: list[Row]) -> list[tuple[int, str]]:
+        for row in rows:
+            del self._rows[row.id]
+            self.count -= not row.aside
+            self.size -= row.size
+        if rows:
+            self._note(lambda: b'{"gone": %s}\n' % json.dumps([row.id for row in rows]).encode())
+        return [(row.id, row.topic) for row in rows]
+
+    def _note(self, line: Callable[[], bytes]) -> None:
+        """Have the file say what has changed here; where it cannot, it is behind."""
+        try:
+            if self._file is not None and not self._rows:
+                os.ftruncate(self._file, 0)
+                self._end, self.behind = 0, False
+            elif self._end > COMPACT_BYTES + 4 * self.size:
+                self.rewrite()
+            else:
+                self._append(line())
+        except OSError:
+            self.behind = True
+
+    def _append(self, line: bytes) -> None:
+        if self._file is None:
+            raise OSError(self._failure.errno, self._failure.strerror)
+        try:
+            _write(self._file, line)
+        except OSError:
+            os.ftruncate(self._file, self._end)  # half a line may have been taken
+            raise
+        self._end += len(line)
+
+    def _recount(self) -> None:
+        self.count = sum(not row.aside for row in self._rows.values())
+        self.size = sum(row.size for row in self._rows.values())
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _line(row: Row) -> bytes:
+    number, topic, payload, *rest = row
+    return json.dumps([number, topic, payload.decode("utf-8", "surrogateescape"), *rest]).encode() + b"\n"
+
+
+def _write(file: int, content: bytes) -> None:
+    """Write all of it, or raise OSError."""
+    if os.write(file, content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _read(content: bytes) -> tuple[dict[int, Row], int]:
+    """Return the messages that the whole lines tell of, by id, and how many of these could not be read."""
+    rows: dict[int, Row] = {}
+    damaged = 0
+    for line in content.split(b"\n")[:-1]:
+        try:
+            said = json.loads(line)
+            if isinstance(said, dict):
+                for number in said["gone"]:
+                    rows.pop(number, None)
+            else:
+                row = _row(said)
+                rows[row.id] = row
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            damaged += 1
+    return dict(sorted(rows.items())), damaged
+
+
+def _row(said: Any) -> Row:
+    """Return the message; raise ValueError, TypeError or AttributeError where it is none."""
+    number, topic, payload, *rest = said
+    row = Row(number, topic, payload.encode("utf-8", "surrogateescape"), *rest)
+    if not (isinstance(number, int) and isinstance(topic, str) and isinstance(row.size, int)
+            and isinstance(row.made_s, (int, float))):
+        raise ValueError(said)
+    return row
