@@ -22,6 +22,13 @@ EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
 STALE_S = 60.0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not ask how wide the terminal is, since to find it out loads shutil in every command."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named, formatter_class=partial(argparse.HelpFormatter, width=78))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process) and return its exit status."""
     options = _parser().parse_args(arguments)
@@ -35,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
         epilog="See iotd(8) and iotd.yaml(5).")
     parser.add_argument("--version", action="version", version=f"iotd {__version__}")
-    commands = parser.add_subparsers(prog="iotd", required=True, metavar="COMMAND")  # to find it out loads shutil
+    commands = parser.add_subparsers(parser_class=_Parser, prog="iotd", required=True, metavar="COMMAND")
     for name, do, summary in (("run", _run, "run the daemon in the foreground"),
                               ("check", _check, "read and validate the configuration, print every problem")):
         command = commands.add_parser(name, help=summary, description=summary)

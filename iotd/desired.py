@@ -9,8 +9,7 @@ An order is written down before it is begun (`Duty.KEEP`). One that iotd did not
 may be the very thing that ended iotd; it is reported as failed, and begun when something else is desired.
 """
 
-from __future__ import annotations
-
+# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
 import json
 import logging
 from enum import Enum

@@ -11,12 +11,30 @@ import errno
 import json
 import os
 from itertools import islice
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 from iotd.outbox import Waiting
-from iotd.store import Row
 
 COMPACT_BYTES = 1 << 18  # the file is written anew when so much of it speaks of messages that are gone
+
+
+class Row(NamedTuple):
+    """One message that waits: made `made_s` after the `boot`, by the wall clock `made_at` where that was known.
+
+    `latest`: it gives way to the next of its topic. `aside`: it is kept and never fetched.
+    """
+
+    id: int
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    latest: bool
+    size: int
+    boot: str
+    made_s: float
+    made_at: float | None
+    aside: bool
 
 
 class Journal:

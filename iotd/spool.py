@@ -10,19 +10,21 @@ alone; all of it is said aloud.
 
 from __future__ import annotations
 
-import sqlite3
+import os
 from collections import Counter
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 from iotd import log
-from iotd.journal import Journal
+from iotd.journal import Journal, Row
 from iotd.model import Message
 from iotd.outbox import Waiting
 from iotd.settings import Spool as Bounds
-from iotd.store import Row, Store, is_damage, move_aside, salvaged
+
+if TYPE_CHECKING:
+    from iotd.store import Store
 
 SETTLE_S = 5.0
 RETRY_S = 60.0  # before a file that failed is tried again
@@ -53,13 +55,15 @@ class Spool:
         self._failures: dict[str, str] = {}
         self._undeleted: set[int] = set()  # acknowledged, but a disk that cannot be written still has them
         self._path = str(state / "spool.db")
-        self._disk: Store | None = None
+        self._disk: Store | None = None  # until it holds something, or has to
+        self._disk_errors: tuple[type[Exception], ...] = ()  # what its methods raise, once they can be called
         self._journal = Journal(str(runtime / "spool.journal"))
         self._first = 0  # the first id of this run, once it is known
+        self._open_disk(though_empty=False)
         self._reopen()
         self.last_id = max(self._guard(store, 0, store.last) for store in self._stores)
         self._last: int = self.last_id
-        if self._disk is None or not self._journal.is_open:
+        if self._path in self._failures or not self._journal.is_open:
             self._last += GAP
         self._first = self._last + 1
         for store in self._stores:
@@ -101,8 +105,7 @@ class Spool:
         size = len(message.payload) + len(message.topic) + ROW_BYTES
         row = Row(number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
                   None, False)
-        preferred = self._stores if self.bounds.strict else reversed(self._stores)
-        if not any(self._write(store, store.add, row) for store in preferred):
+        if not any(self._write(store, store.add, row) for store in self._takers()):
             self._journal.hold([row])
         if latest:
             for store in self._stores:
@@ -193,9 +196,9 @@ class Spool:
 
     def _move(self, made_before_s: float, now: float, at: float | None) -> None:
         """Move what was made by then from the journal to the disk: first there, and then gone from here."""
-        while (disk := self._disk) is not None:
-            rows = self._journal.made_before(made_before_s, self._boot, MOVED_AT_ONCE)
-            if not rows or not self._write(disk, disk.add_all, _dated(rows, now, at)):
+        while rows := self._journal.made_before(made_before_s, self._boot, MOVED_AT_ONCE):
+            disk = self._opened_disk()
+            if disk is None or not self._write(disk, disk.add_all, _dated(rows, now, at)):
                 return
             self._journal.delete_ids([row.id for row in rows])
 
@@ -245,16 +248,18 @@ class Spool:
         """Return what `do` gives, or `otherwise` after having dealt with the failure of its file."""
         try:
             return do(*arguments)
-        except sqlite3.Error as error:
+        except OSError as error:
+            self._fails(store.path, error.strerror or str(error))
+        except self._disk_errors as error:
+            from iotd.store import is_damage
+
             if store is self._disk and is_damage(error):
                 self._disk = None
-                with suppress(sqlite3.Error):
+                with suppress(*self._disk_errors):
                     store.close()
                 self._begin_anew()
             else:
                 self._fails(store.path, str(error))
-        except OSError as error:
-            self._fails(store.path, error.strerror or str(error))
         return otherwise
 
     def _write(self, store: Store | Journal, do: Callable[..., None], *arguments: Any) -> bool:
@@ -267,8 +272,20 @@ class Spool:
             log.info("spool.restored", "the spool can write again", path=store.path)
         return True
 
+    def _takers(self) -> Iterator[Store | Journal]:
+        """Yield what may take a message, the preferred one first."""
+        if not self.bounds.strict:
+            yield self._journal
+        disk = self._opened_disk()
+        if disk is not None:
+            yield disk
+        if self.bounds.strict:
+            yield self._journal
+
     def _begin_anew(self) -> None:
         """Move the damaged file aside and put what can still be read of it where it can be kept."""
+        from iotd.store import move_aside, salvaged
+
         saved = salvaged(self._path)
         move_aside(self._path)
         self._say_damaged(self._path, len(saved))
@@ -287,8 +304,8 @@ class Spool:
                       path=path, reason=why)
 
     def _reopen(self) -> None:
-        """Open the files that are not open, the disk's first; a damaged one is moved aside."""
-        if self._disk is None:
+        """Open the files that failed to open; a damaged one is moved aside."""
+        if self._disk is None and self._path in self._failures:
             self._open_disk()
         if not self._journal.is_open:
             damaged = self._guard(self._journal, None, self._journal.open, self._first or None)
@@ -297,21 +314,41 @@ class Spool:
             if damaged is not None:
                 self._came_back(self._journal)
 
-    def _open_disk(self, last_try: bool = False) -> None:
+    def _opened_disk(self) -> Store | None:
+        """Return the disk's store, which is opened when it is needed first; None where it failed to open."""
+        if self._disk is None and self._path not in self._failures:
+            self._open_disk()
+        return self._disk
+
+    def _open_disk(self, though_empty: bool = True, last_try: bool = False) -> None:
+        """Find out whether the disk can be written; open its store, where that is not empty or it is needed.
+
+        A healthy line needs none, and to load SQLite for it would cost 1 MB and a tenth of the start.
+        """
         try:
-            self._disk = store = Store(self._path)
-        except sqlite3.Error as error:
-            if last_try or not is_damage(error):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not though_empty and not os.path.getsize(self._path):
+                return
+        except OSError as error:
+            self._fails(self._path, error.strerror or str(error))
+            return
+        from iotd import store
+
+        self._disk_errors = (store.Error,)
+        try:
+            self._disk = opened = store.Store(self._path)
+        except store.Error as error:
+            if last_try or not store.is_damage(error):
                 self._fails(self._path, str(error))
             else:
                 self._begin_anew()
         else:
             if self._first:
-                self._guard(store, None, store.renumber_below, self._first)
-            self._came_back(store)
+                self._guard(opened, None, opened.renumber_below, self._first)
+            self._came_back(opened)
 
     def _came_back(self, store: Store | Journal) -> None:
-        if self._first:
+        if self._first and store.count:
             self._take_in(store)
             self.last_id = max(self.last_id, self._guard(store, 0, store.last))
             self.reopened += 1

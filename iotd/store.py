@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterable, Iterator, Sequence
 
+from iotd.journal import Row
 from iotd.outbox import Waiting
 
 SCHEMA_VERSION = 1
@@ -18,30 +20,12 @@ CREATE TABLE IF NOT EXISTS message (
   aside INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS latest_of_topic ON message (topic) WHERE latest;
 """
+Error = sqlite3.Error
 _COLUMNS = "id, topic, payload, qos, retain, latest, size, boot, made_s, made_at, aside"
 
 
-class Row(NamedTuple):
-    """One message that waits: made `made_s` after the `boot`, by the wall clock `made_at` where that was known.
-
-    `latest`: it gives way to the next of its topic. `aside`: it is kept and never fetched.
-    """
-
-    id: int
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    latest: bool
-    size: int
-    boot: str
-    made_s: float
-    made_at: float | None
-    aside: bool
-
-
 class Store:
-    """The messages of one SQLite file. Any method may raise sqlite3.Error; opening it may raise OSError as well."""
+    """The messages of one SQLite file. Any method may raise `Error`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -175,8 +159,11 @@ class Store:
                     self._db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the file; its write-ahead log is folded in."""
+        """Close the file; its write-ahead log is folded in. Of one that holds nothing no byte is left."""
+        empty = not self.last()
         self._db.close()
+        if empty:
+            os.truncate(self.path, 0)
 
     def _delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
         gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside",
@@ -194,7 +181,7 @@ class Store:
             "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0) FROM message").fetchone()
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Tell whether the file is damaged, rather than out of reach or full."""
     if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
         return True  # Python's own: a text that is no UTF-8
