@@ -53,6 +53,7 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._input = b""
         self._position = 0
         self._output = bytearray()
@@ -79,7 +80,7 @@ class Line:
         """Tell whether bytes are here that poll(2) does not know of."""
         if self._position < len(self._input):
             return True
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.fileno() >= 0 and self._sock.pending() > 0
+        return self._pending is not None and self._sock.fileno() >= 0 and self._pending() > 0
 
     def send(self, data: bytes | bytearray) -> int:
         """Take the bytes for the next `flush`; raise BlockingIOError where too many wait already."""

@@ -208,6 +208,8 @@ def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
 
 def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:
     """Return the topics that rest now, and the outbox without those whose rest is over."""
+    if not outbox.denied:
+        return outbox, ()
     denied = {topic: until for topic, until in outbox.denied.items() if until > now}
     if len(denied) != len(outbox.denied):
         outbox = outbox._replace(denied=denied, cursor=0)

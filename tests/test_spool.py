@@ -146,6 +146,46 @@ def test_a_healthy_line_leaves_no_trace_on_the_disk(place: Place) -> None:
     assert {path.name: path.read_bytes() for path in place.state.iterdir()} == before
 
 
+HEALTHY = """
+import sys
+from pathlib import Path
+from iotd.model import Message
+from iotd.settings import Spool as Bounds
+from iotd.spool import Spool
+spool = Spool(Path(sys.argv[1]), Path(sys.argv[2]), Bounds(), "boot", 0.0)
+for now in range(9):
+    spool.put(spool.next_id(), Message("a", b"x", 1, True), True, float(now))
+    spool.forget([row.id for row in spool.fetch(0, 100)])
+    spool.settle(float(now), None)
+print("sqlite3" in sys.modules)
+spool.put(spool.next_id(), Message("a", b"x", 1, True), True, 10.0)
+spool.close(10.0, None)
+print("sqlite3" in sys.modules)
+"""
+
+
+def test_sqlite_is_loaded_only_once_something_has_to_wait_on_the_disk(place: Place) -> None:
+    done = subprocess.run([sys.executable, "-c", HEALTHY, place.runtime, place.state], cwd=ROOT, text=True,
+                          capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "True"] and place.on_disk() == [10]
+
+
+def test_a_store_that_was_emptied_leaves_a_file_of_no_bytes(place: Place) -> None:
+    spool = place.spool()
+    numbers = put(spool, "a", "b")
+    spool.settle(10.0, None)
+    spool.set_aside(numbers[0])
+    spool.forget(numbers[1:])
+    spool.close(20.0, None)
+    assert place.on_disk() == numbers[:1], "what is set aside is something"
+    spool = place.spool()
+    spool.take_back("a")
+    spool.forget(numbers)
+    spool.close(30.0, None)
+    assert (place.state / "spool.db").stat().st_size == 0 and not (place.state / "spool.db-wal").exists()
+    assert ids(place.spool()) == []
+
+
 def test_what_waits_for_five_seconds_moves_to_the_disk(place: Place) -> None:
     spool = place.spool()
     put(spool, "a", now=10.0)

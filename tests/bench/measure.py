@@ -47,8 +47,8 @@ def start(ground: Ground, extent: Extent) -> list[Figure]:
                     ready[name].append(1000 * (contender.ready_at() - contender.started_at))
     return [Figure("exec to READY", "ms", ready),
             Figure("exec to the first acknowledged publish", "ms", first, [Bound(1.3, BARE, why=(
-                "the interpreter, paho and TLS are the same in both; on top come YAML, SQLite, the modules of iotd, "
-                "the validation of the configuration and a look into the certificates"))]),
+                "the interpreter, paho and TLS are the same in both; on top come YAML, argparse, the modules of iotd, the "
+                "validation of the configuration and a look into the certificates"))]),
             Figure("CPU until then", "ms", spent)]
 
 
@@ -66,8 +66,8 @@ def memory(ground: Ground, extent: Extent, warm_s: float = 7.0) -> list[Figure]:
             for kind, value in (("pss", read.pss), ("private", read.private), ("rss", read.rss)):
                 found[kind][name].append(value / 1024)
     return [Figure("PSS", "MB", found["pss"], [
-                Bound(1.25, BARE, why="SQLite, the YAML reader and the modules of iotd are memory that a script "
-                                      "without a spool, a configuration and shadows does not have"),
+                Bound(1.25, BARE, why="the YAML reader and the modules of iotd are memory that a script without a "
+                                      "configuration, a spool and shadows does not have"),
                 Bound(1.0, SDK_V2)]),
             Figure("private", "MB", found["private"]), Figure("Rss", "MB", found["rss"])]
 
