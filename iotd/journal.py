@@ -71,9 +71,8 @@ class Journal:
 
     def hold(self, rows: Iterable[Row]) -> None:
         """Add the messages in memory alone, until `rewrite`."""
-        for row in rows:
-            self._insert(row)
-        self._rows = dict(sorted(self._rows.items()))
+        self._rows = dict(sorted((self._rows | {row.id: row for row in rows}).items()))
+        self._recount()
         self.behind = True
 
     def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:

@@ -47,8 +47,8 @@ def start(ground: Ground, extent: Extent) -> list[Figure]:
                     ready[name].append(1000 * (contender.ready_at() - contender.started_at))
     return [Figure("exec to READY", "ms", ready),
             Figure("exec to the first acknowledged publish", "ms", first, [Bound(1.3, BARE, why=(
-                "the interpreter, paho and TLS are the same in both; on top come YAML, argparse, the modules of iotd, the "
-                "validation of the configuration and a look into the certificates"))]),
+                "the interpreter, paho and TLS are the same in both; on top come YAML, argparse, the modules of iotd, "
+                "the validation of the configuration and a look into the certificates"))]),
             Figure("CPU until then", "ms", spent)]
 
 
