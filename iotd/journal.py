@@ -1,8 +1,8 @@
 """Messages in flight: in memory, and line by line in a file of the runtime directory, which is memory too.
 
-The file outlives a crash, a kill and a restart, and costs one write(2) a message; it is read at the start of a run and
-never again. A line is a message as a JSON array in the order of `Row`, or `{"gone": [ID, …]}`. A payload that is no
-UTF-8 stands in it with its bytes as surrogates (PEP 383).
+The file outlives a crash, a kill and a restart, and costs one write(2) a message: what is gone is told along with the
+next one, or by `flush`. It is read at the start of a run and never again. A line is a message as a JSON array in the
+order of `Row`, or `{"gone": [ID, …]}`. A payload that is no UTF-8 stands in it with its bytes as surrogates (PEP 383).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import errno
 import json
 import os
 from itertools import islice
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple, Sequence
 
 from iotd.outbox import Waiting
 
-COMPACT_BYTES = 1 << 18  # the file is written anew when so much of it speaks of messages that are gone
+COMPACT_BYTES = 1 << 16  # the file is written anew when so much of it speaks of messages that are gone
 
 
 class Row(NamedTuple):
@@ -45,6 +45,7 @@ class Journal:
         self.count = self.size = 0
         self.behind = False  # whether the file lacks something that is true here
         self._rows: dict[int, Row] = {}
+        self._gone: list[int] = []  # which the file has yet to be told
         self._file: int | None = None
         self._failure = OSError(errno.EBADF, "not opened yet")
         self._end = 0
@@ -66,8 +67,11 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Add one message. Raises OSError where the file does not take it; then it is not here."""
-        self._append(_line(row))
-        self._insert(row)
+        self._append(_gone(self._gone) + _line(row))
+        self._gone.clear()
+        self._rows[row.id] = row
+        self.count += not row.aside
+        self.size += row.size
 
     def hold(self, rows: Iterable[Row]) -> None:
         """Add the messages in memory alone, until `rewrite`."""
@@ -132,6 +136,22 @@ class Journal:
         """Return the highest id."""
         return max(self._rows, default=0)
 
+    def flush(self) -> None:
+        """Have the file say what was deleted; where it cannot, it is behind."""
+        if not self._gone and self._end <= COMPACT_BYTES + 4 * self.size:
+            return
+        try:
+            if self._file is not None and not self._rows:
+                os.ftruncate(self._file, 0)
+                self._end, self.behind = 0, False
+            elif self._end > COMPACT_BYTES + 4 * self.size:
+                self.rewrite()
+            else:
+                self._append(_gone(self._gone))
+        except OSError:
+            self.behind = True
+        self._gone.clear()
+
     def rewrite(self) -> None:
         """Write the file anew, from what is here. Raises OSError."""
         beside = f"{self.path}.new"
@@ -147,9 +167,11 @@ class Journal:
             raise
         self._close_file()
         self._file, self._end, self.behind = file, len(content), False
+        self._gone.clear()
 
     def close(self) -> None:
         """Close the file."""
+        self.flush()
         self._close_file()
 
     def _open(self, below: int | None) -> int:
@@ -177,37 +199,21 @@ class Journal:
         self._file, self.behind = file, behind
         return damaged
 
-    def _insert(self, row: Row) -> None:
-        self._rows[row.id] = row
-        self.count += not row.aside
-        self.size += row.size
-
     def _change(self, row: Row) -> None:
         self._rows[row.id] = row
         self._recount()
-        self._note(lambda: _line(row))
+        try:
+            self._append(_line(row))
+        except OSError:
+            self.behind = True
 
     def _delete(self, rows: list[Row]) -> list[tuple[int, str]]:
         for row in rows:
             del self._rows[row.id]
             self.count -= not row.aside
             self.size -= row.size
-        if rows:
-            self._note(lambda: b'{"gone": %s}\n' % json.dumps([row.id for row in rows]).encode())
+            self._gone.append(row.id)
         return [(row.id, row.topic) for row in rows]
-
-    def _note(self, line: Callable[[], bytes]) -> None:
-        """Have the file say what has changed here; where it cannot, it is behind."""
-        try:
-            if self._file is not None and not self._rows:
-                os.ftruncate(self._file, 0)
-                self._end, self.behind = 0, False
-            elif self._end > COMPACT_BYTES + 4 * self.size:
-                self.rewrite()
-            else:
-                self._append(line())
-        except OSError:
-            self.behind = True
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -236,6 +242,10 @@ def _opened(path: str) -> int:
 def _line(row: Row) -> bytes:
     number, topic, payload, *rest = row
     return json.dumps([number, topic, payload.decode("utf-8", "surrogateescape"), *rest]).encode() + b"\n"
+
+
+def _gone(ids: list[int]) -> bytes:
+    return b'{"gone": %s}\n' % json.dumps(ids).encode() if ids else b""
 
 
 def _write(file: int, content: bytes) -> None:

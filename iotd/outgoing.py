@@ -36,6 +36,7 @@ class Outgoing:
         self._transient: dict[int, str] = {}
         self._acknowledged: list[int] = []
         self._again_at: float | None = None
+        self._settle_at: float | None = None
         self._reopened = spool.reopened
         self._up = False
 
@@ -69,14 +70,15 @@ class Outgoing:
 
     def next_due(self) -> float | None:
         """Return when there is something to do, in monotonic seconds."""
-        times = (self._timetable.next_due(), self._spool.settle_at(), self._again_at if self._up else None)
+        self._settle_at = self._spool.settle_at()
+        times = (self._timetable.next_due(), self._settle_at, self._again_at if self._up else None)
         return min((at for at in times if at is not None), default=None)
 
     def make_due(self, values: Callable[[], Mapping[str, Json]], now: float) -> None:
         """Make every message that is due; `values` gives what the placeholders stand for, without {sequence}."""
         due, self._timetable = schedule.take(self._timetable, now)
         if due:
-            self._forget_acknowledged()  # first: a journal that is empty is cut short, which costs less than a line
+            self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
         for index in due:
             entry = self._entries[index]
             self._sequence[entry.topic] += 1
@@ -141,10 +143,10 @@ class Outgoing:
         self._spool.settle(now, at, everything=True)
 
     def settle(self, now: float, at: Callable[[], float | None]) -> None:
-        """Let the spool do what is due; `at` gives the wall clock, None while nobody has set it."""
-        settle_at = self._spool.settle_at()
-        if settle_at is not None and now >= settle_at:
+        """End a turn: let the spool do what is due; `at` gives the wall clock, None while nobody has set it."""
+        if self._settle_at is not None and now >= self._settle_at:
             self._spool.settle(now, at())
+        self._spool.flush()
 
     def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> None:
         """Send a message that is not worth keeping, or nothing."""

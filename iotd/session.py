@@ -7,8 +7,8 @@ is in the spool, and when to dial again is the daemon's decision. Every wait has
     DNS 10 s, TCP 10 s, TLS 20 s (line), CONNACK 10 s, SUBACK, UNSUBACK and PUBACK 10 s until the packet is
     repeated on the same connection under the same packet identifier, PINGRESP 10 s.
 
-Runs with paho-mqtt 1.6.1 and 2.x. Of paho's internals it overrides two: where the socket comes from, and the queue
-of outgoing packets, to keep a packet until it is acknowledged.
+Runs with paho-mqtt 1.6.1 and 2.x. Of paho's internals it overrides three: where the socket comes from, the queue of
+outgoing packets, to keep a packet until it is acknowledged, and who takes a message that came in.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MAX_REPEATS = 6  # then the line is good for nothing, and is opened anew
 FILTERS_PER_SUBSCRIBE = 8  # AWS IoT Core takes no more
 FULL_INBOX = 256  # events the main thread has yet to take; the socket is not read beyond that
 FULL_INBOX_PAUSE_S = 0.05
+READS_PER_TURN = 64
 STUCK_S = 30.0
 
 _PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ = 0x30, 0x80, 0xA0, 0xC0
@@ -85,6 +86,7 @@ class Session:
         self._wake = _Wake()
         self._poller = _Poller(self._wake)
         self._quiet: deque[tuple[int, int]] = deque()
+        self._events: list[Any] = []
         self.eager = True  # whether each acknowledgement is an event; else they wait for `acknowledged`
         self._ordered = False
         self._stopping = False
@@ -163,7 +165,8 @@ class Session:
                 self._poller.due_at = time.monotonic()
                 if dial is None:
                     return
-                self._post(self._live(dial))
+                self._events.append(self._live(dial))
+                self._deliver()
         except BaseException:  # a bug: the main thread must hear of it, whatever it is
             self._post(ThreadFailed("mqtt", traceback.format_exc()))
 
@@ -181,7 +184,7 @@ class Session:
             line = open_line(dial.host, dial.port, context, wait)
         except LineError as error:
             return Down(dial.line, error.cause, str(error), False)
-        connection = _Connection(dial, line, self._post, self._acknowledge)
+        connection = _Connection(dial, line, self._events.append, self._acknowledge)
         try:
             connection.start()
             while not self._told_to_stop(dial.line):
@@ -198,7 +201,7 @@ class Session:
         if token > 0 and not self.eager:
             self._quiet.append((line, token))
         else:
-            self._post(Acknowledged(line, token))
+            self._events.append(Acknowledged(line, token))
 
     def _turn(self, connection: _Connection) -> None:
         """Wait for the socket, a command or a deadline; do what there is to do."""
@@ -208,14 +211,25 @@ class Session:
         if line.has_input() and not full:
             deadline = now
         events = (0 if full else select.POLLIN) | (select.POLLOUT if connection.flush() else 0)
+        self._deliver()
         ready = self._poller.wait(line, events, deadline)
         if not full and (ready & ~select.POLLOUT or line.has_input()):
             connection.read()
+            for _ in range(READS_PER_TURN):
+                if not line.has_input():
+                    break
+                connection.read()
         for _ in range(self._commands.qsize()):
             number, do, arguments = self._commands.get_nowait()
             if number == connection.number:  # an order for an earlier line came too late
                 do(connection, *arguments)
         connection.keep(time.monotonic(), full)
+
+    def _deliver(self) -> None:
+        """Post what has come: last, since the main thread, once woken, fights with this one for the interpreter."""
+        for event in self._events:
+            self._post(event)
+        self._events.clear()
 
     def _wait(self, number: int, what: HasFileno, events: int, deadline: float) -> bool:
         """Wait while the line is being opened; only hanging up interrupts it."""
@@ -292,6 +306,10 @@ class _Client(paho.Client):  # type: ignore[misc]
         if kind in (_SUBSCRIBE, _UNSUBSCRIBE) or (kind == _PUBLISH and qos == 1):
             self.unacknowledged[mid] = _Unacknowledged(packet, time.monotonic())
         return super()._packet_queue(command, packet, mid, qos, *rest, **named)
+
+    def _handle_on_message(self, message: Any) -> None:
+        """Go past paho's callbacks by filter: each search for one leaves a cycle to the garbage collector."""
+        self.on_message(self, None, message)
 
     def repeat(self, mid: int, now: float) -> int:
         """Send the packet once more under its identifier, last in the order of deadlines; return how often it was."""

@@ -73,12 +73,12 @@ class Spool:
     @property
     def count(self) -> int:
         """How many messages wait for their PUBACK; those set aside do not."""
-        return sum(store.count for store in self._stores)
+        return self._journal.count + (self._disk.count if self._disk is not None else 0)
 
     @property
     def size(self) -> int:
         """How many bytes they take."""
-        return sum(store.size for store in self._stores)
+        return self._journal.size + (self._disk.size if self._disk is not None else 0)
 
     @property
     def failures(self) -> list[str]:
@@ -105,7 +105,10 @@ class Spool:
         size = len(message.payload) + len(message.topic) + ROW_BYTES
         row = Row(number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
                   None, False)
-        if not any(self._write(store, store.add, row) for store in self._takers()):
+        for store in self._takers():
+            if self._write(store, store.add, row):
+                break
+        else:
             self._journal.hold([row])
         if latest:
             for store in self._stores:
@@ -120,6 +123,8 @@ class Spool:
 
     def fetch(self, after: int, most: int, resting: Sequence[str] = ()) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, in order, without those of the resting topics."""
+        if self._disk is None and not self._undeleted:
+            return self._journal.fetch(after, most, resting)
         for _ in range(2):
             disk = self._disk
             # By id: a crash amid a move leaves a message in both.
@@ -136,6 +141,10 @@ class Spool:
         disk = self._disk
         if disk is not None and disk.count and self._guard(disk, None, disk.delete_ids, ids) is None:
             self._undeleted.update(ids)
+
+    def flush(self) -> None:
+        """Have what was forgotten gone from the files, where no message has taken that along."""
+        self._journal.flush()
 
     def set_aside(self, number: int) -> None:
         """Keep the message, and never send it again."""
@@ -181,6 +190,7 @@ class Spool:
         if everything or now >= self._ages_at:
             self._ages_at = now + self._ages_every_s
             self._drop_old(now, at)
+        self.flush()
         self._report(now)
 
     def close(self, now: float, at: float | None) -> None:

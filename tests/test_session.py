@@ -209,9 +209,10 @@ def test_the_thread_is_alive_while_it_waits_and_not_after_its_end(held: Held) ->
 
 
 def test_what_is_overridden_of_paho_is_still_there() -> None:
-    """Of paho's internals the session overrides two; a paho without them must not pass unnoticed."""
+    """Of paho's internals the session overrides three; a paho without them must not pass unnoticed."""
     assert callable(paho.Client._create_socket_connection)
     assert callable(paho.Client._packet_queue)
+    assert callable(paho.Client._handle_on_message)
 
 
 def test_an_acknowledgement_that_nobody_waits_for_is_no_event(up: Held) -> None:
