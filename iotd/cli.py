@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -10,30 +9,32 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from iotd import __version__, config, credentials, host
+from iotd import __version__, host
 from iotd.errors import EXIT_CONFIG, ConfigError, Problem
 from iotd.places import Places
 from iotd.settings import Checked
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
 STALE_S = 60.0
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that does not ask how wide the terminal is, since to find it out loads shutil in every command."""
-
-    def __init__(self, **named: Any) -> None:
-        super().__init__(**named, formatter_class=partial(argparse.HelpFormatter, width=78))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process) and return its exit status."""
-    options = _parser().parse_args(arguments)
     try:
-        return int(options.do(options))
+        match sys.argv[1:] if arguments is None else arguments:
+            case ["run"]:  # as the unit says: to make a parser for that would be a tenth of the start
+                return _run(DEFAULT_FILE)
+            case ["run", "-c", file]:
+                return _run(file)
+            case others:
+                options = _options(others)
+                return int(options.do(options))
     except ConfigError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return EXIT_CONFIG
@@ -41,38 +42,40 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _options(arguments: list[str]) -> Namespace:
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(
         prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
         epilog="See iotd(8) and iotd.yaml(5).")
     parser.add_argument("--version", action="version", version=f"iotd {__version__}")
-    commands = parser.add_subparsers(parser_class=_Parser, prog="iotd", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, do, summary in (("run", _run, "run the daemon in the foreground"),
                               ("check", _check, "read and validate the configuration, print every problem")):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
-        command.set_defaults(do=do)
+        command.set_defaults(do=lambda options, do=do: do(options.file))
     status = commands.add_parser("status", help="what the running daemon is doing", description=_status.__doc__)
     status.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
-    status.set_defaults(do=_status)
-    return parser
+    status.set_defaults(do=lambda options: _status(options.json))
+    return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(file: str) -> int:
     gc.disable()  # it would look through every module that comes in, though none of them ever goes
     from iotd.daemon import Daemon  # which nobody else needs: to check and to ask for the status is quick without it
 
     gc.freeze()
     gc.enable()
-    load = partial(_load, options.file, True)
+    load = partial(_load, file, True)
     return Daemon(load(), load, _places(), host.identity()).run()
 
 
-def _check(options: argparse.Namespace) -> int:
-    checked = _load(options.file, False)
+def _check(file: str) -> int:
+    checked = _load(file, False)
     for warning in checked.warnings:
-        print(f"{options.file}: warning: {warning}", file=sys.stderr)
-    print(f"{options.file}: no problem found")
+        print(f"{file}: warning: {warning}", file=sys.stderr)
+    print(f"{file}: no problem found")
     return 0
 
 
@@ -81,6 +84,8 @@ def _load(file: str, running: bool) -> Checked:
 
     An expired certificate keeps nobody from `running`: it is the broker's to refuse, and the clock may be wrong.
     """
+    from iotd import config, credentials
+
     try:
         text = Path(file).read_text("utf-8")
     except OSError as error:
@@ -104,7 +109,7 @@ def _places() -> Places:
     return Places(Path(state), Path(runtime))
 
 
-def _status(options: argparse.Namespace) -> int:
+def _status(as_json: bool) -> int:
     """What the running daemon is doing. Exit status 0 healthy, 1 running but not healthy, 3 not running or stale."""
     path = _places().runtime / "status.json"
     status = host.read_json(path)
@@ -114,7 +119,7 @@ def _status(options: argparse.Namespace) -> int:
         return EXIT_NOT_RUNNING
     age_s = round(host.uptime_s() - status.get("written_s", 0.0), 1)
     stale = not 0 <= age_s <= STALE_S or not Path(f"/proc/{status.get('pid')}").exists()
-    if options.json:
+    if as_json:
         print(json.dumps({**status, "age_s": age_s, "stale": stale}, ensure_ascii=False))
     else:
         print("\n".join(_sentences(status, age_s, stale)))

@@ -8,7 +8,9 @@ import pwd
 import re
 import ssl
 import stat
+from contextlib import suppress
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -46,6 +48,9 @@ class _Encrypted(Exception):
 
 def unusable(tls: Tls, loaded: Loaded) -> list[Problem]:
     """Return why the three files cannot be used, whatever the time is."""
+    with suppress(OSError):
+        context(tls, loaded.settings.mqtt.port)
+        return []
     found = {key: problem for key in ("ca", "cert", "key") if (problem := _file_problem(key, getattr(tls, key)))}
     if not found.keys() & {"cert", "key"} and (problem := _pair_problem(tls)):
         found["key"] = problem
@@ -79,9 +84,14 @@ def warnings(tls: Tls) -> list[str]:
 def context(tls: Tls, port: int) -> ssl.SSLContext:
     """Return the client's side of mutual TLS: peer and name verified against this CA file alone, TLS 1.2 or later.
 
-    Port 443 speaks MQTT only with ALPN (AWS IoT "Protocols, port mappings"). Raises OSError or its subclass
-    ssl.SSLError for files that `unusable` would name.
+    Port 443 speaks MQTT only with ALPN (AWS IoT "Protocols, port mappings"). The same one as long as the files stay
+    as they are. Raises OSError or its subclass ssl.SSLError for files that `unusable` would name.
     """
+    return _context(tls, port, tuple(map(_stamp, tls)))
+
+
+@lru_cache(maxsize=1)
+def _context(tls: Tls, port: int, stamps: tuple[tuple[int, ...], ...]) -> ssl.SSLContext:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.minimum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers(":".join(TLS12_SUITES))
@@ -93,6 +103,12 @@ def context(tls: Tls, port: int) -> ssl.SSLContext:
     if port == ALPN_PORT:
         client.set_alpn_protocols([ALPN])
     return client
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Return what is another as soon as the file is. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _problem(loaded: Loaded, key: str, text: str) -> Problem:

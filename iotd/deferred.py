@@ -1,10 +1,11 @@
-"""Imports that wait until the module is used: what a package of another's brings along and iotd never touches."""
+"""What a package of another's brings along and iotd hardly touches waits until it is used: modules and patterns."""
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Iterator
@@ -30,6 +31,25 @@ def deferred(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+@contextmanager
+def deferred_patterns() -> Iterator[None]:
+    """Have the regular expressions that modules make as they are imported in the block compiled at their first use."""
+    at_once = re.compile
+    setattr(re, "compile", partial(_Pattern, at_once))
+    try:
+        yield
+    finally:
+        setattr(re, "compile", at_once)
+
+
+class _Pattern:
+    def __init__(self, *made: Any, **named: Any) -> None:
+        self._compiled = cache(partial(*made, **named))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiled(), name)
 
 
 def _call(module: str, function: str, *arguments: Any, **named: Any) -> Any:

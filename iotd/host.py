@@ -116,9 +116,9 @@ def write_request(path: Path, interface: str, reason: str) -> None:
 def write_text(path: Path, text: str, durable: bool, mode: int = 0o600) -> None:
     """Put the text in the file's place in one step; `durable` waits until the disk has it. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with beside.open("wb") as file:
         os.fchmod(file.fileno(), mode)
-        file.write(text)
+        file.write(text.encode("utf-8", "backslashreplace"))
         if durable:
             file.flush()
             os.fsync(file.fileno())

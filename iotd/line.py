@@ -146,7 +146,7 @@ def _resolved(host: str, port: int, wait: Wait) -> list[Address]:
     """Return one address of each family that the name has, in the resolver's order of preference."""
     found: list[Any]
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        found = socket.getaddrinfo(_encoded(host), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         found = _looked_up(host, port, wait)
     first: dict[int, Address] = {}
@@ -161,7 +161,7 @@ def _looked_up(host: str, port: int, wait: Wait) -> list[Any]:
 
     def look_up() -> None:
         try:
-            answers.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answers.append(socket.getaddrinfo(_encoded(host), port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             answers.append(error if isinstance(error, OSError) else OSError(str(error)))
         finally:
@@ -209,7 +209,7 @@ def _connected(addresses: list[Address], wait: Wait) -> socket.socket:
 
 def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, wait: Wait) -> ssl.SSLSocket:
     """Return the socket under TLS; it is closed where that fails."""
-    secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    secured = context.wrap_socket(sock, server_hostname=_encoded(host), do_handshake_on_connect=False)
     try:
         _shake_hands(secured, wait, time.monotonic() + TLS_S)
     except BaseException as error:
@@ -233,6 +233,11 @@ def _shake_hands(secured: ssl.SSLSocket, wait: Wait, deadline: float) -> None:
             answered = wait(secured, select.POLLOUT, deadline)
         if not answered:
             raise LineError("tls", f"the TLS handshake was not done within {TLS_S:.0f} s")
+
+
+def _encoded(host: str) -> Any:
+    """Return the name as bytes where it is ASCII: of a text Python asks its tables of international names first."""
+    return host.encode() if host.isascii() else host
 
 
 def _said(error: OSError) -> str:

@@ -231,6 +231,16 @@ def test_the_context_verifies_peer_and_name_and_nothing_older_than_tls_1_2(tls: 
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
+def test_the_context_is_made_anew_once_a_file_is_another(tls: Tls) -> None:
+    first = credentials.context(tls, 8883)
+    assert credentials.context(tls, 8883) is first
+    os.utime(tls.cert, ns=(0, 0))
+    assert credentials.context(tls, 8883) is not first
+    os.unlink(tls.key)
+    with pytest.raises(FileNotFoundError):
+        credentials.context(tls, 8883)
+
+
 def test_the_context_trusts_the_one_file_alone(tls: Tls) -> None:
     assert credentials.context(tls, 8883).cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
 
