@@ -120,9 +120,11 @@ def _of_the_busy(looks: dict[str, list[_Look]], extent: Extent) -> list[Figure]:
 
 def _of_the_idle(looks: dict[str, list[cost.Spent]]) -> list[Figure]:
     return [Figure("wake-ups, idle", "1/min", per_minute(looks, lambda spent: spent.wakeups), [Bound(0.3, BARE)]),
-            Figure("CPU, idle", "s/hour", per_minute(looks, lambda spent: spent.cpu_s * 60), [Bound(1.0, SDK_V2, why=(
-                "the SDK's four packets a minute are C; beside its own, in Python, iotd renews status.json and feeds "
-                "the watchdog four times a minute, journals what is in flight, and takes the answers to its reports"))]),
+            Figure("CPU, idle", "s/hour", per_minute(looks, lambda spent: spent.cpu_s * 60), [
+                Bound(1.0, SDK_V2, why=(
+                    "the SDK's four packets a minute are C; beside its own, in Python, iotd renews status.json and "
+                    "feeds the watchdog four times a minute, journals what is in flight, and takes the answers to its "
+                    "reports"))]),
             Figure("written to disk, idle", "bytes/min", per_minute(looks, lambda spent: spent.disk_bytes),
                    [Bound(0)])]
 
