@@ -53,6 +53,7 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._buffer = memoryview(bytearray(_READ_BYTES))  # kept: 16 KB for each read would wear holes into the heap
         self._input = b""
         self._position = 0
         self._output = bytearray()
@@ -117,7 +118,7 @@ class Line:
 
     def _read(self) -> bytes:
         try:
-            return self._sock.recv(_READ_BYTES)
+            return bytes(self._buffer[:self._sock.recv_into(self._buffer)])
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
         except OSError as error:

@@ -63,7 +63,8 @@ def test_one_that_ends_is_not_waited_for_its_children_which_go_with_it(tmp_path:
 
 def test_a_child_in_a_session_of_its_own_does_not_hold_the_command_up(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert shell(f"setsid sleep {HANG_S} & echo $! > {tmp_path}/child").how == "exited"
+    child = f"setsid sh -c 'echo $$ > {tmp_path}/child; exec sleep {HANG_S}'"
+    assert shell(f"{child} & until test -s {tmp_path}/child; do sleep 0.01; done").how == "exited"
     assert time.monotonic() - started < 5
     os.kill(int((tmp_path / "child").read_text()), 9)
 
