@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def deferred_patterns() -> Iterator[None]:
 
 
 class _Pattern:
-    def __init__(self, *made: Any, **named: Any) -> None:
-        self._compiled = cache(partial(*made, **named))
+    def __init__(self, compile_now: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        self._compiled = cache(partial(compile_now, *arguments, **named))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._compiled(), name)
