@@ -83,10 +83,11 @@ def test_a_unit_that_nobody_knows_is_never_good() -> None:
 
 def test_a_process_by_its_name_until_it_ends_a_zombie_is_none(tmp_path: Path) -> None:
     program = tmp_path / "iotd-test-7f3a-with-a-long-name"
-    program.write_text("#!/bin/sh\nread line\n")
+    program.write_text("#!/bin/sh\necho up\nread line\n")
     program.chmod(0o755)
     same_start = ProcessRuns(program.name[:20])
-    with subprocess.Popen([program], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"  # its name is the program's now
         found = made(ProcessRuns(program.name))
         assert (found.outcome, found.value) == ("good", process.pid)
         assert made(same_start).outcome == "bad"
