@@ -44,7 +44,7 @@ BEAT_S = 15.0  # how often status.json is renewed where systemd's watchdog asks 
 GOODBYE_S = 5.0  # for the acknowledgement of Stopped
 CLOSE_S = 5.0  # for the MQTT thread to end
 REBOOT_S = 60.0  # for the host to go down; then the line is dialled again, since it did not
-SETTLED_S = 1.0  # after connecting, the next status tells what has become of what waited
+SETTLED_S = 1.0  # after a change, until status.json is renewed: what came of it is told too
 EVENTS_PER_TURN = 256
 REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
 
@@ -112,7 +112,7 @@ class Daemon:
 
         self._voice_due_at: float | None = None
         self._reboot: recovery.Step | None = None
-        self._beat_at = now
+        self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
         self._status_failed = False
         self._exit_status: int | None = None
@@ -158,7 +158,7 @@ class Daemon:
         for event in events:
             self._handlers[type(event)](event, now)
         self._keep(now)
-        if now >= self._beat_at - self._beat_s() / 2:
+        if now >= self._beat_from:
             self._beat(now)
 
     def _next_due(self) -> float | None:
@@ -247,7 +247,7 @@ class Daemon:
         self._calm_at = now + denial.QUIET_S
         self._open_further(now)
         self._beat(now)
-        self._beat_at = now + SETTLED_S
+        self._beat_soon(now)
 
     def _tell_story(self, now: float) -> None:
         """Make up what Connected tells beside the word: where this boot came from, and of the outage that is over."""
@@ -482,7 +482,10 @@ class Daemon:
                 if f"subscription to {name}" not in self._suspicion.resting}
 
     def _on_reading(self, reading: Reading, now: float) -> None:
+        before = (self._rescue.wrong, self._rescue.essid)
         reboot = self._rescue.take(reading, self._up, now)
+        if (self._rescue.wrong, self._rescue.essid) != before:
+            self._beat_soon(now)
         if reboot is not None and not self._leaving():
             self._reboot = reboot
             self._leave(presence.REBOOTING, "reboot", now)
@@ -512,12 +515,14 @@ class Daemon:
         """Return the wall clock, None while nobody has set it."""
         return time.time() if host.clock_is_set() else None
 
-    def _beat_s(self) -> float:
-        return self._systemd.feed_every_s or BEAT_S
+    def _beat_soon(self, now: float) -> None:
+        """Renew status.json once what has changed just now has settled."""
+        self._beat_from = self._beat_at = min(self._beat_at, now + SETTLED_S)
 
     def _beat(self, now: float) -> None:
         """Tell systemd and status.json how it stands; the watchdog is fed only where every thread lives."""
-        self._beat_at = now + self._beat_s()
+        every_s = self._systemd.feed_every_s or BEAT_S
+        self._beat_from, self._beat_at = now + every_s / 2, now + every_s
         stuck = ", ".join(name for name, alive in (("mqtt", self._session.alive(now)),
                                                    ("worker", self._worker.alive(now))) if not alive)
         if stuck and stuck != self._stuck:
