@@ -116,11 +116,12 @@ def write_request(path: Path, interface: str, reason: str) -> None:
 def write_text(path: Path, text: str, durable: bool, mode: int = 0o600) -> None:
     """Put the text in the file's place in one step; `durable` waits until the disk has it. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
+    rest = text.encode("utf-8", "backslashreplace")
+    with beside.open("wb", buffering=0) as file:  # a buffer taken each time wears holes into the heap
         os.fchmod(file.fileno(), mode)
-        file.write(text.encode("utf-8", "backslashreplace"))
+        while rest:  # a disk that is nearly full takes a part, and says so the next time
+            rest = rest[file.write(rest):]
         if durable:
-            file.flush()
             os.fsync(file.fileno())
     beside.replace(path)
     if durable:

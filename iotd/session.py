@@ -190,6 +190,7 @@ class Session:
             while not self._told_to_stop(dial.line):
                 self._turn(connection)
             connection.disconnect()
+            self._deliver()
             line.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
             return Down(dial.line, "asked", "asked to disconnect", connection.up)
         except LineError as error:
