@@ -41,6 +41,7 @@ END
 systemctl start wpa_supplicant@wlan0
 ip address replace 10.0.1.2/24 dev wlan0
 """)
+    machine.wait_until("wpa_cli -i wlan0 status | grep -qx wpa_state=COMPLETED")
     yield device
     machine.run("systemctl stop iotd wpa_supplicant@wlan0\nip address flush dev wlan0\n"
                 "systemctl start NetworkManager")
@@ -68,7 +69,7 @@ def run_of(device: Device, boot: int = 0) -> str:
 def assert_mended(device: Device, timetable: Timetable, what: str, harm: str, step: str) -> None:
     """Do this harm to a healthy device, and see this step alone mend it."""
     device.start([step])
-    device.wait_heard(TOPIC, lambda body: True)
+    device.wait_heard(TOPIC, lambda body: body["essid"] == ESSID)
     since = float(device.machine.run(f"date +%s.%N\n{harm} >&2"))
     lost = device.wait_for("wifi.lost", since)
     restored = device.wait_for("wifi.restored", since)
