@@ -137,6 +137,8 @@ class Mosquitto:
 
     def _run(self, port: int) -> None:
         assert self._process is None, "mosquitto is running already"
+        if not _is_free(port):  # whoever listens there would be taken for ours, while ours is yet to fail
+            raise PortTaken(f"mosquitto cannot listen on {self.host}:{port}, the port is taken")
         config = self.directory / "mosquitto.conf"
         config.write_text(self._config(port))
         command = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -189,7 +191,15 @@ def free_port() -> int:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(max(1024, lowest // 2), lowest)
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
+        if _is_free(port):
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
