@@ -7,8 +7,8 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
 
 from iotd import command, facts
 from iotd.facts import HOST, Roots
@@ -17,6 +17,7 @@ from iotd.settings import (
     Check, CommandPasses, DiskHasRoom, FileFresh, Json, NotThrottled, PortAnswers, ProcessRuns, TemperatureBelow,
     UnitActive,
 )
+from iotd.typed import Any
 
 QUICK = (ProcessRuns, TemperatureBelow, NotThrottled)  # read from the kernel's memory: these never wait
 

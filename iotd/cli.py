@@ -9,12 +9,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from iotd import __version__, host
 from iotd.errors import EXIT_CONFIG, ConfigError, Problem
 from iotd.places import Places
 from iotd.settings import Checked
+from iotd.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -8,7 +8,9 @@ import select
 import signal
 import subprocess
 import time
-from typing import IO, Literal, NamedTuple, Sequence
+from collections.abc import Sequence
+
+from iotd.typed import IO, Literal, NamedTuple
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536

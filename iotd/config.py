@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from typing import Any, Callable, Mapping, NamedTuple
+from collections.abc import Callable, Mapping
 
 from iotd import override, template, topics
 from iotd.document import (
@@ -21,6 +21,7 @@ from iotd.settings import (
     NotThrottled, PortAnswers, Presence, Probe, ProcessRuns, Publish, RebootBudget, Run, Set, Settings, Shadow, Spool,
     Subscription, TemperatureBelow, Tls, UnitActive, Wifi,
 )
+from iotd.typed import Any, NamedTuple
 
 PRESENCE_TOPIC = "MQTTServer/{thing}/will"
 AWS_MAX_SHADOW_BYTES = 8 * 1024

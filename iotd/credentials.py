@@ -8,15 +8,16 @@ import pwd
 import re
 import ssl
 import stat
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Iterator
 
 from iotd.config import Loaded
 from iotd.errors import Problem
 from iotd.settings import Tls
+from iotd.typed import Any
 
 DAEMON_USER = "iotd"
 ALPN_PORT = 443

@@ -19,10 +19,10 @@ import time
 import traceback
 import uuid
 from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Iterable
 
 from iotd import (__version__, credentials, denial, host, log, presence, reconnect, recovery, subscription, topics,
                   wifi)
@@ -36,6 +36,7 @@ from iotd.rescue import Outage, Rescue
 from iotd.session import Dial, Session
 from iotd.settings import Checked, Identity, Json, Settings
 from iotd.spool import Spool
+from iotd.typed import Any
 from iotd.values import Values
 from iotd.voice import Voice
 from iotd.worker import Worker

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Callable, Iterator
+
+from iotd.typed import Any
 
 
 @contextmanager

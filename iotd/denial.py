@@ -10,9 +10,10 @@ alone rests for an hour. A bad line, which falls at any moment, accuses nobody t
 from __future__ import annotations
 
 import logging
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
 
 from iotd.model import Entry
+from iotd.typed import NamedTuple
 
 FALLS_BEFORE_CARE = 2
 FALLS_OF_AN_ACTION = 3

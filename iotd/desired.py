@@ -9,15 +9,17 @@ An order is written down before it is begun (`Duty.KEEP`). One that iotd did not
 may be the very thing that ended iotd; it is reported as failed, and begun when something else is desired.
 """
 
-# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
+from __future__ import annotations
+
 import json
 import logging
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Mapping, NamedTuple
 
 from iotd import template
 from iotd.model import Entry
 from iotd.settings import Action, Json, Run, Set
+from iotd.typed import Any, NamedTuple
 
 RETRY_FIRST_S, RETRY_MAX_S = 30.0, 3600.0  # after a failure, doubling
 LOOP_S, LOOP_ACTS, LOOP_REPORTS = 60.0, 5, 3  # more than so many in a minute is a loop

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from iotd.deferred import deferred_patterns
 from iotd.errors import Problem, nearest
 from iotd.settings import Json
+from iotd.typed import Any, NamedTuple, TypeVar
 
 with deferred_patterns():  # its own parser's, where we take libyaml's: a fifteenth of our start
     import yaml

@@ -7,9 +7,9 @@ Used by the main thread alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Hashable, Iterator
 
 from iotd import config, desired, host, log, override
 from iotd.desired import Orders
@@ -17,6 +17,7 @@ from iotd.errors import Problem
 from iotd.finding import Overridden, Performed
 from iotd.model import Entry
 from iotd.settings import Json, Run, Set, Settings
+from iotd.typed import Any
 
 Start = Callable[[Hashable, Callable[[int], Any]], bool]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple
+from collections.abc import Iterable
+
+from iotd.typed import NamedTuple
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2

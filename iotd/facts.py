@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple
 
 from iotd import __version__
 from iotd.settings import Json
+from iotd.typed import NamedTuple
 
 MAX_BYTES = 65536
 

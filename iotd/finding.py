@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
 from iotd.settings import Check, Json
+from iotd.typed import Literal, NamedTuple
 
 Outcome = Literal["good", "bad", "unknown"]
 

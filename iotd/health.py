@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Iterable, Mapping, NamedTuple
+from collections.abc import Iterable, Mapping
 
 from iotd.finding import CheckResult
 from iotd.settings import Check, Json
+from iotd.typed import NamedTuple
 
 MISSED = 3  # so many intervals without a result, and the last one says nothing any more
 MAX_REPORT_BYTES = 2048  # of the 8 KB that a shadow has for everything

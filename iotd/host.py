@@ -11,11 +11,11 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import sdnotify
 
 from iotd.settings import Identity, Json
+from iotd.typed import Any
 
 MAX_FILE_BYTES = 1 << 20
 

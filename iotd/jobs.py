@@ -6,9 +6,10 @@ import os
 import threading
 import time
 import traceback
-from typing import Any, Callable, Hashable
+from collections.abc import Callable, Hashable
 
 from iotd.model import ThreadFailed
+from iotd.typed import Any
 
 Work = Callable[[int], Any]
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Iterable, NamedTuple, Sequence
 
 from iotd.outbox import Waiting
+from iotd.typed import Any, NamedTuple
 
 COMPACT_BYTES = 1 << 16  # the file is written anew when so much of it speaks of messages that are gone
 

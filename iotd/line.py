@@ -13,7 +13,9 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Callable, Protocol
+from collections.abc import Callable
+
+from iotd.typed import Any, Protocol
 
 DNS_S = 10.0
 TCP_S = 10.0

@@ -13,10 +13,10 @@ import logging
 import sys
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, NoReturn, TextIO
 
 from iotd.deferred import deferred
 from iotd.model import Entry
+from iotd.typed import Any, NoReturn, TextIO
 
 with deferred("inspect"):  # only to log a traceback object, which we do not: 0.8 MB
     try:

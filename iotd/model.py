@@ -4,8 +4,11 @@ An event enters the one inbox of the main loop; an effect leaves a rule and is p
 `line` numbers the connections of one run from 1: what belongs to an earlier one is recognised and ignored.
 """
 
-# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
-from typing import Any, Mapping, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from iotd.typed import Any, NamedTuple
 
 
 class Message(NamedTuple):

@@ -11,7 +11,7 @@ Pure. What a value leads to is judged by the rules of the file afterwards, all o
 from __future__ import annotations
 
 import re
-from typing import Mapping
+from collections.abc import Mapping
 
 from iotd.settings import Json, Log, Settings
 

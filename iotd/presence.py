@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, NamedTuple
 
 from iotd.model import Entry, Message, Received
 from iotd.settings import Presence
+from iotd.typed import Any, NamedTuple
 
 LOST = "Communication lost"
 CONNECTED = "Connected"

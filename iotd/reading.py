@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from iotd.typed import Literal, NamedTuple
 
 Outcome = Literal["associated", "disconnected", "absent", "unknown"]
 

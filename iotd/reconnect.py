@@ -6,9 +6,8 @@ again. So no attempt follows another within a second, and none at a time that it
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from iotd.settings import Backoff
+from iotd.typed import NamedTuple
 
 STABLE_S = 30.0
 FLOOR_S = 1.0

@@ -6,14 +6,15 @@ a driver that answers every other time would otherwise never be recovered. But t
 wrong, so it is not counted, and neither is a long hole between two looks.
 """
 
-# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from iotd.reading import Reading, ssid_text
 from iotd.settings import Wifi
+from iotd.typed import Any, NamedTuple
 
 HOUR_S = 3600.0
 DAY_S = 86400.0

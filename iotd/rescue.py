@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
 
 from iotd import budget, host, log, recovery, routes
 from iotd.places import Places
 from iotd.reading import Reading, ssid_text
 from iotd.settings import Json, Wifi
+from iotd.typed import Any, NamedTuple
 
 REBOOT = "reboot"
 

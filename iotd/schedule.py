@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+
+from iotd.typed import Any, NamedTuple
 
 
 class Timetable(NamedTuple):

@@ -21,12 +21,13 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Callable, NamedTuple
 
 from iotd.deferred import deferred
 from iotd.line import HasFileno, Line, LineError, open_line
 from iotd.model import Acknowledged, Dialled, Down, Message, Received, Subscribed, ThreadFailed
+from iotd.typed import Any, NamedTuple
 
 with deferred("urllib.request"):  # only for its proxies, which we do not use: 2 MB, and a tenth of our start
     import paho.mqtt.client as paho

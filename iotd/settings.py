@@ -4,8 +4,11 @@ Texts that may hold placeholders are kept as written; `template` fills them.
 `thing`, topics and filters are filled already, since what they may hold does not change in a run.
 """
 
-# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
-from typing import Any, Mapping, NamedTuple, Union
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from iotd.typed import Any, NamedTuple
 
 Json = Any  # what json.loads returns: dict, list, str, int, float, bool or None
 
@@ -136,8 +139,8 @@ class GatewayAnswers(NamedTuple):
 
 
 # Their `kind` keeps two apart that have the same values otherwise: named tuples are equal across types.
-Probe = Union[UnitActive, ProcessRuns, PortAnswers, FileFresh, CommandPasses, DiskHasRoom, TemperatureBelow,
-              NotThrottled, GatewayAnswers]
+Probe = (UnitActive | ProcessRuns | PortAnswers | FileFresh | CommandPasses | DiskHasRoom | TemperatureBelow
+         | NotThrottled | GatewayAnswers)
 
 
 class Check(NamedTuple):
@@ -162,7 +165,7 @@ class Set(NamedTuple):
     setting: str
 
 
-Action = Union[Run, Set]
+Action = Run | Set
 
 
 class Shadow(NamedTuple):

@@ -8,13 +8,15 @@ Requests are never kept for a later line: the get and the report made there say 
 Source: AWS IoT Core developer guide, "Device Shadow MQTT topics" and "Device Shadow service documents".
 """
 
-# Annotations are no strings here: typing would compile each of them, a thirtieth of our start.
+from __future__ import annotations
+
 import json
 import logging
-from typing import Any, Iterable, Mapping, NamedTuple
+from collections.abc import Iterable, Mapping
 
 from iotd.model import Entry, Message, Received, Send
 from iotd.settings import Json, Shadow
+from iotd.typed import Any, NamedTuple
 
 ANSWERS = ("update/accepted", "update/rejected", "update/delta", "update/documents", "get/accepted", "get/rejected")
 

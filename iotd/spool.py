@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 from iotd import log
 from iotd.journal import Journal, Row
 from iotd.model import Message
 from iotd.outbox import Waiting
 from iotd.settings import Spool as Bounds
+from iotd.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iotd.store import Store

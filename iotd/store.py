@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
 
 from iotd.journal import Row
 from iotd.outbox import Waiting
@@ -195,7 +195,7 @@ def salvaged(path: str) -> list[Row]:
         with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as database:
             for row in database.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id {order}"):
                 if isinstance(row[1], str) and isinstance(row[2], bytes):
-                    saved[row[0]] = Row._make(row)
+                    saved[row[0]] = Row(*row)
     return list(saved.values())
 
 

@@ -6,7 +6,9 @@ through the file that `host` keeps.
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple
+from collections.abc import Mapping
+
+from iotd.typed import NamedTuple
 
 REFUSED = 128  # MQTT 3.1.1, 3.9.3
 UNWANTED = -1  # held, and nobody wants it: unsubscribed on every new line until the broker has lost the session

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
-from typing import Callable, Iterator, Mapping
 
 from iotd.errors import nearest
 from iotd.settings import Json

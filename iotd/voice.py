@@ -7,8 +7,8 @@ what is desired, and under `iotd` what checks and orders have failed.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Callable, Iterable, Mapping
 
 from iotd import health, log, schedule, shadow, template
 from iotd.bridge import Bridge
@@ -20,6 +20,7 @@ from iotd.jobs import Jobs
 from iotd.model import Entry, Message, Received, Send
 from iotd.places import Places
 from iotd.settings import Check, Json, Settings, Shadow
+from iotd.typed import Any
 
 END_S = 2.0  # for the commands that run to be killed
 

@@ -6,11 +6,12 @@ import math
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Mapping
 
 from iotd import schedule
 from iotd.model import ThreadFailed
+from iotd.typed import Any
 
 STUCK_S = 30.0
 

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "iotd"
 RANKS = [
-    {"errors", "settings", "model", "reading", "deferred", "__init__"},
+    {"typed", "__init__"},
+    {"errors", "settings", "model", "reading", "deferred"},
     {"log", "template", "topics", "document", "finding", "override"},
     {"config", "schedule", "outbox", "presence", "shadow", "recovery", "reconnect", "subscription", "denial",
      "health", "desired"},
@@ -23,7 +24,7 @@ RANKS = [
     {"cli", "recover"},
     {"__main__"},
 ]
-ADAPTERS = 3  # the first rank that may touch the world
+ADAPTERS = 4  # the first rank that may touch the world
 WORLD = {"threading", "socket", "subprocess", "sqlite3", "time", "paho", "queue", "select", "ssl", "os", "random",
          "signal", "pathlib", "multiprocessing", "asyncio"}
 
@@ -58,3 +59,8 @@ def test_a_module_imports_only_from_ranks_below_its_own(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(set().union(*RANKS[:ADAPTERS]) - {"log"}))
 def test_a_rule_does_not_touch_the_world(module: str) -> None:
     assert {name.split(".")[0] for name in imports(module)} & WORLD == set()
+
+
+@pytest.mark.parametrize("module", sorted(set().union(*RANKS) - {"typed"}))
+def test_typing_is_there_for_the_type_checker_alone(module: str) -> None:
+    assert "typing" not in imports(module)
