@@ -99,7 +99,7 @@ class _Json(JsonFormatter):  # type: ignore[misc]
     """time, level, event and message first, then the event's own fields."""
 
     def __init__(self, under_journald: bool) -> None:
-        super().__init__(json_ensure_ascii=False, json_default=str,
+        super().__init__(json_ensure_ascii=False, json_default=str, validate=False,  # there is no format of ours
                          json_serializer=partial(json.dumps, allow_nan=False))
         self._under_journald = under_journald
 
