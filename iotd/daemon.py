@@ -12,6 +12,7 @@ the watchdog last. Start reading at `Daemon._turn`. The ways through it:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import signal
@@ -49,7 +50,7 @@ SETTLED_S = 1.0  # after a change, until status.json is renewed: what came of it
 EVENTS_PER_TURN = 256
 REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
 
-GOODBYE, HELLO, UNTRACKED = 0, -1, -2  # tokens beside the ids of the spool, which begin at 1
+GOODBYE, HELLO = 0, -1  # tokens beside the ids of the spool, which begin at 1
 
 
 class Inbox:
@@ -60,8 +61,8 @@ class Inbox:
         self.put = self._queue.put
         self.size = self._queue.qsize
 
-    def take(self, timeout_s: float | None) -> list[Any]:
-        """Return what has arrived, waiting up to `timeout_s` (None: for ever) for the first."""
+    def take(self, timeout_s: float) -> list[Any]:
+        """Return what has arrived, waiting up to `timeout_s` for the first."""
         try:
             first = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -111,7 +112,7 @@ class Daemon:
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
         self._held_written: dict[str, Json] | None = None
 
-        self._voice_due_at: float | None = None
+        self._voice_due_at = math.inf
         self._reboot: recovery.Step | None = None
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
@@ -153,7 +154,7 @@ class Daemon:
         """Take what has happened, do what is due, feed the watchdog."""
         due_at = self._next_due()
         self._session.go()
-        events = self._inbox.take(None if due_at is None else max(0.0, due_at - time.monotonic()))
+        events = self._inbox.take(max(0.0, due_at - time.monotonic()))
         now = time.monotonic()
         self._take_acknowledged()
         for event in events:
@@ -162,29 +163,34 @@ class Daemon:
         if now >= self._beat_from:
             self._beat(now)
 
-    def _next_due(self) -> float | None:
+    def _next_due(self) -> float:
         """Return when the loop has something to do that no event announces."""
-        times = [self._beat_at, self._attempts.dial_at, self._goodbye[1] if self._goodbye else None]
+        due_at = min(self._beat_at, self._attempts.dial_at)
+        if self._goodbye:
+            due_at = min(due_at, self._goodbye[1])
         if not self._leaving():
             self._voice_due_at = self._voice.next_due()
-            times += [self._outgoing.next_due(), self._voice_due_at, self._standing.again_at if self._up else None,
-                      self._calm_at if self._up and not self._unanswered and not self._voice.is_open else None]
-        return min((at for at in times if at is not None), default=None)
+            due_at = min(due_at, self._outgoing.next_due(), self._voice_due_at)
+            if self._up:
+                due_at = min(due_at, self._standing.again_at)
+                if not self._unanswered and not self._voice.is_open:
+                    due_at = min(due_at, self._calm_at)
+        return due_at
 
     def _keep(self, now: float) -> None:
         """Do everything that is due."""
         if self._goodbye and now >= self._goodbye[1]:
             self._session.hang_up(self._line)
-        if self._attempts.dial_at is not None and now >= self._attempts.dial_at:
+        if now >= self._attempts.dial_at:
             self._dial()
         if not self._leaving():
             self._outgoing.make_due(self._values.now, now)
-            if self._voice_due_at is not None and now >= self._voice_due_at:
+            if now >= self._voice_due_at:
                 self._voice.keep(now)
             if self._up:
                 self._open_further(now)
-            if self._up and self._standing.again_at is not None and now >= self._standing.again_at:
-                self._say(presence.CONNECTED, UNTRACKED, now, **self._story)
+            if self._up and now >= self._standing.again_at:
+                self._say(presence.CONNECTED, None, now, **self._story)
             if not self._steps and not (self._suspicion.careful and self._pending()):
                 self._pump(now)
         self._outgoing.settle(now, self._wall)
@@ -205,14 +211,14 @@ class Daemon:
     def _hand_over(self, number: int, message: Message) -> None:
         self._session.publish(self._line, number, message)
 
-    def _say(self, word: str, token: int, now: float, **more: Any) -> None:
+    def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
         """Put a word on the presence topic."""
         message = presence.status(self.settings.presence, self._identity.hostname, self._standing.session, word,
                                   timestamp=int(time.time()), **more)
         self._standing = presence.Standing(self._standing.session, now)
         self._send(message, token)
 
-    def _send(self, message: Message, token: int = UNTRACKED) -> None:
+    def _send(self, message: Message, token: int | None = None) -> None:
         """Publish now, past the spool: it speaks of this very moment and is made anew on the next line."""
         self._session.publish(self._line, token, message)
         self._outgoing.spent(1, len(message.payload), time.monotonic())
@@ -313,7 +319,7 @@ class Daemon:
             self._session.hang_up(self._line)
         elif event.token == HELLO:
             self._end_outage()
-        elif event.token != UNTRACKED:
+        else:
             self._outgoing.acknowledged(event.token)
 
     def _on_received(self, event: Received, now: float) -> None:
@@ -368,7 +374,7 @@ class Daemon:
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
         dial_at = self._attempts.dial_at
-        retry_in_s = None if dial_at is None or self._exit_status is not None else round(dial_at - now, 1)
+        retry_in_s = None if dial_at == math.inf or self._exit_status is not None else round(dial_at - now, 1)
         if event.was_up:
             level = logging.INFO if cause == "asked" else logging.WARNING
             log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {
@@ -391,7 +397,7 @@ class Daemon:
         if self._up:
             self._goodbye = (word, now + GOODBYE_S)
             self._say(word, GOODBYE, now)
-        elif self._attempts.dial_at is None:
+        elif self._attempts.dial_at == math.inf:
             self._session.hang_up(self._line)
         else:
             self._finish_goodbye(now)

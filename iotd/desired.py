@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from enum import Enum
 
@@ -172,9 +173,9 @@ def keep(orders: Orders, now: float) -> tuple[Orders, list[Effect]]:
     return orders, effects
 
 
-def next_due(orders: Orders) -> float | None:
-    """Return when `keep` has something to do, or None."""
-    return min((order.at for order in orders.orders.values() if order.at is not None), default=None)
+def next_due(orders: Orders) -> float:
+    """Return when `keep` has something to do, math.inf for never."""
+    return min((order.at for order in orders.orders.values() if order.at is not None), default=math.inf)
 
 
 def reported(orders: Orders) -> dict[str, Json]:

@@ -7,6 +7,7 @@ Used by the main thread alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
@@ -73,10 +74,9 @@ class Ears:
         """Act again where that is due; return the shadows that have something to report."""
         return [name for name, orders in list(self._orders.items()) if self._obey(name, desired.keep(orders, now), now)]
 
-    def next_due(self) -> float | None:
-        """Return when `keep` has something to do."""
-        times = (desired.next_due(orders) for orders in self._orders.values())
-        return min((at for at in times if at is not None), default=None)
+    def next_due(self) -> float:
+        """Return when `keep` has something to do, math.inf for never."""
+        return min(map(desired.next_due, self._orders.values()), default=math.inf)
 
     def reported(self, shadow: str | None) -> dict[str, Json]:
         """Return the keys to report of what was done, null for those of which nothing is known.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -90,9 +91,11 @@ class Journal:
         """Return up to `most` messages, oldest first: those made by then, and those of another boot."""
         return list(islice((row for row in self._rows.values() if row.made_s <= made_s or row.boot != boot), most))
 
-    def first_made_s(self) -> float | None:
-        """Return when the oldest message was made."""
-        return next((row.made_s for row in self._rows.values()), None)
+    def first_made_s(self) -> float:
+        """Return when the oldest message was made, math.inf where there is none."""
+        for row in self._rows.values():
+            return row.made_s
+        return math.inf
 
     def delete_ids(self, ids: Sequence[int]) -> set[int]:
         """Delete the messages with these ids; return the ids of those that were here."""
@@ -246,7 +249,7 @@ def _line(row: Row) -> bytes:
 
 
 def _gone(ids: list[int]) -> bytes:
-    return b'{"gone": %s}\n' % json.dumps(ids).encode() if ids else b""
+    return b'{"gone": %a}\n' % ids if ids else b""
 
 
 def _write(file: int, content: bytes) -> None:

@@ -14,6 +14,7 @@ one that the broker denies to this device; it rests for an hour, and what was se
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from iotd.model import Entry, Message
@@ -112,11 +113,11 @@ def room(outbox: Outbox) -> int:
 
 def take(
     outbox: Outbox, rows: Sequence[Waiting], newest: Mapping[str, int], now: float
-) -> tuple[Outbox, list[tuple[int, Message]], float | None]:
+) -> tuple[Outbox, list[tuple[int, Message]], float]:
     """Choose from `rows` (in order of id, beyond `cursor`) what goes out now.
 
     `newest` is the id of the newest retained message of each topic. Returns the outbox after it, the (id, message)
-    pairs to publish, and when to ask again where a limit held something back (None: when something changes).
+    pairs to publish, and when to ask again where a limit held something back (math.inf: when something changes).
     """
     if outbox.careful and rows:
         quiet_from = now if outbox.quiet_from is None else outbox.quiet_from
@@ -128,7 +129,7 @@ def take(
     in_flight, retained_at = dict(outbox.in_flight), dict(outbox.retained_at)
     publishes, volume, cursor = outbox.publishes_left, outbox.bytes_left, outbox.cursor
     chosen: list[tuple[int, Message]] = []
-    again_at: float | None = None
+    again_at = math.inf
     for row in rows[:room(outbox)]:
         if row.id in in_flight:  # the rest of a topic is over, and the rows come from the first again
             cursor = row.id

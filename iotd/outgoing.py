@@ -5,8 +5,8 @@ Used by the main thread alone.
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,8 +15,6 @@ from iotd.model import Entry, Message
 from iotd.outbox import Waiting
 from iotd.settings import Json, Publish, Settings
 from iotd.spool import Spool
-
-_JSON = json.JSONEncoder(ensure_ascii=False)
 
 Hand = Callable[[int, Message], None]  # gives a message with its id to the session
 
@@ -29,14 +27,13 @@ class Outgoing:
         self._hand_over = hand_over
         self._outbox = outbox.Outbox()
         self._entries: tuple[Publish, ...] = ()
-        self._fills: list[template.Fill] = []
+        self._fills: list[Callable[[Mapping[str, Json]], str]] = []
         self._max_bytes: int | None = None
         self._timetable = schedule.EMPTY
         self._sequence: Counter[str] = Counter()
         self._transient: dict[int, str] = {}
         self._acknowledged: list[int] = []
-        self._again_at: float | None = None
-        self._settle_at: float | None = None
+        self._again_at = self._settle_at = math.inf
         self._reopened = spool.reopened
         self._up = False
 
@@ -59,31 +56,32 @@ class Outgoing:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
         limited = settings.mqtt.aws_limits
         same = {index for index, (new, old) in enumerate(zip(settings.publish, self._entries)) if new == old}
-        known = schedule.Timetable({index: self._timetable.every_s[index] for index in same}, self._timetable.due_at)
+        known = self._timetable._replace(every_s={index: self._timetable.every_s[index] for index in same})
         self._entries = settings.publish
-        self._fills = [template.compile_tree(entry.payload) for entry in settings.publish]
+        self._fills = [template.compile_json(entry.payload) for entry in settings.publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(
             known, {index: entry.every_s for index, entry in enumerate(settings.publish)}, now)
         self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
         self._spool.bounds = settings.spool
 
-    def next_due(self) -> float | None:
-        """Return when there is something to do, in monotonic seconds."""
+    def next_due(self) -> float:
+        """Return when there is something to do, in monotonic seconds, math.inf for never."""
         self._settle_at = self._spool.settle_at()
-        times = (self._timetable.next_due(), self._settle_at, self._again_at if self._up else None)
-        return min((at for at in times if at is not None), default=None)
+        return min(self._timetable.next_due, self._settle_at, self._again_at if self._up else math.inf)
 
-    def make_due(self, values: Callable[[], Mapping[str, Json]], now: float) -> None:
+    def make_due(self, values: Callable[[], dict[str, Json]], now: float) -> None:
         """Make every message that is due; `values` gives what the placeholders stand for, without {sequence}."""
         due, self._timetable = schedule.take(self._timetable, now)
-        if due:
-            self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
+        if not due:
+            return
+        self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
+        found = values()
         for index in due:
             entry = self._entries[index]
             self._sequence[entry.topic] += 1
-            body = self._fills[index]({**values(), "sequence": self._sequence[entry.topic]})
-            payload = _JSON.encode(body).encode("utf-8", "backslashreplace")
+            found["sequence"] = self._sequence[entry.topic]
+            payload = self._fills[index](found).encode("utf-8", "backslashreplace")
             if self._max_bytes is not None and len(payload) > self._max_bytes:
                 log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
                             topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
@@ -96,7 +94,7 @@ class Outgoing:
     def pump(self, now: float) -> None:
         """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
         self._forget_acknowledged()
-        self._again_at = None
+        self._again_at = math.inf
         if not self._up:
             return
         self._outbox, resting = outbox.resting(self._outbox, now)
@@ -144,7 +142,7 @@ class Outgoing:
 
     def settle(self, now: float, at: Callable[[], float | None]) -> None:
         """End a turn: let the spool do what is due; `at` gives the wall clock, None while nobody has set it."""
-        if self._settle_at is not None and now >= self._settle_at:
+        if now >= self._settle_at:
             self._spool.settle(now, at())
         self._spool.flush()
 

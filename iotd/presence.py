@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 from iotd.model import Entry, Message, Received
 from iotd.settings import Presence
@@ -24,11 +25,11 @@ PAUSE_S = 1.0
 
 
 class Standing(NamedTuple):
-    """What this connection has said: when last, and when Connected is to be said again (None: it stands)."""
+    """What this connection has said: when last, and when Connected is to be said again (math.inf: it stands)."""
 
     session: str
     said_at: float
-    again_at: float | None = None
+    again_at: float = math.inf
 
 
 def status(presence: Presence, hostname: str, session: str, word: str, **more: Any) -> Message:

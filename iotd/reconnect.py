@@ -6,6 +6,8 @@ again. So no attempt follows another within a second, and none at a time that it
 
 from __future__ import annotations
 
+import math
+
 from iotd.settings import Backoff
 from iotd.typed import NamedTuple
 
@@ -21,10 +23,10 @@ CLOCK_RETRY_S = 5.0
 
 
 class Attempts(NamedTuple):
-    """How often dialling has failed since the line was last stable, and when to dial next (None: not now)."""
+    """How often dialling has failed since the line was last stable, and when to dial next (math.inf: not now)."""
 
     failures: int = 0
-    dial_at: float | None = None
+    dial_at: float = math.inf
     up_since: float | None = None
 
 
@@ -41,12 +43,12 @@ def wait_s(backoff: Backoff, failures: int, chance: float) -> float:
 
 def dialling(attempts: Attempts) -> Attempts:
     """Return the attempts while one of them is under way."""
-    return attempts._replace(dial_at=None)
+    return attempts._replace(dial_at=math.inf)
 
 
 def connected(attempts: Attempts, now: float) -> Attempts:
     """Return the attempts now that CONNACK has come; the failures are kept until the line has proven stable."""
-    return attempts._replace(dial_at=None, up_since=now)
+    return attempts._replace(dial_at=math.inf, up_since=now)
 
 
 def stable(attempts: Attempts, now: float) -> bool:

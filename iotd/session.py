@@ -7,8 +7,9 @@ is in the spool, and when to dial again is the daemon's decision. Every wait has
     DNS 10 s, TCP 10 s, TLS 20 s (line), CONNACK 10 s, SUBACK, UNSUBACK and PUBACK 10 s until the packet is
     repeated on the same connection under the same packet identifier, PINGRESP 10 s.
 
-Runs with paho-mqtt 1.6.1 and 2.x. Of paho's internals it overrides three: where the socket comes from, the queue of
-outgoing packets, to keep a packet until it is acknowledged, and who takes a message that came in.
+Runs with paho-mqtt 1.6.1 and 2.x. Of paho's internals it overrides four: where the socket comes from, the queue of
+outgoing packets, to keep a packet until it is acknowledged, and who takes a PUBACK and a message that came in. A
+PUBLISH at QoS 1 goes past paho's own table of them, which would keep each a second time, with a lock of its own.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ class Session:
         self._dials.put(dial)
         self._wake.up()
 
-    def publish(self, line: int, token: int, message: Message) -> None:
-        """Publish on this line, or nowhere; ends in Acknowledged or Down.
+    def publish(self, line: int, token: int | None, message: Message) -> None:
+        """Publish on this line, or nowhere; ends in Acknowledged, unless the token is None, or Down.
 
         The acknowledgement of a positive token is an event only while `eager`: to wake the main thread for each
         would double what a message costs, and where nothing waits for its place it can be taken at the next turn.
@@ -269,34 +270,43 @@ class _Poller:
         self._wake = wake
         self._poll = select.poll()
         self._poll.register(wake.fileno(), select.POLLIN)
+        self._registered = (-1, 0)
         self.due_at = math.inf
 
     def wait(self, what: HasFileno, events: int, deadline: float) -> int:
         """Return the events of `what`, 0 where there were none by the deadline or the wake came first."""
         fd = what.fileno()
-        self._poll.register(fd, events)
+        if (fd, events) != self._registered:
+            if self._registered[0] not in (-1, fd):
+                self._poll.unregister(self._registered[0])
+            self._poll.register(fd, events)
+            self._registered = fd, events
         self.due_at = deadline
         timeout_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
         ready = dict(self._poll.poll(timeout_ms))
         self.due_at = time.monotonic()
-        self._poll.unregister(fd)
         if self._wake.fileno() in ready:
             self._wake.clear()
         return ready.get(fd, 0)
 
 
 class _Client(paho.Client):  # type: ignore[misc]
-    """A paho client on a socket that is given to it, which keeps each packet until it is acknowledged."""
+    """A paho client on a socket that is given to it, which keeps each packet until it is acknowledged.
 
-    def __init__(self, client_id: str, clean_session: bool, line: Line) -> None:
+    `puback` takes the packet identifier of each PUBLISH that is.
+    """
+
+    def __init__(self, client_id: str, clean_session: bool, line: Line, puback: Callable[[int], None]) -> None:
         more: dict[str, Any] = {}
         if hasattr(paho, "CallbackAPIVersion"):  # 2.x
             more["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
         super().__init__(client_id=client_id, clean_session=clean_session, protocol=paho.MQTTv311,
                          reconnect_on_failure=False, **more)
         self._line = line
+        self._puback = puback
         self.unacknowledged: dict[int, _Unacknowledged] = {}
-        self.max_inflight_messages_set(0)
+        self.has_output = False  # whether packets are queued; to ask paho costs it an exception where none are
+        self.on_publish = lambda client, userdata, mid, *rest: puback(mid)  # at QoS 0, once it is written
         # With a callback for it, paho leaves writing to us instead of doing it inside publish().
         self.on_socket_register_write = lambda *_: None
 
@@ -304,10 +314,28 @@ class _Client(paho.Client):  # type: ignore[misc]
         return self._line
 
     def _packet_queue(self, command: int, packet: bytearray, mid: int, qos: int, *rest: Any, **named: Any) -> Any:
+        self.has_output = True
         kind = command & 0xF0
         if kind in (_SUBSCRIBE, _UNSUBSCRIBE) or (kind == _PUBLISH and qos == 1):
             self.unacknowledged[mid] = _Unacknowledged(packet, time.monotonic())
         return super()._packet_queue(command, packet, mid, qos, *rest, **named)
+
+    def send(self, message: Message) -> int:
+        """Send PUBLISH; return its packet identifier."""
+        if message.qos == 0:
+            return int(self.publish(message.topic, message.payload, 0, message.retain).mid)
+        mid: int = self._mid_generate()
+        while mid in self.unacknowledged:
+            mid = self._mid_generate()
+        self._send_publish(mid, message.topic.encode(), message.payload, 1, message.retain)
+        return mid
+
+    def _handle_pubackcomp(self, kind: str) -> Any:
+        packet = self._in_packet["packet"]
+        if len(packet) != 2:  # MQTT 3.1.1, 3.4
+            return paho.MQTT_ERR_PROTOCOL
+        self._puback(int.from_bytes(packet, "big"))
+        return paho.MQTT_ERR_SUCCESS
 
     def _handle_on_message(self, message: Any) -> None:
         """Go past paho's callbacks by filter: each search for one leaves a cycle to the garbage collector."""
@@ -319,12 +347,13 @@ class _Client(paho.Client):  # type: ignore[misc]
         if entry.packet[0] & 0xF0 == _PUBLISH:
             entry.packet[0] |= _DUP  # MQTT-3.3.1-1
         super()._packet_queue(entry.packet[0], entry.packet, mid, 1)
+        self.has_output = True
         self.unacknowledged[mid] = _Unacknowledged(entry.packet, now, entry.repeats + 1)
         return entry.repeats + 1
 
     def ping(self) -> None:
         """Send a PINGREQ."""
-        super()._packet_queue(_PINGREQ, bytearray((_PINGREQ, 0)), 0, 0)
+        self._packet_queue(_PINGREQ, bytearray((_PINGREQ, 0)), 0, 0)
 
 
 class _Connection:
@@ -344,10 +373,9 @@ class _Connection:
         self._refused: int | None = None
         self._received_at = self._sent_at = time.monotonic()
         self._pinged_at: float | None = None
-        self._client = client = _Client(dial.client_id, dial.clean_session, line)
+        self._client = client = _Client(dial.client_id, dial.clean_session, line, self._on_puback)
         client.will_set(dial.will.topic, dial.will.payload, dial.will.qos, dial.will.retain)
         client.on_connect = self._on_connect
-        client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_unsubscribe = self._on_unsubscribe
         client.on_message = self._on_message
@@ -357,10 +385,11 @@ class _Connection:
         self._started_at = time.monotonic()
         self._client.connect(self._dial.host, self._dial.port, self._dial.keepalive_s)
 
-    def publish(self, token: int, message: Message) -> None:
+    def publish(self, token: int | None, message: Message) -> None:
         """Send PUBLISH."""
-        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-        self._tokens[info.mid] = token
+        mid = self._client.send(message)
+        if token is not None:
+            self._tokens[mid] = token
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         """Send SUBSCRIBE."""
@@ -379,21 +408,16 @@ class _Connection:
 
     def flush(self) -> bool:
         """Write what paho has queued; tell whether the socket would not take all of it."""
-        wrote = False
         try:
-            while self._client.want_write():
-                wrote = True
+            while self._client.has_output:
                 self._client.loop_write()
+                self._client.has_output = self._client.want_write()
+                self._sent_at = time.monotonic()
                 if self.line.flush():
-                    self._sent_at = time.monotonic()
                     return True
-            if self.line.flush():
-                return True
+            return self.line.flush()
         except ConnectionError as error:
             raise LineError("reset", str(error)) from error
-        if wrote:
-            self._sent_at = time.monotonic()
-        return False
 
     def read(self) -> None:
         """Read and handle one packet, or what has come of it."""
@@ -427,21 +451,22 @@ class _Connection:
 
     def keep(self, now: float, deaf: bool) -> None:
         """Do what is due: repeat packets, ping, give up. While we are `deaf` no silence is the broker's."""
-        if not self.up:
-            if now >= self._started_at + CONNACK_S:
-                raise LineError("connack", f"no CONNACK within {CONNACK_S:.0f} s")
+        if deaf:
+            self._received_at = now
+            self._pinged_at = self._pinged_at and now
+        if now < self.next_due():
             return
+        if not self.up:
+            raise LineError("connack", f"no CONNACK within {CONNACK_S:.0f} s")
         for mid, entry in list(self._client.unacknowledged.items()):
             if now < entry.sent_at + ACK_S:
                 break
             if entry.repeats == MAX_REPEATS:
                 raise LineError("unacknowledged", f"packet {mid} was not acknowledged, {MAX_REPEATS + 1} times")
             self._client.repeat(mid, now)
-        if deaf:
-            self._received_at = now
-        elif self._pinged_at is not None and now >= self._pinged_at + PINGRESP_S:
+        if self._pinged_at is not None and now >= self._pinged_at + PINGRESP_S:
             raise LineError("silent", f"no PINGRESP within {PINGRESP_S:.0f} s: the line is dead")
-        elif self._pinged_at is None and now >= min(self._sent_at, self._received_at) + self._dial.keepalive_s:
+        if self._pinged_at is None and now >= min(self._sent_at, self._received_at) + self._dial.keepalive_s:
             self._pinged_at = now
             self._client.ping()
 
@@ -454,7 +479,7 @@ class _Connection:
         self.up = True
         self._post(Dialled(self.number, bool(present)))
 
-    def _on_publish(self, client: Any, userdata: Any, mid: int, *rest: Any) -> None:
+    def _on_puback(self, mid: int) -> None:
         self._client.unacknowledged.pop(mid, None)
         token = self._tokens.pop(mid, None)
         if token is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 
 from iotd.model import Entry, Message, Received, Send
@@ -209,13 +210,13 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
     return conversation, effects + sent
 
 
-def next_due(conversation: Conversation) -> float | None:
-    """Return when `keep` has something to do, or None."""
+def next_due(conversation: Conversation) -> float:
+    """Return when `keep` has something to do, math.inf for never."""
     times = [request.sent_at + ANSWER_S for request in conversation.in_flight.values()]
     times += [standing.get_at for standing in conversation.standings if standing.get_at is not None]
     if conversation.waiting and len(conversation.in_flight) < conversation.most_in_flight:
         times.append(conversation.hold_until)
-    return min(times, default=None)
+    return min(times, default=math.inf)
 
 
 def lacking(wanted: Mapping[str, Json], present: Mapping[str, Json]) -> dict[str, Json]:

@@ -10,6 +10,7 @@ alone; all of it is said aloud.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -157,19 +158,12 @@ class Spool:
         for store in self._stores:
             self._guard(store, None, store.take_back, topic)
 
-    def settle_at(self) -> float | None:
-        """Return when `settle` has something to do, None where everything is where it belongs."""
-        times = []
-        made_s = self._journal.first_made_s()
-        if self._failures or self._journal.behind:
-            times.append(self._retry_at)
-        elif made_s is not None:
-            times.append(made_s + SETTLE_S)
-        if self._unreported:
-            times.append(self._report_at)
-        if self.count:
-            times.append(self._ages_at)
-        return min(times, default=None)
+    def settle_at(self) -> float:
+        """Return when `settle` has something to do, math.inf where everything is where it belongs."""
+        amiss = bool(self._failures) or self._journal.behind
+        return min(self._retry_at if amiss else self._journal.first_made_s() + SETTLE_S,
+                   self._report_at if self._unreported else math.inf,
+                   self._ages_at if self.count else math.inf)
 
     def settle(self, now: float, at: float | None, everything: bool = False) -> None:
         """Move what has waited for 5 s, or everything, to the disk; drop what is too old.

@@ -19,6 +19,7 @@ REPORT = PAYLOAD | {"health"}
 
 Fill = Callable[[Mapping[str, Json]], Json]
 
+_write = json.JSONEncoder(ensure_ascii=False).encode
 _TOKEN = re.compile(r"{{|}}|{([^{}]*)}|{(\w*)|}")
 
 
@@ -51,6 +52,48 @@ def compile_tree(tree: Json, known: frozenset[str] = REPORT) -> Fill:
     """
     constant, fill = _compile(tree, known)
     return fill or (lambda values: constant)
+
+
+def compile_json(tree: Json, known: frozenset[str] = REPORT) -> Callable[[Mapping[str, Json]], str]:
+    """Return a function that gives what that of `compile_tree` does as JSON text, of which only the values of the
+    placeholders are written each time.
+    """
+    head, fills = "", list[tuple[Fill, str]]()
+    for piece in _pieces(tree, known):
+        if not isinstance(piece, str):
+            fills.append((piece, ""))
+        elif fills:
+            fills[-1] = (fills[-1][0], fills[-1][1] + piece)
+        else:
+            head += piece
+
+    def fill_text(values: Mapping[str, Json]) -> str:
+        text = head
+        for fill, tail in fills:
+            value = fill(values)
+            text += (str(value) if type(value) is int else _write(value)) + tail
+        return text
+
+    return fill_text
+
+
+def _pieces(tree: Json, known: frozenset[str]) -> Iterator[str | Fill]:
+    """Yield the JSON text of `tree`, with a function in the place of each string that has placeholders."""
+    if isinstance(tree, dict):
+        yield "{"
+        for number, (key, child) in enumerate(tree.items()):
+            yield f"{', ' if number else ''}{_write(key)}: "
+            yield from _pieces(child, known)
+        yield "}"
+    elif isinstance(tree, list):
+        yield "["
+        for number, child in enumerate(tree):
+            yield ", " if number else ""
+            yield from _pieces(child, known)
+        yield "]"
+    else:
+        constant, fill = _compile_text(tree, known) if isinstance(tree, str) else (tree, None)
+        yield fill or _write(constant)
 
 
 def _strings(tree: Json) -> Iterator[str]:

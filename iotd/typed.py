@@ -51,7 +51,8 @@ else:
             return made(cls, *values, **named)
 
         def _replace(self, **changes):
-            changed = tuple.__new__(type(self), map(changes.pop, self._fields, self))
+            # Of an iterator CPython makes a tuple that is resized, and keeps up to 2,000 of the freed ones for later.
+            changed = tuple.__new__(type(self), list(map(changes.pop, self._fields, self)))
             if changes:
                 raise TypeError(f"{type(self).__name__} has no field {', '.join(changes)}")
             return changed

@@ -7,19 +7,18 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 
 from iotd import facts, host, template
-from iotd.reading import Reading
 from iotd.rescue import Rescue
 from iotd.settings import Identity, Json, Settings
 
-_MOMENTS: Mapping[str, Callable[[float], Json]] = {
-    "timestamp": int,
-    "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
-    "uptime": lambda at: int(host.uptime_s()),
-}
-_READINGS: Mapping[str, Callable[[Reading], Json]] = {
-    "bssid": lambda reading: reading.bssid,
-    "rssi": lambda reading: reading.rssi_dbm,
-    "frequency": lambda reading: reading.frequency_mhz,
+# What differs from one moment to the next, by the wall clock and what is known of the Wi-Fi.
+_MOMENTS: Mapping[str, Callable[[float, Rescue], Json]] = {
+    "timestamp": lambda at, wifi: int(at),
+    "isotime": lambda at, wifi: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
+    "uptime": lambda at, wifi: int(host.uptime_s()),
+    "essid": lambda at, wifi: wifi.essid,
+    "bssid": lambda at, wifi: wifi.reading and wifi.reading.bssid,
+    "rssi": lambda at, wifi: wifi.reading and wifi.reading.rssi_dbm,
+    "frequency": lambda at, wifi: wifi.reading and wifi.reading.frequency_mhz,
 }
 
 
@@ -31,7 +30,7 @@ class Values:
                                            "boot_id": boot_id, "run": run_id}
         self._rescue = rescue
         self._facts: frozenset[str] = frozenset()
-        self._moments: dict[str, Callable[[float], Json]] = {}
+        self._moments: list[tuple[str, Callable[[float, Rescue], Json]]] = []
 
     def follow(self, settings: Settings) -> None:
         """Look up what the templates of these settings ask for, and nothing else."""
@@ -40,14 +39,13 @@ class Values:
         asked = template.placeholders(trees)
         self._constant["thing"] = settings.thing
         self._facts = template.FACTS & asked
-        self._moments = {name: moment for name, moment in _MOMENTS.items() if name in asked}
+        self._moments = [(name, moment) for name, moment in _MOMENTS.items() if name in asked]
 
     def now(self) -> dict[str, Json]:
         """Return the values at this moment."""
-        at, reading = time.time(), self._rescue.reading
-        values = {**self._constant, "essid": self._rescue.essid, **facts.read(self._facts)}
-        for name, moment in self._moments.items():
-            values[name] = moment(at)
-        for name, read in _READINGS.items():
-            values[name] = None if reading is None else read(reading)
+        at, values = time.time(), self._constant.copy()
+        if self._facts:
+            values.update(facts.read(self._facts))
+        for name, moment in self._moments:
+            values[name] = moment(at, self._rescue)
         return values

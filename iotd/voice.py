@@ -126,12 +126,10 @@ class Voice:
         if self._ears.performed(event, now):
             self._report_named(event.shadow, now)
 
-    def next_due(self) -> float | None:
-        """Return when `keep` has something to do."""
-        times = [self._checks.next_due(), self._ears.next_due()]
-        if self.is_open:
-            times += [self._reports.next_due(), shadow.next_due(self._conversation)]
-        return min((at for at in times if at is not None), default=None)
+    def next_due(self) -> float:
+        """Return when `keep` has something to do, math.inf for never."""
+        due_at = min(self._checks.next_due, self._ears.next_due())
+        return min(due_at, self._reports.next_due, shadow.next_due(self._conversation)) if self.is_open else due_at
 
     def keep(self, now: float) -> None:
         """Do what is due: checks, orders to be tried again, reports, requests without an answer."""

@@ -48,10 +48,9 @@ class Worker:
         timetable = schedule.EMPTY
         try:
             while True:
-                next_due = timetable.next_due()
-                self._due_at = math.inf if next_due is None else next_due
+                self._due_at = due_at = timetable.next_due
                 try:
-                    order = self._orders.get(timeout=None if next_due is None else max(0, next_due - time.monotonic()))
+                    order = self._orders.get(timeout=None if due_at == math.inf else max(0, due_at - time.monotonic()))
                     if order is None:
                         return
                     looks = order

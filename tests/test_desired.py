@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Iterable
 
@@ -45,7 +46,7 @@ def test_what_is_desired_is_written_down_then_done_then_reported() -> None:
     orders, effects = desired.finished(orders, "fan", "", 1.0)
     assert logged(effects) == ["desired.done"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
     assert desired.reported(orders) == {"fan": 3}
-    assert desired.next_due(orders) is None
+    assert desired.next_due(orders) == math.inf
 
 
 def test_the_same_value_again_is_not_done_again() -> None:
@@ -88,7 +89,6 @@ def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows()
         orders, effects = desired.finished(orders, "fan", "exit status 1: no fan", now)
         assert logged(effects) == ["desired.failed"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
         due_at = desired.next_due(orders)
-        assert due_at is not None
         pauses.append(due_at - now)
         assert desired.keep(orders, due_at - 0.1) == (orders, [])
         orders, effects = desired.heard(orders, {"fan": 9}, due_at - 0.1)
@@ -107,7 +107,7 @@ def test_a_failure_stands_in_the_report_until_it_is_mended_or_not_desired_any_mo
     assert desired.failures(done(failed, {"fan": 8}, 1.0)) == []
     taken_back, effects = desired.heard(failed, None, 1.0)
     assert effects == [Duty.KEEP, Duty.REPORT]
-    assert (desired.failures(taken_back), desired.next_due(taken_back)) == ([], None)
+    assert (desired.failures(taken_back), desired.next_due(taken_back)) == ([], math.inf)
 
 
 def test_a_wish_taken_back_after_a_failure_leaves_what_was_done_before() -> None:
@@ -192,7 +192,7 @@ def test_a_value_that_changes_without_end_is_done_five_times_a_minute_and_named_
     assert len(done_values) == 10 and done_values[:5] == [0, 1, 2, 3, 4]
     assert events == ["desired.loop"]
     due_at = desired.next_due(orders)
-    assert due_at is not None and acts(desired.keep(orders, due_at)[1]) == [("fan", 119)]
+    assert acts(desired.keep(orders, due_at)[1]) == [("fan", 119)]
 
 
 def test_a_difference_that_no_report_settles_is_reported_three_times_a_minute_and_named_once() -> None:
@@ -220,7 +220,7 @@ def test_a_command_that_iotd_did_not_see_end_is_not_run_again_by_itself() -> Non
     orders = fresh(desired.to_json(begun), now=1000.0)
     [failure] = desired.failures(orders)
     assert "iotd ended" in failure["reason"]
-    assert desired.next_due(orders) is None
+    assert desired.next_due(orders) == math.inf
     assert desired.heard(orders, {"fan": "reboot"}, 1000.0) == (orders, [])
     assert acts(desired.heard(orders, {"fan": "again"}, 1001.0)[1]) == [("fan", "again")]
 

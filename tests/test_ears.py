@@ -86,7 +86,7 @@ def test_a_command_without_a_thread_to_run_on_has_failed_and_is_tried_again(tmp_
     assert device.ears.heard("s", {"fan": 1}, 1.0)
     assert "thread" in device.ears.failures("s")[0]["reason"]
     due_at = device.ears.next_due()
-    assert due_at is not None and device.ears.keep(due_at - 0.1) == []
+    assert device.ears.keep(due_at - 0.1) == []
     assert device.ears.keep(due_at) == ["s"] and device.started == ["fan", "fan"]
 
 

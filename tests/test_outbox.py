@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Callable
 
@@ -28,7 +29,7 @@ def in_flight(*numbers: int, limits: Limits = UNLIMITED) -> Outbox:
 def test_messages_go_out_as_they_are_in_order_and_move_the_cursor() -> None:
     box, chosen, again_at = take(Outbox(), [row(3, "a", qos=0), row(5, "b", retain=True)], {"b": 5}, 1.0)
     assert chosen == [(3, Message("a", b"x" * 10, 0, False)), (5, Message("b", b"x" * 10, 1, True))]
-    assert (box.cursor, list(box.in_flight), again_at) == (5, [3, 5], None)
+    assert (box.cursor, list(box.in_flight), again_at) == (5, [3, 5], math.inf)
 
 
 def test_at_most_a_window_is_unacknowledged() -> None:
@@ -53,7 +54,7 @@ def test_only_the_newest_of_a_topic_carries_retain(newest: dict[str, int], carri
 
 def test_a_topic_is_retained_once_a_second_and_what_is_behind_keeps_its_place() -> None:
     box, chosen, again_at = take(Outbox(AWS), [row(1, retain=True)], {"a": 1}, 10.0)
-    assert chosen[0][1].retain and again_at is None
+    assert chosen[0][1].retain and again_at == math.inf
     waiting = [row(2, retain=True), row(3, "b")]
     box, chosen, again_at = take(box, waiting, {"a": 2}, 10.4)
     assert (chosen, again_at) == ([], 11.0)
@@ -78,7 +79,8 @@ def drained(seed: int, sizes: tuple[int, ...]) -> list[tuple[float, int, Message
         if chance.random() < 0.5:
             box = acknowledged(box, list(box.in_flight))
         assert now < 2000.0
-        now = max(now + chance.choice([0.0, 0.001, 0.05, 0.3]), min(again_at or now, now + 1.0))
+        asked = now if again_at == math.inf else min(again_at, now + 1.0)
+        now = max(now + chance.choice([0.0, 0.001, 0.05, 0.3]), asked)
     return out
 
 
@@ -104,13 +106,13 @@ def test_a_reader_that_is_quick_gets_no_more_than_the_limit() -> None:
         box, chosen, again_at = take(box, rows(*range(box.cursor + 1, box.cursor + 50)), {}, now)
         times += [now] * len(chosen)
         box = acknowledged(box, list(box.in_flight))
-        now = max(now + 1e-6, again_at or now)
+        now = max(now + 1e-6, now if again_at == math.inf else again_at)
     assert max(sum(at - 1.0 < other <= at for other in times) for at in times) <= 91
 
 
 def test_a_limit_says_when_to_ask_again_and_keeps_its_word() -> None:
     box, chosen, again_at = take(Outbox(AWS), rows(*range(1, 60)), {}, 1000.0)
-    assert len(chosen) == AWS.burst and again_at is not None and 1000.0 < again_at < 1000.1
+    assert len(chosen) == AWS.burst and 1000.0 < again_at < 1000.1
     assert len(take(box, rows(*range(21, 60)), {}, again_at + 1e-6)[1]) == 1
 
 
@@ -149,7 +151,7 @@ class Lines:
                 self.delivered.append(number)
                 self.kept.remove(each)
                 self.box = acknowledged(self.box, [number])
-            self.now = again_at or self.now + 1.0
+            self.now = self.now + 1.0 if again_at == math.inf else again_at
         self.now = began + lasts_s
         self.fall()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -16,7 +17,7 @@ def test_what_is_new_is_due_at_once_and_then_every_period() -> None:
         due, table = take(table, now)
         seen.append(due)
     assert seen == [["a"], [], [], ["a"], ["a"]]
-    assert table.next_due() == 95.0
+    assert table.next_due == 95.0
 
 
 def test_lateness_does_not_add_up() -> None:
@@ -24,7 +25,7 @@ def test_lateness_does_not_add_up() -> None:
     for turn in range(1000):
         due, table = take(table, turn * 30.0 + 0.4)
         assert due == ["a"]
-    assert table.next_due() == 30000.0
+    assert table.next_due == 30000.0
 
 
 def test_a_key_that_missed_many_of_its_times_is_due_once_and_stays_on_its_grid() -> None:
@@ -32,7 +33,7 @@ def test_a_key_that_missed_many_of_its_times_is_due_once_and_stays_on_its_grid()
     _, table = take(table, 0.0)
     due, table = take(table, 100.0)
     assert due == ["a", "b"]
-    assert table.due_at == {"a": 120.0, "b": 105.0}
+    assert (table.due_at, table.next_due) == ({"a": 120.0, "b": 105.0}, 105.0)
 
 
 @pytest.mark.parametrize("every_s, due_at", [
@@ -45,11 +46,11 @@ def test_a_key_that_missed_many_of_its_times_is_due_once_and_stays_on_its_grid()
 def test_a_new_configuration_keeps_the_time_of_a_known_key_with_its_old_period(
         every_s: dict[str, float], due_at: dict[str, float]) -> None:
     _, old = take(changed(EMPTY, {"a": 30.0}, 0.0), 0.0)
-    assert changed(old, every_s, 12.0) == Timetable(every_s, due_at)
+    assert changed(old, every_s, 12.0) == Timetable(every_s, due_at, min(due_at.values(), default=math.inf))
 
 
 def test_nothing_that_recurs_is_never_due() -> None:
-    assert EMPTY.next_due() is None
+    assert EMPTY.next_due == math.inf
     assert take(EMPTY, 1e9) == ([], EMPTY)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -260,7 +261,7 @@ def test_a_rejected_report_is_said_and_not_repeated(code: Any) -> None:
     conversation, effects = hear(conversation, "update/rejected", {"code": code, "clientToken": "run-2"})
     assert [(effect.event, effect.level, effect.fields["code"]) for effect in effects] == [
         ("shadow.rejected", logging.WARNING, code)]
-    assert next_due(conversation) is None and not conversation.in_flight
+    assert next_due(conversation) == math.inf and not conversation.in_flight
 
 
 @pytest.mark.parametrize("code, again", [(429, True), (500, True), (409, True), (400, False), (403, False)])
@@ -304,7 +305,7 @@ def test_a_service_that_always_answers_wrongly_is_not_asked_in_a_circle(verdict:
             else:
                 more = []
             queue.extend(more)
-        now = min([at for at in (next_due(conversation), now // 30 * 30 + 30) if at is not None and at > now])
+        now = min(at for at in (next_due(conversation), now // 30 * 30 + 30) if at > now)
         conversation, more = keep(conversation, now)
         queue.extend([*more, *([Report(0)] if now % 30 == 0 else [])])
     assert 20 < asked < 120
@@ -372,7 +373,7 @@ def test_a_device_whose_get_is_not_answered_still_reports_and_gets_again_after_g
     said: list[str] = []
     while now < 2000.0:
         due_at = next_due(conversation)
-        assert due_at is not None and due_at > now
+        assert now < due_at < math.inf
         now = due_at
         conversation, effects = keep(conversation, now)
         gets += [now for topic, _ in sent(effects) if topic.endswith("/get")]
@@ -405,7 +406,7 @@ def test_the_token_of_an_update_answers_no_get_and_the_other_way_round() -> None
 def test_when_the_line_is_down_no_answer_is_awaited_and_nothing_is_reported() -> None:
     conversation, _ = report(reporting(), 0, {"state": "ok"}, {}, 1.0)
     conversation = closed(conversation)
-    assert next_due(conversation) is None
+    assert next_due(conversation) == math.inf
     assert report(conversation, 0, {"state": "ok"}, {}, 2.0) == (conversation, [])
     assert hear(conversation, "update/accepted", {"version": 6, "clientToken": "run-2"}) == (conversation, [])
 
@@ -577,7 +578,7 @@ class World:
         """Do what is due, and report every 30 s."""
         until = self.now + seconds
         while self.now < until:
-            due_at = min(next_due(self.conversation) or until, self.now + 30.0, until)
+            due_at = min(next_due(self.conversation), self.now + 30.0, until)
             self.now = max(due_at, self.now + 0.001)
             self.conversation, effects = keep(self.conversation, self.now)
             self.perform(effects)

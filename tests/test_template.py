@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from iotd.settings import Json
-from iotd.template import EVERYWHERE, PAYLOAD, REPORT, TemplateError, check, compile_tree, placeholders
+from iotd.template import (EVERYWHERE, PAYLOAD, REPORT, TemplateError, check, compile_json, compile_tree,
+                           placeholders)
 
 VALUES: dict[str, Json] = {
     "hostname": "pi-7", "timestamp": 1700000000, "uptime": 12.5, "essid": None, "health": "ヨシッ👉", "thing": "{run}",
@@ -64,6 +67,19 @@ def test_a_tree_without_placeholders_is_the_same_object_every_time() -> None:
     fill = compile_tree({"a": [1, "}}"]})
     assert fill({}) == {"a": [1, "}"]}
     assert fill({}) is fill({})
+
+
+@pytest.mark.parametrize("tree", [
+    "{timestamp}", "{essid}", "{health} \"{uptime}\"", 7, None, [], {}, [[], {}], True,
+    {"{hostname}": 1, "b": ["{hostname}", {"c": "{timestamp}", "d": None}], "a": 1.5, "e": "{{", "f": "{sequence}"},
+    [{"接続\n": "ヨシッ👉"}, "{thing}", ["{essid}", "{uptime}", "x{timestamp}"], "{health}"],
+    {"a": {}, "b": ["{list}", "is {list}", {"c": "{list}"}]},
+])
+def test_as_text_it_is_the_json_of_the_filled_tree(tree: Json) -> None:
+    values = {**VALUES, "list": [1, "é", {"x": None}], "health": 'ヨシッ👉 "\\'}
+    known = REPORT | {"list"}
+    filled = json.dumps(compile_tree(tree, known)(values), ensure_ascii=False)
+    assert [compile_json(tree, known)(values) for _ in range(2)] == [filled, filled]
 
 
 def test_a_missing_value_is_a_key_error() -> None:

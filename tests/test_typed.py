@@ -77,3 +77,10 @@ def test_it_is_matched_by_place() -> None:
 
 def test_it_takes_no_more_memory_than_a_tuple() -> None:
     assert sys.getsizeof(Point(1)) == sys.getsizeof((1, 2, "origin"))
+
+
+def test_a_value_that_is_changed_again_and_again_leaves_nothing_behind() -> None:
+    point, before = Point(1), sys.getallocatedblocks()
+    for number in range(1500):
+        point = point._replace(y=number)
+    assert sys.getallocatedblocks() - before < 150
