@@ -116,6 +116,7 @@ class Daemon:
         self._reboot: recovery.Step | None = None
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._status_file = places.runtime / "status.json"
         self._status_failed = False
         self._exit_status: int | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -542,12 +543,12 @@ class Daemon:
         self._systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._up else
                              f"not connected to {mqtt.host}:{mqtt.port}: {self._down_reason}")
         try:
-            host.write_json(self._places.runtime / "status.json", self._status(now), mode=0o644)
+            host.write_json(self._status_file, self._status(now), mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
                 log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
-                            path=str(self._places.runtime / "status.json"), reason=str(error))
+                            path=str(self._status_file), reason=str(error))
             self._status_failed = True
 
     def _status(self, now: float) -> dict[str, Json]:
@@ -578,7 +579,7 @@ class Daemon:
         ends: list[Callable[[], Any]] = [
             self._voice.close, partial(self._session.close, CLOSE_S), self._worker.close,
             lambda: self._spool.close(now, self._wall()),
-            partial((self._places.runtime / "status.json").unlink, missing_ok=True)]
+            partial(self._status_file.unlink, missing_ok=True)]
         for end in ends:
             try:
                 end()

@@ -209,16 +209,17 @@ def test_the_thread_is_alive_while_it_waits_and_not_after_its_end(held: Held) ->
 
 
 def test_what_is_overridden_of_paho_is_still_there() -> None:
-    """Of paho's internals the session overrides three; a paho without them must not pass unnoticed."""
-    assert callable(paho.Client._create_socket_connection)
-    assert callable(paho.Client._packet_queue)
-    assert callable(paho.Client._handle_on_message)
+    """Of paho's internals the session overrides four and calls two; a paho without them must not pass unnoticed."""
+    for name in ("_create_socket_connection", "_packet_queue", "_handle_pubackcomp", "_handle_on_message",
+                 "_mid_generate", "_send_publish"):
+        assert callable(getattr(paho.Client, name))
 
 
 def test_an_acknowledgement_that_nobody_waits_for_is_no_event(up: Held) -> None:
     up.session.eager = False
     up.session.publish(1, 5, Message("t/1", b"1"))
-    up.session.publish(1, -1, Message("t/1", b"2"))
+    up.session.publish(1, None, Message("t/1", b"2"))
+    up.session.publish(1, -1, Message("t/1", b"3"))
     assert up.next(Acknowledged) == Acknowledged(1, -1)
     assert up.session.acknowledged(1) == [5]
     assert up.session.acknowledged(1) == []
