@@ -69,7 +69,7 @@ class Standing(NamedTuple):
     """
 
     stage: str = "silent"
-    get_at: float | None = None
+    get_at: float = math.inf
     get_pause_s: float = PAUSE_FIRST_S
     delta: Json = None
     delta_version: int = 0
@@ -138,7 +138,7 @@ def opened(
 
 def closed(conversation: Conversation) -> Conversation:
     """The line is down: no answer will come any more."""
-    standings = tuple(standing._replace(stage="silent", get_at=None) for standing in conversation.standings)
+    standings = tuple(standing._replace(stage="silent", get_at=math.inf) for standing in conversation.standings)
     return conversation._replace(standings=standings, in_flight={}, waiting=())
 
 
@@ -204,19 +204,22 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
         elif "desired" in request.body["state"]:
             conversation = _get_later(conversation, request.shadow, now)
     for index, standing in enumerate(conversation.standings):
-        if standing.get_at is not None and standing.get_at <= now:
-            conversation = _ask(_stand(conversation, index, get_at=None), Request(index, "get", {}))
+        if standing.get_at <= now:
+            conversation = _ask(_stand(conversation, index, get_at=math.inf), Request(index, "get", {}))
     conversation, sent = _pump(conversation, now)
     return conversation, effects + sent
 
 
 def next_due(conversation: Conversation) -> float:
     """Return when `keep` has something to do, math.inf for never."""
-    times = [request.sent_at + ANSWER_S for request in conversation.in_flight.values()]
-    times += [standing.get_at for standing in conversation.standings if standing.get_at is not None]
+    due_at = math.inf
     if conversation.waiting and len(conversation.in_flight) < conversation.most_in_flight:
-        times.append(conversation.hold_until)
-    return min(times, default=math.inf)
+        due_at = conversation.hold_until
+    for request in conversation.in_flight.values():
+        due_at = min(due_at, request.sent_at + ANSWER_S)
+    for standing in conversation.standings:
+        due_at = min(due_at, standing.get_at)
+    return due_at
 
 
 def lacking(wanted: Mapping[str, Json], present: Mapping[str, Json]) -> dict[str, Json]:
@@ -275,7 +278,7 @@ def _get_accepted(
         effects += [*more, Desired(index, _desired(state))]
     desired = state.get("desired") or {}
     seed = lacking(conversation.shadows[index].desired, desired) if isinstance(desired, dict) else {}
-    conversation = _stand(conversation, index, stage="reporting", get_at=None)
+    conversation = _stand(conversation, index, stage="reporting", get_at=math.inf)
     return conversation, [*effects, Report(index, seed)]
 
 

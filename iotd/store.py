@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from iotd.journal import Row
+from iotd.journal import Row, is_whole
 from iotd.outbox import Waiting
 
 SCHEMA_VERSION = 1
@@ -193,9 +193,9 @@ def salvaged(path: str) -> list[Row]:
     saved: dict[int, Row] = {}
     for order in ("ASC", "DESC"):
         with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as database:
-            for row in database.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id {order}"):
-                if isinstance(row[1], str) and isinstance(row[2], bytes):
-                    saved[row[0]] = Row(*row)
+            for values in database.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id {order}"):
+                if is_whole(row := Row(*values)):
+                    saved[row.id] = row
     return list(saved.values())
 
 

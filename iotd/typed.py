@@ -37,25 +37,29 @@ else:
             fields = tuple(body.get("__annotations__", ()))
             defaults = {field: body.pop(field) for field in fields if field in body}
             body.update((field, _tuplegetter(place, "")) for place, field in enumerate(fields))
-            body.update(__slots__=(), __match_args__=fields, _fields=fields, _field_defaults=defaults)
+            body.update(__slots__=(), __match_args__=fields, _fields=fields, _field_defaults=defaults,
+                        _places={field: place for place, field in enumerate(fields)})
             return super().__new__(kind, name, bases, body)
 
     class NamedTuple(tuple, metaclass=_Kind):
         """A tuple whose places have the names, and the defaults, that its class writes down as annotations."""
 
         def __new__(cls, *values, **named):
-            parameters = ", ".join(("cls", *cls._fields))
-            made = eval(f"lambda {parameters}: new(cls, ({parameters}, )[1:])", {"new": tuple.__new__})
+            names = "".join(f"{field}, " for field in cls._fields)
+            made = eval(f"lambda cls, {names}: new(cls, ({names}))", {"new": tuple.__new__})
             made.__defaults__ = tuple(cls._field_defaults.values())
             cls.__new__ = staticmethod(made)
             return made(cls, *values, **named)
 
         def _replace(self, **changes):
-            # Of an iterator CPython makes a tuple that is resized, and keeps up to 2,000 of the freed ones for later.
-            changed = tuple.__new__(type(self), list(map(changes.pop, self._fields, self)))
-            if changes:
-                raise TypeError(f"{type(self).__name__} has no field {', '.join(changes)}")
-            return changed
+            # A list makes a tuple of the right length. One that is resized, as of an iterator, leaves another behind.
+            values, places = list(self), self._places
+            try:
+                for name, value in changes.items():
+                    values[places[name]] = value
+            except KeyError as error:
+                raise TypeError(f"{type(self).__name__} has no field {error.args[0]}") from None
+            return tuple.__new__(type(self), values)
 
         def _asdict(self):
             return dict(zip(self._fields, self))

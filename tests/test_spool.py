@@ -335,6 +335,27 @@ def test_damaged_lines_of_the_journal_are_moved_aside_and_the_rest_is_kept(place
     assert place.in_journal() == [1, 7, 8, 9]
 
 
+@pytest.mark.parametrize("place_of, value", [
+    (3, 7), (3, '"1"'), (4, 2), (5, "null"), (6, '"9"'), (7, 5), (8, "NaN"), (8, "null"), (9, '"x"'), (9, "Infinity"),
+    (10, '"no"'), (1, "null"), (0, '"1"')])
+def test_a_line_with_a_value_of_another_kind_is_damaged(place: Place, place_of: int, value: object) -> None:
+    put(place.spool(), "a", "a")
+    journal = place.runtime / "spool.journal"
+    first, second = journal.read_bytes().splitlines(keepends=True)
+    values = [json.dumps(old) for old in json.loads(first)]
+    values[place_of] = str(value)
+    journal.write_bytes(f"[{', '.join(values)}]\n".encode() + second)
+    assert ids(place.spool()) == [2] and len(place.entries("spool.damaged")) == 1
+
+
+def test_a_line_is_what_json_would_write(place: Place) -> None:
+    spool = place.spool(boot="b\"\\ト")
+    for number, payload in enumerate((b'{"a": "\\"}\n', "ヨシッ👉\x7f".encode(), b"\xff\x00", b"")):
+        spool.put(spool.next_id(), Message('t/"é"\\', payload, number % 2, number > 1), number == 3, 1234.5 / 7)
+    for line in (place.runtime / "spool.journal").read_text().splitlines():
+        assert line == json.dumps(json.loads(line))
+
+
 def test_a_message_tells_the_journal_of_what_was_forgotten_before_it(place: Place) -> None:
     spool = place.spool()
     put(spool, "a", "a", "a")
