@@ -63,4 +63,5 @@ def test_a_rule_does_not_touch_the_world(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(set().union(*RANKS) - {"typed"}))
 def test_typing_is_there_for_the_type_checker_alone(module: str) -> None:
+    """What is needed of it, iotd.typed gives for less of our start, and collections.abc has the rest."""
     assert "typing" not in imports(module)

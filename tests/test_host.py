@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -50,6 +51,13 @@ def test_what_is_written_as_json_is_read_again(tmp_path: Path, value: object) ->
     host.write_json(tmp_path / "file", value)
     assert host.read_json(tmp_path / "file") == value
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_of_the_working_directory_needs_no_directory_in_its_name(tmp_path: Path, durable: bool) -> None:
+    with contextlib.chdir(tmp_path):
+        host.write_text(Path("file"), "text", durable)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "text")]
 
 
 @pytest.mark.parametrize("durable", [False, True])
