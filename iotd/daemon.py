@@ -112,7 +112,7 @@ class Daemon:
         self._subscriptions = subscription.Subscriptions({}, self._read_held())
         self._held_written: dict[str, Json] | None = None
 
-        self._voice_due_at = math.inf
+        self._voice_stirred, self._voice_due_at = True, math.inf
         self._reboot: recovery.Step | None = None
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
@@ -158,6 +158,8 @@ class Daemon:
         events = self._inbox.take(max(0.0, due_at - time.monotonic()))
         now = time.monotonic()
         self._take_acknowledged()
+        # Nothing else changes when the voice has something to do than an event, its own keep, and its opening.
+        self._voice_stirred |= bool(events) or now >= self._voice_due_at or not self._voice.is_open
         for event in events:
             self._handlers[type(event)](event, now)
         self._keep(now)
@@ -170,7 +172,8 @@ class Daemon:
         if self._goodbye:
             due_at = min(due_at, self._goodbye[1])
         if not self._leaving():
-            self._voice_due_at = self._voice.next_due()
+            if self._voice_stirred:
+                self._voice_stirred, self._voice_due_at = False, self._voice.next_due()
             due_at = min(due_at, self._outgoing.next_due(), self._voice_due_at)
             if self._up:
                 due_at = min(due_at, self._standing.again_at)

@@ -58,6 +58,7 @@ class Line:
         self._buffer = memoryview(bytearray(_READ_BYTES))  # kept: 16 KB for each read would wear holes into the heap
         self._input = b""
         self._position = 0
+        self.is_dry = False  # whether the last look at the socket found nothing
         self._output = bytearray()
         self.failure = ""
 
@@ -119,9 +120,11 @@ class Line:
             self.close()
 
     def _read(self) -> bytes:
+        self.is_dry = False
         try:
             return bytes(self._buffer[:self._sock.recv_into(self._buffer)])
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self.is_dry = True
             raise BlockingIOError from None
         except OSError as error:
             raise self._failed(_said(error)) from error

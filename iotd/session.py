@@ -40,7 +40,7 @@ MAX_REPEATS = 6  # then the line is good for nothing, and is opened anew
 FILTERS_PER_SUBSCRIBE = 8  # AWS IoT Core takes no more
 FULL_INBOX = 256  # events the main thread has yet to take; the socket is not read beyond that
 FULL_INBOX_PAUSE_S = 0.05
-READS_PER_TURN = 64
+PACKETS_PER_TURN = 256
 STUCK_S = 30.0
 
 _PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ = 0x30, 0x80, 0xA0, 0xC0
@@ -208,25 +208,24 @@ class Session:
 
     def _turn(self, connection: _Connection) -> None:
         """Wait for the socket, a command or a deadline; do what there is to do."""
-        line, now = connection.line, time.monotonic()
-        full = self._backlog() >= FULL_INBOX
-        deadline = min(connection.next_due(), now + FULL_INBOX_PAUSE_S if full else math.inf)
-        if line.has_input() and not full:
-            deadline = now
+        line, full = connection.line, self._backlog() >= FULL_INBOX
         events = (0 if full else select.POLLIN) | (select.POLLOUT if connection.flush() else 0)
         self._deliver()
+        deadline = due_at = connection.next_due()
+        if full:
+            deadline = min(due_at, time.monotonic() + FULL_INBOX_PAUSE_S)
+        elif line.has_input():
+            deadline = 0.0
         ready = self._poller.wait(line, events, deadline)
         if not full and (ready & ~select.POLLOUT or line.has_input()):
             connection.read()
-            for _ in range(READS_PER_TURN):
-                if not line.has_input():
-                    break
-                connection.read()
         for _ in range(self._commands.qsize()):
             number, do, arguments = self._commands.get_nowait()
             if number == connection.number:  # an order for an earlier line came too late
                 do(connection, *arguments)
-        connection.keep(time.monotonic(), full)
+        now = time.monotonic()
+        if full or now >= due_at:
+            connection.keep(now, full)
 
     def _deliver(self) -> None:
         """Post what has come: last, since the main thread, once woken, fights with this one for the interpreter."""
@@ -420,11 +419,16 @@ class _Connection:
             raise LineError("reset", str(error)) from error
 
     def read(self) -> None:
-        """Read and handle one packet, or what has come of it."""
+        """Read and handle the packets that have come, and what has come of the last."""
         self._received_at = time.monotonic()
         self._pinged_at = None
+        code = paho.MQTT_ERR_SUCCESS
         try:
-            code = self._client.loop_read()
+            for _ in range(PACKETS_PER_TURN):
+                code = self._client.loop_read()
+                more = self.line.has_input() or self._client.unacknowledged  # each PUBACK may be a record of TLS
+                if code != paho.MQTT_ERR_SUCCESS or self.line.is_dry or not more:
+                    break
         except Exception as error:  # whatever paho makes of bytes that are no MQTT
             raise LineError("protocol", f"the broker sent what is no MQTT: {error!r}") from error
         if self._refused is not None:
@@ -454,10 +458,10 @@ class _Connection:
         if deaf:
             self._received_at = now
             self._pinged_at = self._pinged_at and now
-        if now < self.next_due():
-            return
         if not self.up:
-            raise LineError("connack", f"no CONNACK within {CONNACK_S:.0f} s")
+            if now >= self._started_at + CONNACK_S:
+                raise LineError("connack", f"no CONNACK within {CONNACK_S:.0f} s")
+            return
         for mid, entry in list(self._client.unacknowledged.items()):
             if now < entry.sent_at + ACK_S:
                 break
