@@ -143,7 +143,7 @@ class Outgoing:
     def settle(self, now: float, at: Callable[[], float | None]) -> None:
         """End a turn: let the spool do what is due; `at` gives the wall clock, None while nobody has set it."""
         if now >= self._settle_at:
-            self._spool.settle(now, at())
+            self._spool.settle(now, at() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()
 
     def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> None:

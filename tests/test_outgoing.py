@@ -13,7 +13,7 @@ from iotd.outbox import DENIED_S
 from iotd.outgoing import Outgoing
 from iotd.settings import Mqtt, Presence, Publish, Settings
 from iotd.settings import Spool as Bounds
-from iotd.spool import Spool
+from iotd.spool import AGES_S, SETTLE_S, Spool
 
 
 class Line:
@@ -123,3 +123,15 @@ def test_a_denied_topic_rests_and_then_all_of_it_that_was_kept_goes_out_once(beg
     again = [number for number, _ in line.handed[handed:]]
     assert len(again) == len(set(again)) == kept
     assert (kept > 0) == (offline == "queue")
+
+
+def test_the_wall_clock_is_asked_for_what_goes_to_the_disk_and_not_for_a_look_at_ages(begin: Begin) -> None:
+    """To ask it takes ctypes, a quarter of a megabyte that a healthy line does without."""
+    line, asked = begin(queued("a", every_s=AGES_S)), list[None]()
+    line.outgoing.rise()
+    line.acknowledge(*line.turn(0.0))
+    assert line.turn(AGES_S) and line.outgoing.next_due() == AGES_S, "ages are not looked at, nothing is tested"
+    line.outgoing.settle(AGES_S, lambda: asked.append(None))
+    assert asked == [] and line.outgoing.next_due() == AGES_S + SETTLE_S
+    line.outgoing.settle(AGES_S + SETTLE_S, lambda: asked.append(None))
+    assert asked == [None]
