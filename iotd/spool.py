@@ -166,11 +166,12 @@ class Spool:
                    self._ages_at if self.count else math.inf)
 
     def asks_the_clock(self, now: float) -> bool:
-        """Tell whether `settle` has a use for the wall clock: for what goes to the disk, is there, or is older than the
-        boot.
+        """Tell whether `settle` may have a use for the wall clock: where all is well, messages have no other age than
+        the monotonic one.
         """
+        amiss = bool(self._failures) or self._journal.behind
         on_disk = self._disk is not None and self._disk.count > 0
-        return on_disk or bool(self._journal.made_before(now - SETTLE_S, self._boot, 1))
+        return amiss or on_disk or bool(self._journal.made_before(now - SETTLE_S, self._boot, 1))
 
     def settle(self, now: float, at: float | None, everything: bool = False) -> None:
         """Move what has waited for 5 s, or everything, to the disk; drop what is too old.
