@@ -14,8 +14,9 @@ import paho.mqtt.client as paho
 import pytest
 
 from iotd import credentials
+from iotd.line import Line
 from iotd.model import Acknowledged, Dialled, Down, Message, Received, Subscribed
-from iotd.session import Dial, Session
+from iotd.session import Dial, Session, _Client
 from iotd.settings import Tls
 from tests.certificates import Certificates, make_certificates
 from tests.mosquitto import Mosquitto
@@ -223,3 +224,15 @@ def test_an_acknowledgement_that_nobody_waits_for_is_no_event(up: Held) -> None:
     assert up.next(Acknowledged) == Acknowledged(1, -1)
     assert up.session.acknowledged(1) == [5]
     assert up.session.acknowledged(1) == []
+
+
+def test_a_packet_identifier_still_in_use_is_passed_over() -> None:
+    """They come round after 65,535 messages (MQTT 3.1.1, 2.3.1)."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = _Client("t", True, Line(ours), lambda mid: None)
+        client.connect("broker", 1883, 60)
+        first = client.send(Message("t", b"1"))
+        client._last_mid = first - 1
+        assert client.send(Message("t", b"2")) == first + 1
+        assert list(client.unacknowledged) == [first, first + 1]
