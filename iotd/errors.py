@@ -1,10 +1,7 @@
 """The errors that iotd raises on purpose; their text is written for the person who can mend the cause."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-
-from iotd.typed import NamedTuple
+from typing import NamedTuple
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2

@@ -3,12 +3,9 @@
 Here and wherever something is due, math.inf is never.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-
-from iotd.typed import Any, NamedTuple
+from typing import Any, NamedTuple
 
 
 class Timetable(NamedTuple):

@@ -9,17 +9,21 @@ from typing import Any, Iterator
 
 import yaml
 
-from iotd import template
+from iotd.config import template
+from iotd.shadows.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 # Beneath these the names are the user's own.
 FREE = ("publish[].payload", "shadows[].desired", "shadows[].reported")
 
 
+def source(page: str) -> str:
+    return (ROOT / "docs/man" / page).read_text("utf-8")
+
+
 def words(page: str) -> set[str]:
-    """Return the words of a page as its reader sees them."""
-    text = re.sub(r"\\f.", " ", (ROOT / "docs/man" / page).read_text("utf-8")).replace("\\-", "-")
-    return set(re.split(r'[\s",;]+', text))
+    """Return the words of a page, or of a part of one, as its reader sees them."""
+    return set(re.split(r'[\s",;]+', re.sub(r"\\f.", " ", page).replace("\\-", "-")))
 
 
 def keys(tree: Any, path: str = "") -> Iterator[str]:
@@ -36,7 +40,7 @@ def keys(tree: Any, path: str = "") -> Iterator[str]:
 
 def events() -> Iterator[str]:
     """Return the slug of every entry that the source can log."""
-    for path in (ROOT / "iotd").glob("*.py"):
+    for path in (ROOT / "iotd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and re.fullmatch(r"log\.\w+|Entry", ast.unparse(node.func)):
                 for argument in node.args[:2]:
@@ -46,13 +50,19 @@ def events() -> Iterator[str]:
 
 def test_every_key_has_its_entry() -> None:
     sample = set(keys(yaml.safe_load((ROOT / "etc/iotd.yaml").read_text("utf-8"))))
-    assert len(sample) > 30 and sample - words("iotd.yaml.5") == set()
+    assert len(sample) > 30 and sample - words(source("iotd.yaml.5")) == set()
+
+
+def test_every_kind_of_check_and_its_limit_has_its_entry() -> None:
+    entry = source("iotd.yaml.5").partition(".B shadows[].checks\n")[2].partition(".B shadows[].on_delta\n")[0]
+    limits = {kind.limit[0] for kind in KINDS.values() if kind.limit}
+    assert entry and {f"{key}:" for key in KINDS.keys() | limits} - words(entry) == set()
 
 
 def test_every_placeholder_has_its_entry() -> None:
-    assert {f"{{{name}}}" for name in template.REPORT} - words("iotd.yaml.5") == set()
+    assert {f"{{{name}}}" for name in template.REPORT} - words(source("iotd.yaml.5")) == set()
 
 
 def test_every_event_has_its_entry() -> None:
     found = set(events())
-    assert len(found) > 30 and found - words("iotd.8") == set()
+    assert len(found) > 30 and found - words(source("iotd.8")) == set()

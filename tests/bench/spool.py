@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
-from iotd.model import Message
-from iotd.settings import Spool as Bounds
-from iotd.spool import Spool
+from iotd.outgoing.section import Bounds
+from iotd.outgoing.spool import Spool
+from iotd.vocabulary import Message
 from tests.bench import cost
 from tests.bench.figures import Bound, Figure
 from tests.bench.ground import BARE, IOTD, LOCAL, Contender, Ground, Job, configuration
 from tests.bench.measure import Extent, Samples
+from tests.outgoing.opening import open_spool
 
 BACKLOG = 50_000
 ROUNDS = 3
@@ -35,7 +36,7 @@ def speed(ground: Ground, extent: Extent) -> list[Figure]:
             with tempfile.TemporaryDirectory(dir=ground.tmpfs) as runtime, \
                     tempfile.TemporaryDirectory(dir=ground.disk) as state:
                 bounds = Bounds(strict=name == STRICT_NAME)
-                spool = Spool(Path(runtime), Path(state), bounds, "bench", time.monotonic())
+                spool = open_spool(Path(runtime), Path(state), bounds, "bench", time.monotonic())
                 began_at = time.monotonic()
                 _put(spool, ground.job(backlog=count))
                 full_at = time.monotonic()
@@ -93,7 +94,7 @@ def _loaded(ground: Ground, name: str, job: Job, **more: Any) -> Contender:
     """Return the contender, with the backlog on its disk where it is iotd."""
     contender = ground.start(name, job, **more)
     if name == IOTD:
-        spool = Spool(contender.runtime, contender.state, Bounds(), "before", time.monotonic())
+        spool = open_spool(contender.runtime, contender.state, Bounds(), "before", time.monotonic())
         _put(spool, job)
         spool.close(time.monotonic(), None)
     return contender

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from iotd.model import Message
-from iotd.settings import Spool as Bounds
-from iotd.spool import Spool
+from iotd.outgoing.section import Bounds
+from iotd.vocabulary import Message
+from tests.outgoing.opening import open_spool
 
 YEARS_S = 20 * 365.25 * 86400
 NOW = 1_800_000_000.0
@@ -19,10 +19,10 @@ def kept_over(directory: Path, made_at: float | None, looked_at: float | None, b
     for place in ("run", "state"):
         (directory / place).mkdir()
     places = directory / "run", directory / "state"
-    first = Spool(*places, Bounds(), "this boot", 100.0)
+    first = open_spool(*places, Bounds(), "this boot", 100.0)
     first.put(first.next_id(), Message("t", b"{}"), False, 100.0)
     first.close(106.0, made_at)
-    second = Spool(*places, Bounds(), boot, 200.0)
+    second = open_spool(*places, Bounds(), boot, 200.0)
     second.settle(200.0, looked_at)
     second.close(200.0, looked_at)
     return second.count

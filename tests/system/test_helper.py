@@ -21,8 +21,8 @@ echo "nmcli $*" | systemd-cat --identifier=nmcli
 """
 REQUEST = """\
 from pathlib import Path
-from iotd import host
-host.write_request(Path("/run/iotd/recover/{verb}"), "wlan0", "電波 is gone")
+from iotd.host.files import Files
+Files().write_request(Path("/run/iotd/recover/{verb}"), {{"interface": "wlan0", "reason": "電波 is gone"}})
 """
 
 

@@ -8,9 +8,7 @@ import pytest
 
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
-from tests.system.conftest import (
-    ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION, package, set_version, unpack,
-)
+from tests.system.conftest import ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION, package, set_version, unpack
 from tests.system.machine import Machine
 
 LISTING = r"""

@@ -13,14 +13,14 @@ from tests.vm.machine import Machine
 AS_NOBODY = "PYTHONPATH=/checkout setpriv --reuid=nobody --regid=nogroup --clear-groups python3 -B -c"
 LOOK = """
 import json, sys
-from iotd.wifi import look
+from iotd.wifi.nl80211 import look
 reading = look(sys.argv[1])
 found = {name: getattr(reading, name) for name in ("outcome", "reason", "bssid", "frequency_mhz", "rssi_dbm")}
 print(json.dumps(found | {"ssid": reading.ssid.hex() if reading.ssid else None}))
 """
 WATCH = """
 import sys, time
-from iotd.wifi import look
+from iotd.wifi.nl80211 import look
 began, seen = time.monotonic(), set()
 while time.monotonic() < began + (float(sys.argv[2]) if any(sys.argv[1] in line for line in seen) else 80):
     found = look("wlan0")
@@ -30,7 +30,7 @@ print(*seen, sep="\\n")
 """
 COST = """
 import os, resource, time
-from iotd.wifi import look
+from iotd.wifi.nl80211 import look
 look("wlan0")
 files, memory, began = len(os.listdir("/proc/self/fd")), resource.getrusage(0).ru_maxrss, time.process_time()
 for _ in range(200):

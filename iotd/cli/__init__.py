@@ -1,0 +1,55 @@
+"""The command `iotd`: one module a command, loaded when it is asked for.
+
+Exit status 0, 1 fault or not healthy, 2 usage, 3 not running, 78 configuration.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from iotd import __version__
+from iotd.errors import EXIT_CONFIG, ConfigError
+
+DEFAULT_FILE = "/etc/iotd.yaml"
+COMMANDS = {
+    "run": "run the daemon in the foreground",
+    "check": "read and validate the configuration, print every problem",
+    "status": "what the running daemon is doing",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command with these arguments (those of the process) and return its exit status."""
+    try:
+        options = _options(sys.argv[1:] if arguments is None else arguments)
+        return int(import_module(f"iotd.cli.{options.command}").run(options))
+    except ConfigError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return 130
+
+
+def _options(arguments: list[str]) -> Any:
+    match arguments:  # as the unit and its drop-ins say; to load argparse and make a parser is a tenth of the start
+        case ["run"]:
+            return SimpleNamespace(command="run", file=DEFAULT_FILE)
+        case ["run", "-c", file]:
+            return SimpleNamespace(command="run", file=file)
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
+        epilog="See iotd(8) and iotd.yaml(5).")
+    parser.add_argument("--version", action="version", version=f"iotd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name != "status":
+            command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        else:
+            command.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
+    return parser.parse_args(arguments)

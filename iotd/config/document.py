@@ -1,0 +1,269 @@
+"""A YAML document read through typed readers, which know the line of every key and collect every problem.
+
+A reader takes a Cursor and returns a value, or raises Wrong with a text that says what was found and what would be
+right; the cursor above it notes that as a Problem and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+
+from iotd.errors import Problem, nearest
+from iotd.vocabulary import Json
+
+MAX_BYTES = 1024 * 1024
+MAX_NODES = 100_000  # also after aliases are expanded: a few lines of them can stand for billions of values
+MAX_DEPTH = 32
+
+T = TypeVar("T")
+Reader = Callable[["Cursor"], T]
+Schema = Mapping[str, "tuple[str, Reader[Any]]"]  # a key of the file: the name of its field, and its reader
+
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {"map": "mapping", "seq": "list", "str": "text", "int": "number", "float": "number", "timestamp": "date",
+          "merge": "merge of other keys"}
+
+
+class Wrong(ValueError):
+    """A value cannot be used; the text is fit for a Problem."""
+
+
+class Unreadable(ValueError):
+    """The document as a whole cannot be used; `line` is where that shows, 0 where it shows nowhere."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+class Document:
+    """What reading a document gathers: its problems, and the line of every key path."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}
+        self._wrong: set[str] = set()
+        self._visits = 0
+
+    def note(self, key: str, text: str, line: int | None = None) -> None:
+        """Note a problem at `key`, in the line of that key unless `line` says another."""
+        self._wrong.add(key)
+        self.problems.append(Problem(line_of(self.lines, key) if line is None else line, key, text))
+
+    def note_consequence(self, key: str, text: str) -> None:
+        """Note a problem between values, unless the value at `key` is wrong in itself and was left out."""
+        if self._wrong.isdisjoint(_upwards(key)):
+            self.note(key, text)
+
+    def visit(self, path: str, line: int) -> None:
+        """Take down the line of a value. Raises Unreadable when aliases make them too many."""
+        self.lines[path] = line
+        self._visits += 1
+        if self._visits > MAX_NODES:
+            raise Unreadable(line, f"its aliases stand for more than {MAX_NODES} values; write them out")
+
+
+class Cursor(NamedTuple):
+    """One node of a document, with its key path and its depth."""
+
+    node: yaml.Node
+    path: str
+    document: Document
+    depth: int = 0
+
+    def fields(self, schema: Schema, **required: Any) -> dict[str, Any]:
+        """Read a mapping by its schema into the keyword arguments of a dataclass, without what the file leaves out.
+
+        `required` gives, by key, what stands in for a required value that is missing or wrong, so that the reading
+        can go on to the next problem; so does the noting of what is no mapping at all. An empty section is one
+        without keys.
+        """
+        values = {schema[key][0]: stand_in for key, stand_in in required.items()}
+        try:
+            entries = {} if self.is_empty() else dict(self.entries())
+        except Wrong as error:
+            self.note(str(error))
+            return values
+        for key, child in entries.items():
+            if key in schema:
+                name, reader = schema[key]
+                values.update((name, value) for value in child.read(reader))
+            else:
+                child.note(f"unknown key; {_nearest(key, schema)}")
+        for key in required.keys() - entries.keys():
+            self.document.note(self._below(key), "is required")
+        return values
+
+    def entries(self) -> Iterator[tuple[str, Cursor]]:
+        """Return the keys and values of a mapping; keys that are no text, or come twice, are noted and left out."""
+        if not isinstance(self.node, yaml.MappingNode) or self.node.tag != "tag:yaml.org,2002:map":
+            raise Wrong(f"expected a mapping of keys, found {self.found()}")
+        first_lines: dict[str, int] = {}
+        for key_node, node in self.node.value:
+            line = key_node.start_mark.line + 1
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            path = self._below(key)
+            if key_node.tag != "tag:yaml.org,2002:str":
+                found = Cursor(key_node, path, self.document).found()
+                self.document.note(path, f"expected a key that is text, found {found}; put it in quotes", line)
+            elif key in first_lines:
+                text = f"duplicate key, first in line {first_lines[key]}; keep one of the two"
+                self.document.note(path, text, line)
+            else:
+                first_lines[key] = line
+                yield key, self._child(node, path, line)
+
+    def items(self, reader: Reader[T], example: str) -> tuple[T, ...]:
+        """Read a list item by item, without those that are wrong; `example` shows a right list."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise Wrong(f"expected a list, found {self.found()}; write {example}")
+        return tuple(value for item in self._items() for value in item.read(reader))
+
+    def tree(self, judge: Callable[[str], None]) -> Json:
+        """Read any YAML as JSON; `judge` raises ValueError for a string that may not be there."""
+        def branch(at: Cursor) -> Json:
+            return at.tree(judge)
+
+        if isinstance(self.node, yaml.MappingNode):
+            return {key: value for key, child in self.entries() for value in child.read(branch)}
+        if isinstance(self.node, yaml.SequenceNode) and self.node.tag == "tag:yaml.org,2002:seq":
+            return [value for item in self._items() for value in item.read(branch)]
+        value = self.scalar()
+        if isinstance(value, str):
+            check_text(value)
+            judge(value)
+        elif not isinstance(value, (int, float, type(None))):
+            raise Wrong(f"expected what JSON can say, found {self.found()}; put it in quotes to send it as text")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise Wrong(f"expected what JSON can say, found {self.found()}; JSON has no such number")
+        return value
+
+    def read(self, reader: Reader[T]) -> list[T]:
+        """Return what `reader` reads, alone in a list; or note why it cannot, and return an empty one."""
+        try:
+            return [reader(self)]
+        except Wrong as error:
+            self.note(str(error))
+            return []
+
+    def note(self, text: str) -> None:
+        """Note a problem of this value."""
+        self.document.note(self.path, text, line_of(self.document.lines, self.path) or 1)
+
+    def is_empty(self) -> bool:
+        """Return whether nothing stands there, or null."""
+        return bool(self.node.tag == "tag:yaml.org,2002:null")
+
+    def is_mapping(self) -> bool:
+        """Return whether a mapping stands there, or nothing, which may be read as an empty one."""
+        return self.is_empty() or isinstance(self.node, yaml.MappingNode)
+
+    def keys(self) -> set[str]:
+        """Return the keys of a mapping, those whose values are wrong included; none of anything else."""
+        return {key.value for key, _ in self.node.value} if isinstance(self.node, yaml.MappingNode) else set()
+
+    def scalar(self) -> Any:
+        """Return what YAML makes of a value: text, number, bool, None, date or bytes; the node of a collection."""
+        if not isinstance(self.node, yaml.ScalarNode):
+            return self.node
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(self.node)
+        except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
+            # PyYAML lets whatever its conversions raise through: `!!bool x` is a KeyError, a 13th month a ValueError.
+            raise Wrong(f"YAML cannot read {quoted(self.node.value)} as a {_kind(self.node.tag)}; "
+                        "put it in quotes, without a tag, to mean the text") from None
+
+    def found(self) -> str:
+        """Say what stands there, and what YAML made of it where that is something else."""
+        kind = _kind(self.node.tag)
+        if not isinstance(self.node, yaml.ScalarNode):
+            return f"a {kind}"
+        written: str = self.node.value
+        if kind == "text" or not written:
+            return f"text {quoted(written)}" if kind == "text" else "nothing"
+        value = self.scalar() if kind in ("number", "bool") else None
+        reading = json.dumps(value) if kind in ("number", "bool", "null") else f"a {kind}"
+        return written if reading == written else f"{quoted(written)}, which YAML reads as {reading}"
+
+    def _items(self) -> Iterator[Cursor]:
+        for position, node in enumerate(self.node.value):
+            yield self._child(node, f"{self.path}[{position}]", node.start_mark.line + 1)
+
+    def _child(self, node: yaml.Node, path: str, line: int) -> Cursor:
+        if self.depth == MAX_DEPTH:
+            raise Unreadable(line, f"nested deeper than {MAX_DEPTH} levels; does an alias contain itself?")
+        self.document.visit(path, line)
+        return Cursor(node, path, self.document, self.depth + 1)
+
+    def _below(self, key: str) -> str:
+        step = key if key.isprintable() else quoted(key)
+        return f"{self.path}.{step}" if self.path else step
+
+
+def compose(text: str) -> yaml.Node | None:
+    """Return the root of a YAML document, None for an empty one. Raises Unreadable."""
+    try:
+        source = text.encode()
+        if len(source) > MAX_BYTES:
+            raise Unreadable(0, f"is larger than {MAX_BYTES} bytes; this can be no configuration")
+        # The C parser is ten times as fast, which shows on a Pi Zero; its composer recurses as deep as it is told to.
+        _check_bounds(source)
+        return yaml.compose(source, Loader=yaml.CSafeLoader)
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise Unreadable(line, "is no UTF-8 text; save it as UTF-8") from None
+    except yaml.reader.ReaderError as error:
+        line = source.count(b"\n", 0, error.position) + 1
+        raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        written = "".join(text.splitlines()[line - 1:line])
+        reason = "it has a tab; indent with spaces" if "\t" in written else error.problem
+        raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}") from None
+
+
+def line_of(lines: Mapping[str, int], key: str) -> int:
+    """Return the line of a key path, or of the nearest one above it that the file has, else 0."""
+    return next((lines[above] for above in _upwards(key) if above in lines), 0)
+
+
+def quoted(text: str) -> str:
+    """Return `text` in quotes on one line, shortened where it is long."""
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def check_text(value: str) -> None:
+    """Raise Wrong for a text that nothing can be done with."""
+    if "\0" in value:
+        raise Wrong(f"{quoted(value)} has a NUL character")
+
+
+def _check_bounds(source: bytes) -> None:
+    depth = 0
+    for count, event in enumerate(yaml.parse(source, Loader=yaml.CSafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or count > MAX_NODES:
+            what = f"nested deeper than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_NODES} values"
+            raise Unreadable(event.start_mark.line + 1, f"{what}; this can be no configuration")
+
+
+def _upwards(key: str) -> Iterator[str]:
+    yield key
+    while key:
+        key = key[:max(key.rfind("."), key.rfind("["), 0)]
+        yield key
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    meant = nearest(key, known)
+    return f"did you mean {meant}?" if meant else f"known here are {', '.join(known)}"
+
+
+def _kind(tag: str) -> str:
+    name = tag.removeprefix(_TAG)
+    return _KINDS.get(name, name)

@@ -1,0 +1,106 @@
+"""From the text of the configuration file to Settings: the walk over its sections, and every problem at once.
+
+Text in, values out: nothing here opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from iotd.config import base, template
+from iotd.config.base import value_of, with_value
+from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
+from iotd.config.section import Note, Section
+from iotd.config.settings import Settings
+from iotd.errors import ConfigError, Problem
+from iotd.host.identity import Identity
+from iotd.mqtt import topics
+from iotd.wings import WINGS, Wing, module
+
+
+class Loaded(NamedTuple):
+    """A configuration without problems, and the line of every key path in its file."""
+
+    settings: Settings
+    lines: Mapping[str, int]
+
+    def line(self, key: str) -> int:
+        """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
+        return line_of(self.lines, key)
+
+
+def parse(text: str, file: str, identity: Identity) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
+    document = Document()
+    try:
+        root = compose(text)
+        values = _read(Cursor(root, "", document)) if root else {}
+    except Unreadable as error:
+        raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
+    settings = _settings(values, identity)
+    _check(settings, document.note_consequence)
+    if document.problems:
+        raise ConfigError(file, document.problems)
+    return Loaded(settings, document.lines)
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Return what is wrong between the values of settings that were changed after they were read."""
+    found: list[Problem] = []
+    _check(settings, lambda key, text: found.append(Problem(0, key, text)))
+    return found
+
+
+def loaded_wings(settings: Settings) -> list[Wing]:
+    """Return the wings that these settings call for, in their order."""
+    return [wing for wing in WINGS if wing.always or any(key in settings.sections for key in wing.keys)]
+
+
+def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
+    """Yield each key that can stand at the top of the file and its section, those of wings that are not loaded left
+    out.
+    """
+    yield from base.SECTIONS.items()
+    for wing in loaded_wings(settings):
+        yield from module(wing, "section").SECTIONS.items()
+
+
+def _read(root: Cursor) -> dict[str, Any]:
+    keys = {key: wing for wing in WINGS for key in wing.keys}
+    order = ["thing", "mqtt", "presence", *keys, "log"]
+    return root.fields({key: (key, partial(_read_section, keys.get(key), key)) for key in order})
+
+
+def _read_section(wing: Wing | None, key: str, at: Cursor) -> Any:
+    section: Section = base.SECTIONS[key] if wing is None else module(wing, "section").SECTIONS[key]
+    return section.read(at)
+
+
+def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
+    """Put defaults where the file is silent, and fill what placeholders cannot change in a run."""
+    known = {key: values.get(key, section.default) for key, section in base.SECTIONS.items()}
+    written = {key: value for key, value in values.items() if key not in known and value != ()}
+    settings = Settings(**known, sections=written)
+    for wing in loaded_wings(settings):
+        defaults = {key: section.default for key, section in module(wing, "section").SECTIONS.items()}
+        settings = settings._replace(sections={**defaults, **settings.sections})
+    names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
+    names["thing"] = template.compile_tree(settings.thing)(names)
+    settings = settings._replace(thing=names["thing"])
+    for key, section in sections(settings):
+        filled = section.fill(value_of(settings, key), lambda topic: str(template.compile_tree(topic)(names)))
+        settings = with_value(settings, key, filled)
+    return settings
+
+
+def _check(settings: Settings, note: Note) -> None:
+    """Note what is wrong between values, and with topics and names, which had to be filled first."""
+    counts = {}
+    for key, section in sections(settings):
+        section.check(settings, note)
+        counts[key] = section.filters(value_of(settings, key))
+    total = sum(counts.values())
+    if settings.mqtt.aws_limits and total > topics.AWS_MAX_SUBSCRIPTIONS:
+        note(max(counts, key=lambda key: counts[key]),
+             f"{total} subscriptions in all ({', '.join(f'{key} {count}' for key, count in counts.items() if count)}); "
+             f"AWS IoT allows {topics.AWS_MAX_SUBSCRIPTIONS}")

@@ -1,0 +1,174 @@
+"""Typed readers for the values of a configuration: what is right, and what to say of anything else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from iotd.config import template
+from iotd.config.document import Cursor, Reader, Wrong, check_text, quoted
+from iotd.errors import nearest
+from iotd.vocabulary import Json
+
+_DURATION = r"([0-9]{1,9})(ms|s|m|h|d)"
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = r"([0-9]{1,9})(KB|MB|GB)"
+_BYTES = {"KB": 1024, "MB": 1024 ** 2, "GB": 1024 ** 3}
+LONGEST_S = 3650 * 86400.0  # what threads can wait for at once ends not far above
+
+
+def text(at: Cursor) -> str:
+    """Read a text that is not empty."""
+    value = at.scalar()
+    if not isinstance(value, str):
+        raise Wrong(f"expected text, found {at.found()}" + _quotes(at))
+    if not value:
+        raise Wrong("is empty; expected text")
+    check_text(value)
+    return value
+
+
+def boolean(at: Cursor) -> bool:
+    """Read true or false."""
+    value = at.scalar()
+    if not isinstance(value, bool):
+        raise Wrong(f"expected true or false, found {at.found()}")
+    return value
+
+
+def whole(low: int, high: int, others: Mapping[int, str] = {}) -> Reader[int]:
+    """Return a reader of whole numbers from `low` to `high`; `others` says why one that might be meant is not."""
+    def read(at: Cursor) -> int:
+        value = at.scalar()
+        # Written in any other way, as 010 or 1:30, it is not what it seems: YAML 1.1 reads 8 and 90.
+        if type(value) is not int or not low <= value <= high or at.found() != str(value):
+            raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}" + others.get(value, ""))
+        return value
+    return read
+
+
+def choice(*names: str) -> Reader[str]:
+    """Return a reader of one of `names`."""
+    def read(at: Cursor) -> str:
+        value = at.scalar()
+        if value not in names:
+            meant = nearest(str(value), names)
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise Wrong(f"expected {_or(names)}, found {at.found()}{hint}")
+        return str(value)
+    return read
+
+
+def duration(at: Cursor) -> float:
+    """Read a duration above zero, in seconds."""
+    value = duration_or_zero(at)
+    if value == 0:
+        raise Wrong(f"expected a duration above zero, found {at.found()}")
+    return value
+
+
+def duration_or_zero(at: Cursor) -> float:
+    """Read a duration, in seconds."""
+    value = at.scalar()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise Wrong(f"expected a duration with its unit, found {at.found()}; write {value}s")
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise Wrong(f"expected a duration such as 500ms, 30s, 2m, 1h or 1d, found {at.found()}")
+    if seconds > LONGEST_S:
+        raise Wrong(f"expected a duration of at most 3650d, found {at.found()}")
+    return seconds
+
+
+def seconds_of(written: Json) -> float | None:
+    """Return how long a text such as 30s means, None for anything else."""
+    match = re.fullmatch(_DURATION, written) if isinstance(written, str) else None
+    return int(match[1]) * _SECONDS[match[2]] if match else None
+
+
+def size(at: Cursor) -> int:
+    """Read a size above zero, in bytes; 1 KB has 1024."""
+    value = at.scalar()
+    match = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
+    if not match or not int(match[1]):
+        raise Wrong(f"expected a size above zero such as 64KB, 64MB or 1GB, found {at.found()}")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def qos(at: Cursor) -> int:
+    """Read 0 or 1."""
+    return whole(0, 1, {2: "; AWS IoT has no QoS 2, and iotd makes doubles harmless rather than impossible"})(at)
+
+
+def path(at: Cursor) -> str:
+    """Read an absolute path."""
+    written = text(at)
+    if not written.startswith("/"):
+        raise Wrong(f"expected a path from /, found {quoted(written)}")
+    return written
+
+
+def listed(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:
+    """Return a reader of a list whose key may stand there with nothing behind it; `example` shows a right one."""
+    return lambda at: () if at.is_empty() else at.items(reader, example)
+
+
+def optional(reader: Reader[Any]) -> Reader[Any]:
+    """Return a reader that takes nothing for None."""
+    return lambda at: None if at.is_empty() else reader(at)
+
+
+def template_text(known: frozenset[str]) -> Reader[str]:
+    """Return a reader of a text whose placeholders are `known`."""
+    def read(at: Cursor) -> str:
+        written = text(at)
+        _check_template(written, known)
+        return written
+    return read
+
+
+def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
+    """Return a reader of a mapping with `known` placeholders in its texts."""
+    def read(at: Cursor) -> dict[str, Json]:
+        tree = at.tree(lambda written: _check_template(written, known))
+        if not isinstance(tree, dict):
+            raise Wrong(f"expected a mapping of keys, found {at.found()}")
+        return tree
+    return read
+
+
+def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
+    """Return a reader of a command as a list of arguments, whose placeholders are `known`; none: braces are braces."""
+    def argument(at: Cursor) -> str:
+        written = at.scalar()
+        if not isinstance(written, str):
+            raise Wrong(f"expected text, found {at.found()}; put it in quotes")
+        if known:
+            _check_template(written, known)
+        if "\0" in written:
+            raise Wrong("has a NUL character, which no argument can have")
+        return written
+
+    def read(at: Cursor) -> tuple[str, ...]:
+        arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
+        if not arguments or not arguments[0]:
+            raise Wrong("is empty; expected a program and its arguments")
+        return arguments
+    return read
+
+
+def _check_template(written: str, known: frozenset[str]) -> None:
+    try:
+        template.check(written, known)
+    except template.TemplateError as error:
+        raise Wrong(str(error)) from None
+
+
+def _quotes(at: Cursor) -> str:
+    meant = at.node.id == "scalar" and at.node.value
+    return f"; put it in quotes to mean the text: {quoted(at.node.value)}" if meant else ""
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,79 @@
+"""What a wing, or the kernel, says of one key at the top of the YAML."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from iotd.config.document import Cursor
+from iotd.config.readers import LONGEST_S, seconds_of
+from iotd.vocabulary import Json
+
+SHORTEST_S = 1.0  # a period that the cloud can set
+
+Note = Callable[[str, str], None]  # takes the path of a key, and what is wrong there
+Fill = Callable[[str], str]  # fills {thing}, {hostname} and {machine_id} in a topic
+
+
+class Setting(NamedTuple):
+    """A setting that `on_delta` can open to the cloud.
+
+    `name` is its form for a person, `pattern` matches what follows the section's key. Of the section's value and the
+    match `problem` tells why it cannot be opened, `get` its value; `put` returns the section with another one, and
+    raises ValueError for one of no use.
+    """
+
+    name: str
+    pattern: str
+    problem: Callable[[Any, re.Match[str]], str | None]
+    get: Callable[[Any, re.Match[str]], Json]
+    put: Callable[[Any, re.Match[str], Json], Any]
+
+
+class Section(NamedTuple):
+    """How one key is read and judged.
+
+    `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
+    what is wrong between values, with all settings before it. `filters` counts what it subscribes.
+    """
+
+    read: Callable[[Cursor], Any]
+    default: Any = None
+    fill: Callable[[Any, Fill], Any] = lambda value, fill: value
+    check: Callable[[Any, Note], None] = lambda settings, note: None
+    filters: Callable[[Any], int] = lambda value: 0
+    settable: tuple[Setting, ...] = ()
+
+
+def note_if(note: Note, key: str, problem: str | None) -> None:
+    """Note the problem at the key, where there is one."""
+    if problem:
+        note(key, problem)
+
+
+def period_of_an_item(key: str) -> Setting:
+    """Return the setting KEY[0].every of a section that is a list of entries with an `every_s`."""
+    def put(entries: tuple[Json, ...], found: re.Match[str], value: Json) -> tuple[Json, ...]:
+        return with_item(entries, int(found[1]), entries[int(found[1])]._replace(every_s=_duration(value)))
+
+    return Setting(f"{key}[0].every", r"\[([0-9]{1,4})\]\.every",
+                   lambda entries, found: missing_item(key, entries, int(found[1])),
+                   lambda entries, found: f"{entries[int(found[1])].every_s:g}s", put)
+
+
+def missing_item(key: str, entries: tuple[Json, ...], position: int) -> str | None:
+    """Return why a list has no item at this position, None where it has."""
+    return None if position < len(entries) else f"{key} has no item {position}; the first is {key}[0]"
+
+
+def with_item(entries: tuple[Json, ...], position: int, entry: Json) -> tuple[Json, ...]:
+    """Return the list with another item at this position."""
+    return (*entries[:position], entry, *entries[position + 1:])
+
+
+def _duration(value: Json) -> float:
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise ValueError("expected a duration in quotes with its unit, such as \"30s\"")
+    if not SHORTEST_S <= seconds <= LONGEST_S:
+        raise ValueError(f"expected a duration from {SHORTEST_S:g}s to 3650d")
+    return seconds

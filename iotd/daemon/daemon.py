@@ -1,0 +1,319 @@
+"""The main loop: wires the parts, owns the inbox, and the order in which everything ends.
+
+One turn: wait for an event or for what is due, let whoever it is for act on it, feed the watchdog last. Start reading
+at `Daemon.turn`. The line to the broker is `Line`'s; everything else is done by parts, of which the loop knows none by
+name (`part`). `iotd.wings` lists them.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterable
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from iotd import __version__
+from iotd.config import override
+from iotd.config.parse import loaded_wings
+from iotd.config.settings import Checked, Settings
+from iotd.daemon import presence
+from iotd.daemon.line import Line
+from iotd.daemon.outage import Outages
+from iotd.daemon.part import Part
+from iotd.daemon.placeholders import Placeholders
+from iotd.daemon.world import World
+from iotd.errors import EXIT_FAULT, ConfigError
+from iotd.host import log
+from iotd.host.identity import Identity
+from iotd.vocabulary import (
+    Acknowledged, Dialled, Down, Json, Message, Overridden, Received, Signalled, Subscribed, ThreadFailed,
+)
+from iotd.wings import module
+
+BEAT_S = 15.0  # how often status.json is renewed where systemd's watchdog asks for nothing
+CLOSE_S = 5.0  # for the MQTT thread to end
+REBOOT_S = 60.0  # for the host to go down; then the line is dialled again, since it did not
+SETTLED_S = 1.0  # after a change, until status.json is renewed: what came of it is told too
+
+
+class Daemon:
+    """One run of iotd. `load` reads and validates the configuration anew, or raises ConfigError.
+
+    It is the `Kernel` that its parts know.
+    """
+
+    def __init__(self, checked: Checked, load: Callable[[], Checked], world: World) -> None:
+        now = world.monotonic()
+        self.world = world
+        self.settings = self.written = checked.settings
+        self._start_log()
+        self.run_id = world.new_id()
+        self.post = world.inbox.put
+        self._warnings: tuple[str, ...] = checked.warnings
+        self._load = load
+        self._session = world.session(self.post, world.inbox.size)
+        self.outages = Outages(world.places.state, world.files, world.boot_id, world.uptime, now)
+        self._placeholders = Placeholders(world, self.run_id)
+        self._parts: list[Part] = []
+        self._by_wing: dict[str, Part] = {}
+        self._line = Line(world, self._session, self.settings, self._parts, self.outages, _phase(world.identity),
+                          self._changed)
+        self._due_at: dict[Part, float] = {}
+        self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
+        self._stuck = ""
+        self._stopping = False
+        self._status_file = world.places.runtime / "status.json"
+        self._status_failed = False
+        self.exit_status: int | None = None
+        self._handlers: dict[type, Callable[[Any, float], None]] = {}
+
+    def run(self) -> int:
+        """Run until asked to stop; return the exit status."""
+        self.world.catch_signals(lambda caught: self.post(Signalled(caught)))
+        try:
+            self.start()
+            while self.exit_status is None:
+                self.turn()
+        except Exception:
+            log.error("daemon.fault", "a bug in iotd; systemd starts it again", traceback=traceback.format_exc())
+            self.exit_status = EXIT_FAULT
+        return self.close(self.exit_status)
+
+    def start(self) -> None:
+        """Start the threads, build the parts, let the configuration take effect, and say READY."""
+        self._session.start()
+        now = self.world.monotonic()
+        self._take(self.written, now)
+        log.info("daemon.started", f"iotd {__version__} runs as {self.settings.thing}", version=__version__,
+                 thing=self.settings.thing, run=self.run_id, waiting=sum(part.waiting() for part in self._parts))
+        self._warn()
+        self.world.systemd.ready()
+
+    def turn(self) -> None:
+        """Take what has happened, do what is due, feed the watchdog."""
+        due_at = min(self._beat_at, self._line.next_due())
+        if not self._line.leaving:
+            due_at = min(due_at, *self._due_at.values())
+        self._session.go()
+        events = self.world.inbox.take(max(0.0, due_at - self.world.monotonic()))
+        now = self.world.monotonic()
+        for event in events:
+            handler = self._handlers.get(type(event))
+            if handler is not None:  # else its part has left with the configuration
+                handler(event, now)
+        stirred = bool(events) or now >= self._line.next_due()  # what the line does may open parts, and let messages go
+        self._line.keep(now)
+        if not self._line.leaving:
+            for part in self._parts:
+                if stirred or now >= self._due_at[part]:
+                    part.keep(now)
+                    self._due_at[part] = part.next_due()
+        if now >= self._beat_from:
+            self._beat(now)
+
+    # What parts ask for
+
+    @property
+    def connected(self) -> bool:
+        """Whether the line is up."""
+        return self._line.up
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the last word is being said: what is begun now would be cut off."""
+        return self._line.leaving
+
+    @property
+    def clear(self) -> bool:
+        """Whether messages may go out."""
+        return self._line.clear
+
+    def send(self, message: Message) -> None:
+        """Publish now, past the spool."""
+        self._line.send(message)
+
+    def hand_over(self, number: int, message: Message) -> None:
+        """Publish a message that is kept under this number."""
+        self._session.publish(self._line.number, number, message)
+
+    def acknowledged(self, eager: bool | None = None) -> list[int]:
+        """Return the numbers acknowledged since the last call; `eager`: be woken by the next one."""
+        if eager is not None:
+            self._session.eager = eager
+        return self._session.acknowledged(self._line.number)
+
+    def passed(self) -> tuple[int, int]:
+        """Return how many publishes, and bytes of them, went past `hand_over` or came in since the last call."""
+        return self._line.passed()
+
+    def values(self, names: Iterable[str]) -> dict[str, Json]:
+        """Return what these placeholders stand for now."""
+        return self._placeholders.values(names)
+
+    def status_changed(self) -> None:
+        """Renew status.json once what has changed just now has settled."""
+        self._beat_from = self._beat_at = min(self._beat_at, self.world.monotonic() + SETTLED_S)
+
+    def reboot(self, reason: str, ask: Callable[[], None]) -> None:
+        """Say Rebooting, bring everything to the disk, write down why, and then `ask` for the reboot."""
+        def afterwards(now: float) -> None:
+            for part in self._parts:
+                part.settle(now)
+            self.outages.leave(reason, self.outages.until(now, self._line.down_reason))
+            ask()
+            self._line.dial_anew(now, REBOOT_S)
+
+        if not self._line.leaving:
+            self._line.leave(presence.REBOOTING, afterwards, self.world.monotonic())
+
+    # The configuration
+
+    def _take(self, written: Settings, now: float) -> None:
+        """Let a configuration that was just read take effect, with what the cloud has set in it."""
+        self.written = written
+        self._build_parts(now)
+        for part in self._parts:
+            part.read(written, now)
+        self._apply(now)
+
+    def _build_parts(self, now: float) -> None:
+        """Have a part for each wing that the settings call for, and for no other."""
+        called_for = {wing.name: wing for wing in loaded_wings(self.written)}
+        for name in self._by_wing.keys() - called_for.keys():
+            self._by_wing.pop(name).close(now)
+        for name, wing in called_for.items():
+            if name not in self._by_wing:
+                self._by_wing[name] = module(wing, "part").build(self, self.world.adapters.get(name))
+        self._parts[:] = [self._by_wing[name] for name in called_for]
+        self._placeholders.of_parts = {
+            name: look_up for part in self._parts for name, look_up in part.placeholders().items()}
+        self._handlers = {
+            Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
+            Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
+            Overridden: lambda event, now: self._apply(now), Signalled: self._on_signalled,
+            ThreadFailed: self._on_thread_failed,
+            **{kind: handler for part in self._parts for kind, handler in part.handlers().items()}}
+
+    def _apply(self, now: float) -> None:
+        """Let the file's settings take effect, with those of the cloud in their place."""
+        set_by_cloud = {name: value for part in self._parts for name, value in part.overrides().items()}
+        self.settings = override.applied(self.written, set_by_cloud)
+        self._start_log()
+        self._placeholders.thing = self.settings.thing
+        for part in self._parts:
+            part.apply(self.settings, now)
+        self._line.apply(self.settings, now)
+        self._due_at = {part: part.next_due() for part in self._parts}
+
+    def _reload(self, now: float) -> None:
+        """Read and validate the configuration anew; only a good one takes the old one's place."""
+        try:
+            checked = self._load()
+        except ConfigError as error:
+            log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
+                      problems=error.lines())
+            return
+        self._warnings = checked.warnings
+        self._take(checked.settings, now)
+        log.info("daemon.reloaded", "the configuration was read anew")
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say what is not right about the configuration, and is used all the same."""
+        for warning in self._warnings:
+            log.warning("config.warning", warning)
+
+    def _start_log(self) -> None:
+        log.start(self.settings.log.level, self.settings.log.format, self.world.under_journald,
+                  self.world.log_to)
+
+    # What happens beside the line
+
+    def _on_signalled(self, event: Signalled, now: float) -> None:
+        name = signal.Signals(event.number).name
+        if event.number == signal.SIGHUP:
+            self._reload(now)
+        elif self._stopping:
+            self.exit_status = 0
+        else:
+            log.info("daemon.stopping", f"asked to stop by {name}", reason=name)
+            self.world.systemd.stopping()
+            self._stopping = True
+            self._line.leave(presence.STOPPED, self._stop, now)
+
+    def _stop(self, now: float) -> None:
+        self._line.stay_down(now)
+        self.exit_status = 0
+
+    def _on_thread_failed(self, event: ThreadFailed, now: float) -> None:
+        log.error("daemon.fault", f"a bug ended the {event.thread} thread; systemd starts iotd again",
+                  thread=event.thread, traceback=event.traceback)
+        self.exit_status = EXIT_FAULT
+
+    # How it is, and the end
+
+    def _changed(self, now: float) -> None:
+        """The line has come up or gone down: tell it at once, and what comes of it a little later."""
+        self._beat(now)
+        self.status_changed()
+
+    def _beat(self, now: float) -> None:
+        """Tell systemd and status.json how it stands; the watchdog is fed only where every thread lives."""
+        systemd, every_s = self.world.systemd, self.world.systemd.feed_every_s or BEAT_S
+        self._beat_from, self._beat_at = now + every_s / 2, now + every_s
+        names = ["" if self._session.alive(now) else "mqtt", *(part.stuck(now) for part in self._parts)]
+        stuck = ", ".join(filter(None, names))
+        if stuck and stuck != self._stuck:
+            log.error("watchdog.withheld", f"the {stuck} thread is stuck; systemd will start iotd again",
+                      reason=f"thread {stuck} is stuck")
+        self._stuck = stuck
+        if not stuck:
+            systemd.feed()
+        mqtt = self.settings.mqtt
+        systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
+                       f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
+        try:
+            self.world.files.write_json(self._status_file, self._status(now), mode=0o644)
+            self._status_failed = False
+        except OSError as error:
+            if not self._status_failed:
+                log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
+                            path=str(self._status_file), reason=str(error))
+            self._status_failed = True
+
+    def _status(self, now: float) -> dict[str, Json]:
+        """Return what `iotd status` shows."""
+        mqtt, up_since = self.settings.mqtt, self._line.up_since
+        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
+        status: dict[str, Json] = {
+            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
+            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
+            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
+            "healthy": not problems, "problems": problems,
+        }
+        for part in self._parts:
+            status.update(part.status())
+        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+
+    def close(self, exit_status: int) -> int:
+        """End every part in order, each in its own try, so that none keeps the next from ending."""
+        now = self.world.monotonic()
+        self.world.systemd.stopping()
+        ends: list[Callable[[], Any]] = [
+            partial(self._session.close, CLOSE_S), *(partial(part.close, now) for part in self._parts),
+            partial(self.world.files.remove, self._status_file)]
+        for end in ends:
+            try:
+                end()
+            except Exception:
+                log.error("daemon.fault", "a part did not end well", traceback=traceback.format_exc())
+        log.info("daemon.stopped", "stopped", reason="asked" if exit_status == 0 else "fault")
+        return exit_status
+
+
+def _phase(identity: Identity) -> float:
+    """Return this device's own part of any span, 0 to 1, the same in every run."""
+    seed = identity.machine_id or identity.hostname
+    return int.from_bytes(sha256(f"iotd {seed}".encode()).digest()[:4], "big") / 2**32

@@ -1,0 +1,155 @@
+"""A part: one capability as the main loop drives it; and the kernel as a part sees it.
+
+The kernel knows its parts by this protocol alone, and a part knows nothing but the kernel. All of it is called on the
+main thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from iotd.config.settings import Settings
+from iotd.daemon.outage import Outages
+from iotd.daemon.world import World
+from iotd.vocabulary import Json, Message, Received
+
+
+class Kernel(Protocol):
+    """What a part may ask of the kernel."""
+
+    world: World
+    run_id: str
+    outages: Outages
+    written: Settings  # as the file says them, without what the cloud has set
+
+    @property
+    def connected(self) -> bool:
+        """Whether the line is up."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether messages may go out: the line is up and open, and nothing is awaited on a careful one."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the last word is being said: what is begun now would be cut off."""
+
+    def post(self, event: Any) -> None:
+        """Put an event into the inbox; from any thread."""
+
+    def send(self, message: Message) -> None:
+        """Publish now, past the spool: it speaks of this very moment and is made anew on the next line."""
+
+    def hand_over(self, number: int, message: Message) -> None:
+        """Publish a message that is kept under this number, from 1, until `acknowledged` gives it back."""
+
+    def acknowledged(self, eager: bool | None = None) -> list[int]:
+        """Return the numbers acknowledged since the last call; `eager`: the main loop is to be woken by the next."""
+
+    def passed(self) -> tuple[int, int]:
+        """Return how many publishes, and bytes of them, went past `hand_over` or came in since the last call."""
+
+    def values(self, names: Iterable[str]) -> dict[str, Json]:
+        """Return what these placeholders stand for now, None for one that nobody knows."""
+
+    def status_changed(self) -> None:
+        """What `iotd status` shows has changed: renew it soon."""
+
+    def reboot(self, reason: str, ask: Callable[[], None]) -> None:
+        """Say Rebooting, bring everything to the disk, write down why, and then `ask` for the reboot."""
+
+
+class Part:
+    """One capability. What it does not care for it leaves as it is here.
+
+    `is_open` is the kernel's: from `opened` to `closed`. A part that needs to be opened anew takes it back.
+    """
+
+    is_open = False
+
+    # What is configured
+
+    def read(self, settings: Settings, now: float) -> None:
+        """Take the settings as the file says them, before `overrides` is asked and any are applied."""
+
+    def overrides(self) -> Mapping[str, Json]:
+        """Return the settings that the cloud has set, by their names."""
+        return {}
+
+    def apply(self, settings: Settings, now: float) -> None:
+        """Let the settings take effect."""
+
+    def placeholders(self) -> Mapping[str, Callable[[], Json]]:
+        """Return how to look up each placeholder that is this part's."""
+        return {}
+
+    # The line
+
+    def filters(self) -> Mapping[str, int]:
+        """Return the filters that it wants subscribed, with their QoS."""
+        return {}
+
+    def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
+        """The line is up and the broker has answered for all of its filters.
+
+        `careful`: one action at a time. `resting` names the actions that are not to be tried.
+        """
+
+    def closed(self, blamed: bool, now: float) -> None:
+        """The line is down; `blamed`: the broker ended it, over nothing but what is `in_flight` perhaps."""
+
+    def heard(self, received: Received, now: float) -> None:
+        """Take a message on one of its filters."""
+
+    def pending(self) -> list[str]:
+        """Return the actions that the broker has yet to answer, for the kernel to judge where the line ends."""
+        return []
+
+    def in_flight(self) -> list[str]:
+        """Return the actions in flight that this part judges itself where the line ends over them."""
+        return []
+
+    # Time, and what happens
+
+    def handlers(self) -> Mapping[type, Callable[[Any, float], None]]:
+        """Return who takes each kind of event that it posts."""
+        return {}
+
+    def next_due(self) -> float:
+        """Return when `keep` has something to do that no event announces, math.inf for never."""
+        return math.inf
+
+    def keep(self, now: float) -> None:
+        """Do what is due; also called after every event."""
+
+    # The end
+
+    def settle(self, now: float) -> None:
+        """Bring what must outlive this boot to the disk: the host may go down now."""
+
+    def close(self, now: float) -> None:
+        """End; what it has begun in other threads and processes too."""
+
+    # How it is
+
+    def stuck(self, now: float) -> str:
+        """Return the name of a thread of its own that is stuck, nothing where none is."""
+        return ""
+
+    def waiting(self) -> int:
+        """Return how many messages wait to be acknowledged by the broker."""
+        return 0
+
+    def status(self) -> dict[str, Json]:
+        """Return what it adds to status.json."""
+        return {}
+
+    def problems(self) -> list[str]:
+        """Return what is not as it should be, a sentence each."""
+        return []
+
+    def sentences(self) -> list[str]:
+        """Return what `iotd status` tells a person of it beside the problems."""
+        return []

@@ -1,0 +1,45 @@
+"""What the placeholders stand for at this moment; only what is asked for is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+
+from iotd.daemon.world import World
+from iotd.host import facts
+from iotd.vocabulary import Json
+
+
+class Placeholders:
+    """The values of every placeholder but {sequence} and {health}, which belong to one topic or shadow."""
+
+    def __init__(self, world: World, run_id: str) -> None:
+        self.thing = ""
+        self.of_parts: Mapping[str, Callable[[], Json]] = {}  # how to look up those of the parts that are there
+        self._wall = world.wall
+        # What differs from one moment to the next, by the wall clock.
+        self._moments: Mapping[str, Callable[[float], Json]] = {
+            "timestamp": int,
+            "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
+            "uptime": lambda at: int(world.uptime()),
+        }
+        self._constant: Mapping[str, Json] = {
+            "hostname": world.identity.hostname, "machine_id": world.identity.machine_id, "boot_id": world.boot_id,
+            "run": run_id}
+
+    def values(self, names: Iterable[str]) -> dict[str, Json]:
+        """Return the values now, None for a name that nobody knows: its part is not there."""
+        at = self._wall()
+        found: dict[str, Json] = {}
+        for name in names:
+            if name in self._moments:
+                found[name] = self._moments[name](at)
+            elif name in self._constant:
+                found[name] = self._constant[name]
+            elif name in self.of_parts:
+                found[name] = self.of_parts[name]()
+            elif name in facts.NAMES:
+                found.update(facts.read([name]))
+            else:
+                found[name] = self.thing if name == "thing" else None
+        return found

@@ -1,0 +1,279 @@
+"""The root side of recovery: takes one request that the daemon left in /run/iotd/recover and carries it out.
+
+`iotd-recover@VERB.service` runs it when a file named VERB appears there. It trusts nothing in that directory: the
+daemon, should it ever be taken over, gains these four verbs and no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from iotd.host import log
+
+DIRECTORY = "/run/iotd/recover"
+USER = "iotd"
+VERBS = ("reconnect", "radio-cycle", "restart-network", "reboot")
+MAX_REQUEST_BYTES = 65536  # the reason names what was expected, and that list has no end
+COMMAND_LIMIT_S = 50.0  # five of them fit into the unit's TimeoutStartSec
+
+# No leading dash, which a command would read as an option, and no leading dot. 15: IFNAMSIZ less its NUL.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+Command = tuple[str, ...]
+Run = Callable[[Command], "Outcome"]
+
+
+class Refused(Exception):
+    """What lies in the request directory is no request; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the daemon asks for, beside the verb that is the file's name."""
+
+    interface: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: `failure` is None, or says what went wrong; `output` is the end of what it printed."""
+
+    failure: str | None
+    output: str
+
+
+def network_services(interface: str) -> tuple[str, ...]:
+    """Return the units that may be in charge of a Wi-Fi interface on Debian and Raspberry Pi OS."""
+    return (
+        "NetworkManager.service",
+        "wpa_supplicant.service",
+        f"wpa_supplicant@{interface}.service",
+        "iwd.service",
+        "dhcpcd.service",
+        "systemd-networkd.service",
+        "networking.service",
+    )
+
+
+def plan(verb: str, interface: str, in_use: frozenset[str], connected: bool) -> tuple[Command, ...]:
+    """Return the commands that carry out `verb`, in order; each runs whatever became of the one before.
+
+    `in_use` holds those of `network_services` that are. `connected` says that NetworkManager has the interface
+    connected, to a wrong network if it is asked to reconnect. Empty where there is nothing to restart.
+    """
+    if verb == "reboot":
+        return (("systemctl", "reboot"),)
+    if verb == "restart-network":
+        services = tuple(name for name in network_services(interface) if name in in_use)
+        return (("systemctl", "restart", *services),) if services else ()
+    down_and_up: tuple[Command, ...] = (
+        ("ip", "link", "set", "dev", interface, "down"),
+        ("ip", "link", "set", "dev", interface, "up"),
+    )
+    if "NetworkManager.service" in in_use:
+        # NetworkManager chooses by the priority of its profiles, even after somebody has disconnected the interface.
+        choose = ("nmcli", "device", "set", interface, "autoconnect", "yes")
+        if verb == "reconnect" and connected:
+            # `device connect` would take the network used last, which is the wrong one.
+            return (("nmcli", "--wait", "45", "device", "disconnect", interface), choose)
+        if verb == "reconnect":
+            return (("nmcli", "--wait", "45", "device", "connect", interface),)
+        # Not `nmcli radio wifi off`: NetworkManager keeps that over a reboot, and a power cut before `on` would
+        # leave the device without Wi-Fi for good. `managed` is forgotten at the next boot.
+        let_go = ("nmcli", "device", "set", interface, "managed", "no")
+        take_back = ("nmcli", "device", "set", interface, "managed", "yes")
+        # Nor `device connect` at the end: it fails as long as no scan has found a network.
+        return (let_go, *down_and_up, take_back, choose)
+    # -s: wpa_supplicant answers to a socket of wpa_cli's, and cannot see this unit's private /tmp.
+    reassociate = ("wpa_cli", "-s", "/run/wpa_supplicant", "-i", interface, "reassociate")
+    return (reassociate,) if verb == "reconnect" else (*down_and_up, reassociate)
+
+
+def parse_request(body: bytes) -> Request:
+    """Return the request that the JSON object `{"interface": NAME, "reason": TEXT}` makes; raises Refused."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"its content is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise Refused("its content is not a JSON object")
+    interface, reason = fields.get("interface"), fields.get("reason")
+    if not isinstance(interface, str) or not _INTERFACE.fullmatch(interface):
+        raise Refused(f"{interface!a} is not the name of a network interface")
+    if not isinstance(reason, str):
+        raise Refused(f"its reason is not a text: {reason!a}")
+    return Request(interface, reason)
+
+
+def open_directory(path: str, owner: int) -> int:
+    """Return a descriptor of the request directory, so that nothing done through it can be led elsewhere.
+
+    Raises Refused for a link or a directory that is not `owner`'s, FileNotFoundError where there is none.
+    """
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError as error:
+        raise Refused("the request directory is a link or a file") from error
+    if os.fstat(directory).st_uid != owner:
+        os.close(directory)
+        raise Refused(f"the request directory does not belong to {USER}")
+    return directory
+
+
+def take(directory: int, name: str, owner: int) -> bytes:
+    """Remove the request and return its content; raises Refused, the request being removed all the same.
+
+    It goes before anything is done. Were it removed last, a helper that dies would be started on it again and
+    again, and a request that came meanwhile would be removed unread. A request lost here is asked for again.
+    """
+    try:
+        return _read(directory, name, owner)
+    finally:
+        _remove(directory, name)
+
+
+def sweep(directory: int) -> list[str]:
+    """Remove whatever has the name of no verb, and return the names.
+
+    A leading dot is a request that is just being written; it becomes one by its renaming, or stays without effect.
+    """
+    strays = sorted(name for name in os.listdir(directory) if name not in VERBS and not name.startswith("."))
+    for name in strays:
+        _remove(directory, name)
+    return strays
+
+
+def serve(verb: str, path: str, owner: int, run: Run) -> bool:
+    """Carry out the request `verb` that lies in the directory `path`; return whether all went well.
+
+    Nothing asked for is well. What is refused is removed and logged. An unknown verb does nothing but sweep.
+    """
+    try:
+        directory = open_directory(path, owner)
+    except FileNotFoundError:
+        return True
+    except Refused as refused:
+        return _say_refused(path, str(refused))
+    try:
+        strays = sweep(directory)
+        for name in strays:
+            _say_refused(name, f"{name!a} is none of {', '.join(VERBS)}")
+        if verb not in VERBS:
+            return not strays
+        request = parse_request(take(directory, verb, owner))
+    except FileNotFoundError:
+        return not strays
+    except Refused as refused:
+        return _say_refused(verb, str(refused))
+    finally:
+        os.close(directory)
+    return _carry_out(verb, request, run)
+
+
+def run_command(command: Command) -> Outcome:
+    """Run a command without a shell and without input, for COMMAND_LIMIT_S at most."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_ENVIRONMENT,
+            timeout=COMMAND_LIMIT_S,
+        )
+    except OSError as error:
+        return Outcome(f"cannot be run: {error.strerror}", "")
+    except subprocess.TimeoutExpired:
+        return Outcome(f"was killed after {COMMAND_LIMIT_S:g} s", "")
+    failure = f"ended with status {done.returncode}" if done.returncode else None
+    return Outcome(failure, done.stdout.decode("utf-8", "replace").strip()[-2000:])
+
+
+def _carry_out(verb: str, request: Request, run: Run) -> bool:
+    interface = request.interface
+    log.warning(
+        "recovery.accepted", f"{verb} for {interface}: {request.reason}",
+        verb=verb, interface=interface, reason=request.reason,
+    )
+    in_use = _in_use(interface, run)
+    connected = verb == "reconnect" and "NetworkManager.service" in in_use and _connected(interface, run)
+    commands = plan(verb, interface, in_use, connected)
+    if not commands:
+        log.error("recovery.failed", f"{verb}: no network service that iotd knows is in use", verb=verb)
+    return bool(commands) and all([_perform(command, run) for command in commands])
+
+
+def _perform(command: Command, run: Run) -> bool:
+    outcome = run(command)
+    text = " ".join(command)
+    if outcome.failure is None:
+        log.info("recovery.command", f"{text}: done", command=command, output=outcome.output)
+    else:
+        log.error("recovery.failed", f"{text}: {outcome.failure}", command=command, output=outcome.output)
+    return outcome.failure is None
+
+
+def _in_use(interface: str, run: Run) -> frozenset[str]:
+    """Ask systemd which network services are in use: a failed one is, and wants its restart most of all."""
+    services = network_services(interface)
+    states = run(("systemctl", "is-active", *services)).output.split()
+    return frozenset(name for name, state in zip(services, states) if state not in ("inactive", "unknown"))
+
+
+def _connected(interface: str, run: Run) -> bool:
+    """Ask NetworkManager whether the interface is connected: NM_DEVICE_STATE_ACTIVATED is 100."""
+    return run(("nmcli", "--get-values", "GENERAL.STATE", "device", "show", interface)).output.startswith("100 ")
+
+
+def _say_refused(name: str, reason: str) -> bool:
+    log.warning("recovery.refused", f"request refused: {reason}", request=ascii(name), reason=reason)
+    return False
+
+
+def _read(directory: int, name: str, owner: int) -> bytes:
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
+        request = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
+        raise Refused(f"it {what}") from error
+    try:
+        status = os.fstat(request)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("it is not a regular file")
+        if status.st_uid != owner:
+            raise Refused(f"it does not belong to {USER}")
+        body = os.read(request, MAX_REQUEST_BYTES + 1)
+    finally:
+        os.close(request)
+    if len(body) > MAX_REQUEST_BYTES:
+        raise Refused(f"it is larger than {MAX_REQUEST_BYTES} bytes")
+    return body
+
+
+def _remove(directory: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except IsADirectoryError:
+            shutil.rmtree(name, dir_fd=directory)
+
+
+def main(verb: str) -> int:
+    """Serve the verb that systemd names; return the exit status."""
+    log.start("info", "json", under_journald="JOURNAL_STREAM" in os.environ)
+    return 0 if serve(verb, DIRECTORY, pwd.getpwnam(USER).pw_uid, run_command) else 1

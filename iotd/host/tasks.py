@@ -1,0 +1,53 @@
+"""Threads for work that may block: one for each task while it runs, never two under one key, none when idle."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from iotd.vocabulary import ThreadFailed
+
+Work = Callable[[int], Any]
+
+
+class Tasks:
+    """The running tasks; `post` takes what each returns, on the task's thread."""
+
+    def __init__(self, post: Callable[[Any], None]) -> None:
+        self._post = post
+        self._threads: dict[Hashable, threading.Thread] = {}
+        self._stop, self._give_up = os.pipe()
+
+    def start(self, key: Hashable, work: Work) -> bool:
+        """Run `work` on a thread of its own; False where the last one under this key has not ended, or none can start.
+
+        It is given a file descriptor that becomes readable when it should give up.
+        """
+        self._threads = {name: thread for name, thread in self._threads.items() if thread.is_alive()}
+        if key in self._threads:
+            return False
+        thread = threading.Thread(target=self._run, args=(work,), name=f"task {key}"[:40], daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the host is out of threads or memory; what works without this task goes on
+            return False
+        self._threads[key] = thread
+        return True
+
+    def close(self, limit_s: float) -> None:
+        """Ask every task to give up and wait for that, at most `limit_s`; one that hangs is left behind."""
+        os.write(self._give_up, b"\n")
+        deadline = time.monotonic() + limit_s
+        for thread in self._threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self, work: Work) -> None:
+        try:
+            event = work(self._stop)
+        except BaseException:  # a bug: the main thread must hear of it, whatever it is
+            event = ThreadFailed(threading.current_thread().name, traceback.format_exc())
+        self._post(event)

@@ -1,0 +1,4 @@
+"""MQTT 3.1.1: `session` drives paho on a thread of its own, on a `stream` over TCP and TLS that never blocks.
+
+`credentials` judges and loads the certificates, `topics` knows the rules of topics, filters and names.
+"""

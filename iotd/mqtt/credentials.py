@@ -1,0 +1,209 @@
+"""The CA file, certificate and private key of mutual TLS: what is wrong with them, and the context made of them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from iotd.mqtt.settings import Tls
+
+DAEMON_USER = "iotd"
+ALPN_PORT = 443
+ALPN = "x-amzn-mqtt-ca"
+
+# Forward secret, authenticated, and in every security policy of AWS IoT that has TLS 1.2 (AWS IoT "Transport
+# security"). The suites of TLS 1.3 are OpenSSL's three, which are AWS's three as well; `set_ciphers` leaves them alone.
+TLS12_SUITES = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+)
+
+_RENEW = {
+    "ca": "fetch the current root certificates of the broker",
+    "cert": "create a new certificate for this thing",
+}
+_CERTIFICATE = r"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
+_PRIVATE_KEY = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"
+# A key of another algorithm finds, in OpenSSL's words, no certificate beside it.
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+_UTC_TIME = 0x17  # the other form that RFC 5280 allows, GeneralizedTime, has all four digits of the year
+
+
+class _Encrypted(Exception):
+    """The private key asks for a password."""
+
+
+def unusable(tls: Tls, port: int) -> dict[str, str]:
+    """Return why the three files cannot be used, whatever the time is, by the keys of the configuration."""
+    with suppress(OSError):
+        context(tls, port)
+        return {}
+    found = {key: problem for key in ("ca", "cert", "key") if (problem := _file_problem(key, getattr(tls, key)))}
+    if not found.keys() & {"cert", "key"} and (problem := _pair_problem(tls)):
+        found["key"] = problem
+    return found
+
+
+def expired(tls: Tls, at: float) -> dict[str, str]:
+    """Return which certificates have expired at `at`, epoch seconds, by the keys of the configuration; of several CAs
+    one good one is enough.
+
+    A file that `unusable` names has no date. A start in the future is no problem: a Pi without a real time clock
+    wakes up in the past.
+    """
+    ends = {"ca": max(_ends_of(tls.ca), default=at), "cert": next(iter(_ends_of(tls.cert)), at)}
+    return {key: f"{getattr(tls, key)} expired on {_date(end)}; {_RENEW[key]}, or set the clock"
+            for key, end in ends.items() if end < at}
+
+
+def warnings(tls: Tls) -> list[str]:
+    """Return what works but should not stay so: a private key open to every user of the host."""
+    try:
+        mode = stat.S_IMODE(os.stat(tls.key).st_mode)
+    except OSError:
+        return []
+    if not mode & stat.S_IRWXO:
+        return []
+    return [f"{tls.key} has mode {mode:04o}, open to every user of this host; run: chmod {mode & 0o640:04o} {tls.key}"]
+
+
+def context(tls: Tls, port: int) -> ssl.SSLContext:
+    """Return the client's side of mutual TLS: peer and name verified against this CA file alone, TLS 1.2 or later.
+
+    Port 443 speaks MQTT only with ALPN (AWS IoT "Protocols, port mappings"). The same one as long as the files stay
+    as they are. Raises OSError or its subclass ssl.SSLError for files that `unusable` would name.
+    """
+    return _context(tls, port, tuple(map(_stamp, tls)))
+
+
+@lru_cache(maxsize=1)
+def _context(tls: Tls, port: int, stamps: tuple[tuple[int, ...], ...]) -> ssl.SSLContext:
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.minimum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(":".join(TLS12_SUITES))
+    client.load_verify_locations(cafile=tls.ca)
+    try:
+        client.load_cert_chain(tls.cert, tls.key, password=_refuse_password)
+    except _Encrypted:
+        raise ssl.SSLError(f"{tls.key} is protected by a password") from None
+    if port == ALPN_PORT:
+        client.set_alpn_protocols([ALPN])
+    return client
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Return what is another as soon as the file is. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _refuse_password() -> str:
+    # Without a password function OpenSSL asks at the terminal, and a daemon would wait there for ever.
+    raise _Encrypted
+
+
+def _file_problem(key: str, path: str) -> str | None:
+    try:
+        content = Path(path).read_bytes()
+    except PermissionError:
+        return _permission_problem(path)
+    except FileNotFoundError:
+        return f"{path} does not exist; put the file there, or write its path"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    kind, pattern = ("private key", _PRIVATE_KEY) if key == "key" else ("certificate", _CERTIFICATE)
+    if not re.search(pattern, content.decode("ascii", "replace")):
+        hint = f"openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
+        return f"{path} holds no {kind} in PEM form" + (f"; convert it: {hint}" if content[:1] == b"\x30" else "")
+    if key != "key":
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+        except ssl.SSLError:
+            return f"{path} holds a damaged certificate; copy the file again"
+    return None
+
+
+def _pair_problem(tls: Tls) -> str | None:
+    """Judge the private key, given a certificate that is in order."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.cert, tls.key, password=_refuse_password)
+    except _Encrypted:
+        return f"{tls.key} is protected by a password, which nobody can type at a boot; " \
+               f"remove it: openssl pkey -in {tls.key} -out {tls.key}"
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            return f"{tls.key} does not fit the certificate {tls.cert}; the two come as a pair"
+        return f"{tls.key} cannot be used with {tls.cert}: {error.reason or error}; copy both again"
+    return None
+
+
+def _permission_problem(path: str) -> str:
+    """Say who may not read `path`, and mend the outermost directory that is in the way, else the file."""
+    user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
+    # A person who asks `iotd check` is not to take the file away from the daemon.
+    other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
+    shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
+                None)
+    place, mode = (shut, "0750") if shut else (path, "0640")
+    return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
+
+
+def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    """Return the name of a user or group, its number where it has none, as in a container."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _ends_of(path: str) -> list[float]:
+    """Return when each certificate in a PEM file expires, epoch seconds; nothing where that cannot be told."""
+    try:
+        blocks = re.findall(_CERTIFICATE, Path(path).read_bytes().decode("ascii", "replace"))
+        return [_end_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
+    except (OSError, LookupError, ValueError):
+        return []
+
+
+def _end_of(certificate: bytes) -> float:
+    """Return notAfter of a DER certificate (RFC 5280 4.1), epoch seconds. Raises ValueError or IndexError.
+
+    The standard library decodes certificates of a peer alone; `ssl._ssl._test_decode_cert` is there for CPython's
+    own tests, and may go with any release. The way to notAfter, in a format that has been fixed since 1988, is short.
+    """
+    (_, body), *_ = _fields(certificate)
+    (_, to_be_signed), *_ = _fields(body)
+    # version (left out in v1), serial number, algorithm, issuer, validity
+    fields = [content for tag, content in _fields(to_be_signed) if tag != 0xA0]
+    tag, moment = list(_fields(fields[3]))[1]
+    text = moment.decode("ascii")
+    if tag == _UTC_TIME:
+        text = ("19" if text >= "50" else "20") + text
+    return datetime.fromisoformat(f"{text[:8]}T{text[8:]}").timestamp()
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return the tag and content of each DER element, one after the other."""
+    while content:
+        tag, length, start = content[0], content[1], 2
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(content[2:start], "big")
+        yield tag, content[start:start + length]
+        content = content[start + length:]
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,98 @@
+"""The sections `publish` and `spool`: what is published, and within which bounds it waits."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from iotd.config.document import Cursor, quoted
+from iotd.config.readers import boolean, choice, duration, listed, qos, size, template_mapping, template_text
+from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
+from iotd.config.settings import Settings
+from iotd.config.template import EVERYWHERE, PAYLOAD
+from iotd.mqtt import topics
+from iotd.vocabulary import Json
+
+
+class Publish(NamedTuple):
+    """One scheduled message. `offline` is queue, latest or drop."""
+
+    topic: str
+    every_s: float
+    payload: Mapping[str, Json]
+    retain: bool = True
+    qos: int = 1
+    offline: str = "queue"
+
+
+class Bounds(NamedTuple):
+    """The bounds of what waits for its PUBACK. `strict` commits to disk before anything is sent."""
+
+    strict: bool = False
+    max_bytes: int = 64 * 1024 * 1024
+    max_age_s: float = 7 * 86400.0
+
+
+def _publish(at: Cursor) -> Publish:
+    return Publish(**at.fields({
+        "topic": ("topic", template_text(EVERYWHERE)),
+        "every": ("every_s", duration),
+        "retain": ("retain", boolean),
+        "qos": ("qos", qos),
+        "offline": ("offline", choice("queue", "latest", "drop")),
+        "payload": ("payload", template_mapping(PAYLOAD)),
+    }, topic="", every=86400.0, payload={}))
+
+
+def _bounds(at: Cursor) -> Bounds:
+    return Bounds(**at.fields({
+        "durability": ("strict", lambda at: choice("relaxed", "strict")(at) == "strict"),
+        "max_bytes": ("max_bytes", size),
+        "max_age": ("max_age_s", duration),
+    }))
+
+
+def _check(settings: Settings, note: Note) -> None:
+    aws = settings.mqtt.aws_limits
+    retained_per_s: dict[str, float] = defaultdict(float)
+    for position, entry in enumerate(settings.sections["publish"]):
+        key = f"publish[{position}]"
+        note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
+        payload_bytes = len(json.dumps(entry.payload, ensure_ascii=False, separators=(",", ":")).encode())
+        note_if(note, f"{key}.payload", topics.payload_problem(payload_bytes, aws))
+        if entry.topic == settings.presence.topic:
+            note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
+        if entry.retain:
+            retained_per_s[entry.topic] += 1 / entry.every_s
+            if aws and retained_per_s[entry.topic] > 1 + 1e-9:
+                note(f"{key}.every", f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.4g} times "
+                                     "a second in all; AWS IoT takes one a second, or write retain: false")
+
+
+def _no_text(entries: tuple[Publish, ...], found: re.Match[str]) -> str | None:
+    position, key = int(found[1]), found[2]
+    lacking = missing_item("publish", entries, position)
+    if lacking or isinstance(entries[position].payload.get(key), str):
+        return lacking
+    return f"publish[{position}].payload has no text under the key {key!r}"
+
+
+def _with_text(entries: tuple[Publish, ...], found: re.Match[str], value: Json) -> tuple[Publish, ...]:
+    """Put a text there that the template will write as it is: braces in it are no placeholders."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    entry = entries[int(found[1])]
+    payload = {**entry.payload, found[2]: value.replace("{", "{{").replace("}", "}}")}
+    return with_item(entries, int(found[1]), entry._replace(payload=payload))
+
+
+SECTIONS = {
+    "publish": Section(
+        listed(_publish, "- topic: …"), (), check=_check,
+        fill=lambda entries, fill: tuple(entry._replace(topic=fill(entry.topic)) for entry in entries),
+        settable=(period_of_an_item("publish"), Setting(
+            "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
+            lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),
+    "spool": Section(_bounds, Bounds()),
+}

@@ -1,0 +1,198 @@
+"""The file bridge: other programs on this host join a shadow by files, without MQTT.
+
+What lies in `reported.d/*.json` appears in the reported state, each file one JSON object; of two that name the same
+key the file later in the alphabet wins, and a key or a file that is taken away is taken out of the shadow. What is
+desired appears as `desired.json`. A program writes beside its file (a name that does not end in .json) and renames.
+
+Looked at whenever a report is due, and a file is read again only if its inode, size or time has changed: that costs no
+wake-up of its own, and what is measured travels with the next report anyway.
+
+The directory is made with mode 0755, so that root's programs alone may write; whom else to let in is the
+administrator's decision (tmpfiles.d(5)). Not by membership in the group iotd: that one reads the private key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from itertools import islice
+from pathlib import Path
+
+from iotd.vocabulary import Json
+
+MAX_FILES = 32
+MAX_BYTES = 4096  # of all files together: half of a shadow
+MAX_DEPTH = 4  # AWS IoT is sure to take five, and the shadow itself is one
+MAX_ENTRIES = 1024  # of the directory, whatever they are
+
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+
+Key = tuple[int, int, int]  # inode, size and time of the last change
+
+
+class Bridge:
+    """The two ends, in `runtime`; used from one thread."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._directory = runtime / "reported.d"
+        self._desired = runtime / "desired.json"
+        self._memory = runtime / "reported.json"
+        self._files: dict[str, tuple[Key, dict[str, Json] | None, str]] = {}
+        self._named: dict[str, str] = {}
+        self._written: Json = None
+        self._last = self._remembered()
+
+    def open(self) -> None:
+        """Make the directory where there is none yet. Raises OSError."""
+        if not self._directory.is_dir():
+            self._directory.mkdir()
+            self._directory.chmod(0o755)
+
+    def reported(self, own: frozenset[str]) -> tuple[dict[str, Json], dict[str, str]]:
+        """Return what the files report, with null for what they did before, and the files newly found bad with why.
+
+        `own` are the keys that iotd reports itself; a file cannot take their place.
+        """
+        problems: dict[str, str] = {}
+        merged: dict[str, Json] = {}
+        room = MAX_BYTES
+        for name in self._names(problems):
+            content, problem = self._content(name)
+            taken = sorted(own.intersection(content))
+            room -= len(_text(content))
+            if room < 0 and not problem:
+                problem = f"there are more than {MAX_BYTES} bytes in the files together; this one is left out"
+                room += len(_text(content))
+                content = {}
+            elif taken:
+                problem = f"{taken[0]} is reported by iotd itself; it is left out"
+            if problem:
+                problems[name] = problem
+            merged = _merged(merged, {key: value for key, value in content.items() if key not in own})
+        news = {_shown(name): why for name, why in problems.items() if self._named.get(name) != why}
+        self._named = problems
+        self._last = _instead(self._last, merged)
+        if len(_text(self._last)) > 2 * MAX_BYTES:  # a program that invents keys without end
+            self._last = merged
+        return self._last, news
+
+    def remember(self) -> None:
+        """Write down what is reported, so that a restart knows what to take out. Raises OSError."""
+        _write(self._memory, _text(self._last), 0o600)
+
+    def desired(self, state: Json) -> None:
+        """Let programs read what is desired, in one step, where it differs from the last time. Raises OSError."""
+        if state != self._written:
+            _write(self._desired, json.dumps(state, ensure_ascii=False).encode("utf-8", "backslashreplace"), 0o644)
+            self._written = state
+
+    def _remembered(self) -> dict[str, Json]:
+        content, _ = _read(self._memory)
+        return content or {}
+
+    def _names(self, problems: dict[str, str]) -> list[str]:
+        """Return the files to read in the order of their names; those beyond the bound are named."""
+        try:
+            with os.scandir(self._directory) as entries:
+                names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES)
+                               if entry.name.endswith(".json") and not entry.name.startswith("."))
+        except OSError as error:
+            problems[""] = f"the directory cannot be read: {error.strerror}"
+            return []
+        for name in names[MAX_FILES:][:1]:
+            problems[name] = f"there are more than {MAX_FILES} files; this one and what follows is left out"
+        self._files = {name: known for name, known in self._files.items() if name in names}
+        return names[:MAX_FILES]
+
+    def _content(self, name: str) -> tuple[dict[str, Json], str]:
+        path = self._directory / name
+        try:
+            found = path.lstat()
+        except OSError as error:
+            return {}, f"cannot be read: {error.strerror}"
+        key = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if name not in self._files or self._files[name][0] != key:
+            self._files[name] = (key, *_read(path))
+        _, content, problem = self._files[name]
+        return content or {}, problem
+
+
+def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
+    """Return the JSON object in a file, or None and what is wrong with it."""
+    try:
+        # No link, and no pipe that keeps the reader waiting for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        why = "it is a link" if path.is_symlink() else error.strerror
+        return None, f"cannot be read: {why}"
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None, "is no regular file"
+        data = os.read(descriptor, MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            return None, f"is larger than {MAX_BYTES} bytes"
+        value = json.loads(data)
+        _text(value)
+        depth = _depth(value)
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror}"
+    except ValueError as error:
+        return None, f"is no JSON: {error}"[:120]
+    except RecursionError:
+        return None, _TOO_DEEP
+    finally:
+        os.close(descriptor)
+    if not isinstance(value, dict):
+        return None, f"is a JSON {type(value).__name__}, expected an object"
+    if depth > MAX_DEPTH:
+        return None, _TOO_DEEP
+    return _without_null(value), ""
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+    beside.replace(path)
+
+
+def _merged(old: Json, new: dict[str, Json]) -> dict[str, Json]:
+    """Return `new` laid over `old`, objects into each other, as the shadow service does it."""
+    merged = dict(old) if isinstance(old, dict) else {}
+    for key, value in new.items():
+        merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
+    return merged
+
+
+def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
+    """Return `new` with null for what only `old` has, which takes that out of the shadow.
+
+    The null is said again in every report after it, so that it needs no record of which report has arrived.
+    """
+    changed: dict[str, Json] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        changed[key] = _instead(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return changed
+
+
+def _without_null(tree: dict[str, Json]) -> dict[str, Json]:
+    return {key: _without_null(value) if isinstance(value, dict) else value
+            for key, value in tree.items() if value is not None}
+
+
+def _depth(value: Json) -> int:
+    if not isinstance(value, (dict, list)):
+        return 0
+    return 1 + max((_depth(child) for child in (value.values() if isinstance(value, dict) else value)), default=0)
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _text(value: Json) -> bytes:
+    """Return the JSON of a value. Raises ValueError for a number or a text that JSON cannot say."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")

@@ -1,0 +1,138 @@
+"""The kinds of checks, one table: how each is written in the YAML, and how it looks. A new kind is a line here."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from iotd.config.document import Cursor, Reader, Wrong, quoted
+from iotd.config.readers import boolean, command, duration, path, size, text
+from iotd.host.facts import HOST, Roots
+from iotd.shadows import checks, gateway
+from iotd.shadows.findings import CheckResult, Finding
+from iotd.shadows.section import Check
+
+Look = Callable[[Check, int | None, Roots], Finding]
+
+
+class Kind(NamedTuple):
+    """One kind: `read` reads what stands under its own key, `look` makes it; it may wait unless it is `quick`.
+
+    `limit` is the key that is required with it, and its reader. `named` gives what follows the kind in the name of a
+    check that has none. No timeout may be shorter than `timeout_s` where that is given.
+    """
+
+    read: Reader[Any]
+    look: Look
+    limit: tuple[str, Reader[Any]] | None = None
+    named: Callable[[Any], str] = str
+    quick: bool = False
+    timeout_s: float = 0.0
+
+
+def _process(at: Cursor) -> str:
+    name = text(at)
+    if "/" in name:
+        raise Wrong(f"expected a name without its path, as `ps -o comm` prints it, found {quoted(name)}")
+    return name
+
+
+def _endpoint(at: Cursor) -> tuple[str, int]:
+    written = text(at)
+    host, _, port = written.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host or not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise Wrong(f"expected HOST:PORT such as localhost:8080 or [::1]:8080, found {quoted(written)}")
+    return host, int(port)
+
+
+def _celsius(at: Cursor) -> float:
+    written = at.scalar()
+    match = re.fullmatch(r"(-?[0-9]{1,3})C", written) if isinstance(written, str) else None
+    if not match:
+        raise Wrong(f"expected degrees such as 80C, found {at.found()}")
+    return float(match[1])
+
+
+def _only(expected: bool) -> Reader[bool]:
+    def read(at: Cursor) -> bool:
+        if boolean(at) is not expected:
+            raise Wrong(f"expected {str(expected).lower()}, which is what the check is about; or leave the check out")
+        return expected
+    return read
+
+
+def _unnamed(subject: Any) -> str:
+    return ""
+
+
+KINDS: dict[str, Kind] = {
+    "unit": Kind(text, checks.unit),
+    "process": Kind(_process, checks.process, quick=True),
+    "tcp": Kind(_endpoint, checks.port, named=lambda place: "{}:{}".format(*place)),
+    "file": Kind(path, checks.file, limit=("max_age", duration)),
+    "command": Kind(command(frozenset()), checks.command, named=lambda words: str(words[0].rpartition("/")[2])),
+    "disk": Kind(path, checks.disk, limit=("min_free", size)),
+    "temperature": Kind(_celsius, checks.temperature, named=_unnamed, quick=True),
+    "throttled": Kind(_only(False), checks.throttled, named=_unnamed, quick=True),
+    # The kernel itself needs nine seconds to know that a neighbour has gone.
+    "gateway": Kind(_only(True), gateway.look, named=_unnamed, timeout_s=10.0),
+}
+_STAND_IN = "throttled"  # for a check whose problem is noted already
+
+
+def read(at: Cursor) -> Check:
+    """Read one check: exactly one kind, with its limit and no other's."""
+    limits = {kind.limit[0]: kind.limit[1] for kind in KINDS.values() if kind.limit}
+    values = at.fields({
+        "name": ("name", _name),
+        "every": ("every_s", duration),
+        "timeout": ("timeout_s", duration),
+        **{name: (name, kind.read) for name, kind in KINDS.items()},
+        **{name: (name, reader) for name, reader in limits.items()},
+    })
+    written = at.keys()
+    found = [name for name in KINDS if name in written]
+    if not found and (written - {"name", "every", "timeout", *limits} or not at.is_mapping()):
+        return Check("", _STAND_IN, False)  # an unknown key is noted already, and may be meant for the kind
+    if len(found) != 1:
+        raise Wrong(f"expected one of {', '.join(KINDS)}, found {' and '.join(found) or 'none'}")
+    return _of_kind(found[0], values, written, limits.keys())
+
+
+def _of_kind(name: str, values: dict[str, Any], written: set[str], limits: Any) -> Check:
+    kind = KINDS[name]
+    limit = kind.limit[0] if kind.limit else None
+    for other in limits - {limit}:
+        if other in written:
+            raise Wrong(f"{other} says nothing about a check of {name}")
+    if limit and limit not in written:
+        raise Wrong(f"{limit} is required with {name}")
+    common = {key: values[key] for key in ("every_s", "timeout_s") if key in values}
+    if name not in values or limit and limit not in values:
+        return Check("", _STAND_IN, False, **common)
+    if kind.timeout_s and common.setdefault("timeout_s", kind.timeout_s) < kind.timeout_s:
+        raise Wrong(f"timeout of a {name}'s check is at least {kind.timeout_s:g}s: the kernel takes that long to give "
+                    "up")
+    subject = values[name]
+    return Check(values.get("name", f"{name} {kind.named(subject)}".strip()), name, subject,
+                 values[limit] if limit else None, **common)
+
+
+def _name(at: Cursor) -> str:
+    name = text(at)
+    if len(name) > 64 or not name.isprintable():
+        raise Wrong(f"expected at most 64 characters on one line, found {quoted(name)}")
+    return name
+
+
+def make(check: Check, stop: int | None = None, roots: Roots = HOST) -> CheckResult:
+    """Make a check now; it ends within its time-out but where the kernel itself hangs (a name server, a dead mount).
+
+    `stop` is a file descriptor that becomes readable when the check should give up.
+    """
+    try:
+        outcome, value, reason = KINDS[check.kind].look(check, stop, roots)
+    except OSError as error:
+        outcome, value, reason = "unknown", None, f"cannot be checked: {error.strerror or error}"
+    return CheckResult(check, outcome, value, reason, time.monotonic())

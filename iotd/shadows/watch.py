@@ -1,0 +1,100 @@
+"""The checks behind the health of shadows: when they are made, what they found, and what has turned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+from iotd import schedule
+from iotd.host import log
+from iotd.shadows import health
+from iotd.shadows.findings import CheckResult
+from iotd.shadows.health import Doubt, Verdict
+from iotd.shadows.section import Check, Shadow
+from iotd.vocabulary import Json
+
+Start = Callable[[Hashable, Callable[[int], Any]], bool]
+
+
+class Watch:
+    """All checks of all shadows. `start` runs work on a thread, `post` takes each CheckResult."""
+
+    def __init__(self, start: Start, post: Callable[[Any], None]) -> None:
+        self._start = start
+        self._post = post
+        self._shadows: tuple[Shadow, ...] = ()
+        self._timetable = schedule.EMPTY
+        self._results: dict[Check, CheckResult] = {}
+        self._verdicts: dict[str | None, Verdict] = {}
+
+    def apply(self, shadows: tuple[Shadow, ...], now: float) -> None:
+        """Make the checks of these shadows; a known one at its time, a new one at once."""
+        checks = {entry.name: entry.checks for entry in self._shadows}
+        # A check that was taken out has not recovered: what is known of other checks than these is forgotten.
+        self._verdicts = {entry.name: self._verdicts[entry.name] for entry in shadows
+                          if entry.name in self._verdicts and entry.checks == checks.get(entry.name)}
+        self._shadows = shadows
+        every_s = {check: check.every_s for entry in shadows for check in entry.checks}
+        self._timetable = schedule.changed(self._timetable, every_s, now)
+        self._results = {check: result for check, result in self._results.items() if check in every_s}
+
+    def next_due(self) -> float:
+        """Return when a check is due, math.inf for never."""
+        return self._timetable.next_due
+
+    def keep(self, now: float) -> None:
+        """Make the checks that are due, those that may wait on threads of their own; none while its last one runs."""
+        due, self._timetable = schedule.take(self._timetable, now)
+        if due:
+            from iotd.shadows import kinds
+        for check in due:
+            if kinds.KINDS[check.kind].quick:
+                self._post(kinds.make(check))
+            else:
+                self._start(check, partial(kinds.make, check))
+
+    def checked(self, result: CheckResult, now: float) -> list[int]:
+        """Take the end of a check; return the shadows whose health it changes."""
+        if result.check not in self._timetable.every_s:
+            return []
+        self._results[result.check] = result
+        changed = []
+        for index, entry in enumerate(self._shadows):
+            if result.check in entry.checks:
+                before = self._verdicts.get(entry.name, Verdict())
+                if health.changed(before, self._judge(entry, now)):
+                    changed.append(index)
+        return changed
+
+    def judged(self, entry: Shadow, now: float) -> tuple[bool, Json]:
+        """Return whether a shadow is healthy, and what it reports of its checks; log what has turned."""
+        verdict = self._judge(entry, now)
+        return verdict.healthy, health.reported(verdict)
+
+    def _judge(self, entry: Shadow, now: float) -> Verdict:
+        """Judge a shadow's health, and log what has turned."""
+        old = self._verdicts.get(entry.name, Verdict())
+        self._verdicts[entry.name] = new = health.judge(entry.checks, self._results, now)
+        failed, recovered, unknown = health.turned(old, new)
+        for doubt in failed:
+            log.warning("check.failed", f"{doubt.name}: {doubt.reason}", **_fields(entry, doubt))
+        for name in recovered:
+            log.info("check.recovered", f"{name} is well again", shadow=entry.name, check=name)
+        for doubt in unknown:
+            log.warning("check.unknown", f"{doubt.name} says nothing: {doubt.reason}", **_fields(entry, doubt))
+        return new
+
+    def status(self) -> list[Json]:
+        """Return the shadows that have something to say, with what is not good."""
+        return [{"shadow": name, **health.reported(verdict)} for name, verdict in self._verdicts.items()
+                if verdict != Verdict()]
+
+    def problems(self) -> list[str]:
+        """Return what has failed, a sentence each."""
+        return [f"check {doubt.name} has failed: {doubt.reason}"
+                for verdict in self._verdicts.values() for doubt in verdict.failed]
+
+
+def _fields(entry: Shadow, doubt: Doubt) -> dict[str, Json]:
+    return {"shadow": entry.name, "check": doubt.name, "value": doubt.value, "reason": doubt.reason}

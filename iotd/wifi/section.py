@@ -1,0 +1,72 @@
+"""The section `wifi`: which interface is watched, what is right, and what may be done where it is not."""
+
+import re
+from typing import NamedTuple
+
+from iotd.config.document import Cursor, Wrong, quoted
+from iotd.config.readers import choice, duration, text, whole
+from iotd.config.section import Section
+
+ESSID_MAX_BYTES = 32
+STEPS = ("reconnect", "radio-cycle", "restart-network", "reboot")
+
+
+class RebootBudget(NamedTuple):
+    """How often a reboot may be asked for, and never before the host has been up for `min_uptime_s`."""
+
+    max_per_day: int = 3
+    min_uptime_s: float = 600.0
+
+
+class Wifi(NamedTuple):
+    """The watched interface. `essid` empty: any association is right. `recover` empty: only report."""
+
+    interface: str = "wlan0"
+    essid: tuple[str, ...] = ()
+    every_s: float = 10.0
+    grace_s: float = 120.0
+    recover: tuple[str, ...] = ("reconnect", "restart-network", "reboot")
+    reboot: RebootBudget = RebootBudget()
+
+
+def _wifi(at: Cursor) -> Wifi:
+    return Wifi(**at.fields({
+        "interface": ("interface", _interface),
+        "essid": ("essid", lambda at: at.items(_essid, "[fleet-ap]")),
+        "every": ("every_s", duration),
+        "grace": ("grace_s", duration),
+        "recover": ("recover", _recover),
+        "reboot": ("reboot", _reboot),
+    }))
+
+
+def _reboot(at: Cursor) -> RebootBudget:
+    return RebootBudget(**at.fields({
+        "max_per_day": ("max_per_day", whole(0, 24)),
+        "min_uptime": ("min_uptime_s", duration),
+    }))
+
+
+def _interface(at: Cursor) -> str:
+    name = text(at)
+    if len(name.encode()) > 15 or re.search(r"[\s/:]", name) or name in (".", ".."):
+        raise Wrong(f"expected the name of a network interface such as wlan0, found {quoted(name)}")
+    return name
+
+
+def _essid(at: Cursor) -> str:
+    name = text(at)
+    if len(name.encode()) > ESSID_MAX_BYTES:
+        raise Wrong(f"{quoted(name)} is {len(name.encode())} bytes long; an ESSID has at most {ESSID_MAX_BYTES}")
+    return name
+
+
+def _recover(at: Cursor) -> tuple[str, ...]:
+    steps = at.items(choice(*STEPS), "[] to report only")
+    for position, step in enumerate(steps):
+        if step in steps[:position]:
+            raise Wrong(f"{step} comes twice; each step is taken once, in the order of the list")
+    return steps
+
+
+SECTIONS = {"wifi": Section(_wifi, Wifi())}

@@ -1,0 +1,34 @@
+"""Every capability of iotd: a wing is a folder of this package and a line here, and what the YAML does not name is not
+even imported.
+
+A wing's module `section` has SECTIONS, how its keys of the YAML are read; its module `part` has `build`, which makes
+the object that the main loop drives (`iotd.daemon.part`). Parts are driven in this order.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Wing(NamedTuple):
+    """A folder, its keys at the top of the YAML, and the placeholders that have no value without it.
+
+    `always`: it is there whatever the file says.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    placeholders: tuple[str, ...] = ()
+    always: bool = False
+
+
+WINGS = (
+    Wing("outgoing", ("publish", "spool"), always=True),
+    Wing("incoming", ("subscribe",)),
+    Wing("shadows", ("shadows",)),
+    Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+)
+
+
+def module(wing: Wing, name: str) -> Any:
+    """Import a module of the wing."""
+    return import_module(f"iotd.{wing.name}.{name}")

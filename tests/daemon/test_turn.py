@@ -1,0 +1,82 @@
+"""Turns of the main loop with a session that only notes what it is given, on a clock that the waiting moves on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iotd.config.settings import Checked, Settings
+from iotd.daemon.daemon import Daemon
+from iotd.daemon.denial import QUIET_S, Suspicion
+from iotd.daemon.inbox import Inbox
+from iotd.daemon.subscriptions import Subscriptions
+from iotd.mqtt.session import Session
+from iotd.outgoing.section import Publish
+from iotd.outgoing.spool import SETTLE_S
+from iotd.vocabulary import Dialled, Message
+from tests.kernel import FakeKernel, settings
+
+
+class Waiting(Inbox):
+    """An inbox whose reader's patience is spent at once, on the kernel's clock."""
+
+    def __init__(self, clock: FakeKernel) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def take(self, timeout_s: float) -> list[Any]:
+        found = super().take(0.0)
+        if not found:
+            self._clock.now += timeout_s
+        return found
+
+
+class Noted(Session):
+    """A session without a thread or a broker."""
+
+    def __init__(self, clock: FakeKernel) -> None:
+        self.eager = True
+        self.published: list[tuple[float, str]] = []
+        self._clock = clock
+
+    def start(self) -> None:
+        pass
+
+    def go(self) -> None:
+        pass
+
+    def dial(self, dial: Any) -> None:
+        pass
+
+    def publish(self, line: int, token: int | None, message: Message) -> None:
+        self.published.append((self._clock.now, message.topic))
+
+    def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
+        assert filters == []
+
+    def unsubscribe(self, line: int, filters: list[str]) -> None:
+        assert filters == []
+
+    def acknowledged(self, line: int) -> list[int]:
+        return []
+
+    def alive(self, now: float) -> bool:
+        return True
+
+
+def test_what_waits_goes_out_as_soon_as_a_careful_line_has_been_quiet_though_nothing_happens(tmp_path: Path) -> None:
+    clock = FakeKernel(tmp_path)
+    session, inbox = Noted(clock), Waiting(clock)
+    hourly: Settings = settings({"publish": (Publish("data", 3600.0, {}),)})
+    world = clock.world._replace(inbox=inbox, session=lambda post, backlog: session)
+    daemon = Daemon(Checked(hourly, ()), lambda: Checked(hourly, ()), world)
+    daemon.start()
+    daemon._line.suspicion = Suspicion(falls=2, careful=True)
+    daemon._line.subscriptions = Subscriptions({}, {hourly.presence.topic: hourly.presence.qos})
+    while clock.now < 2 * SETTLE_S:  # else the spool has something to do when the line has been quiet
+        daemon.turn()
+    dialled_at = clock.now
+    daemon.post(Dialled(1, True))
+    while clock.now < dialled_at + 60.0:
+        daemon.turn()
+    assert session.published == [(dialled_at, hourly.presence.topic), (dialled_at + QUIET_S, "data")]

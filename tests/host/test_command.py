@@ -1,0 +1,137 @@
+"""Commands that end, hang, flood, fork and cannot start, with real processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import time
+from pathlib import Path
+
+import pytest
+
+from iotd.host import command
+
+HANG_S = 60  # longer than any test waits
+
+
+def ends(pid: int) -> bool:
+    """Wait until a process that was sent SIGKILL has gone, which takes it a moment."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 5)[0])
+    finally:
+        os.close(handle)
+
+
+def shell(script: str, timeout_s: float = 20.0, stop: int | None = None) -> command.Ended:
+    return command.run(("/bin/sh", "-c", script), timeout_s, stop)
+
+
+@pytest.mark.parametrize("script, status, output, reason", [
+    ("exit 0", 0, "", ""),
+    ("echo fine", 0, "fine\n", ""),
+    ("echo one; echo two >&2; exit 3", 3, "one\ntwo\n", "exit status 3: two"),
+    ("exit 4", 4, "", "exit status 4"),
+    ("kill -9 $$", -9, "", "killed by signal 9"),
+    (r"printf 'a\033[31mb\n\n'; exit 1", 1, "a\x1b[31mb\n\n", "exit status 1: a�[31mb"),
+    (r"printf '\377'; exit 1", 1, "�", "exit status 1: �"),
+])
+def test_a_command_tells_its_status_and_why(script: str, status: int, output: str, reason: str) -> None:
+    assert shell(script) == command.Ended("exited", status, output, reason)
+
+
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    started = time.monotonic()
+    ended = shell(f"sleep {HANG_S} & echo $! > {tmp_path}/child; sleep {HANG_S}", timeout_s=0.5)
+    assert time.monotonic() - started < 5
+    assert (ended.how, ended.status, ended.reason) == ("late", -9, "did not end within 0.5 s")
+    assert ends(int((tmp_path / "child").read_text()))
+
+
+def test_one_that_ends_is_not_waited_for_its_children_which_go_with_it(tmp_path: Path) -> None:
+    """The child holds the pipe open, as `daemon &` in a script does."""
+    started = time.monotonic()
+    ended = shell(f"sleep {HANG_S} & echo $! > {tmp_path}/child; echo done")
+    assert time.monotonic() - started < 5
+    assert (ended.how, ended.output) == ("exited", "done\n")
+    assert ends(int((tmp_path / "child").read_text()))
+
+
+def test_a_child_in_a_session_of_its_own_does_not_hold_the_command_up(tmp_path: Path) -> None:
+    started = time.monotonic()
+    child = f"setsid sh -c 'echo $$ > {tmp_path}/child; exec sleep {HANG_S}'"
+    assert shell(f"{child} & until test -s {tmp_path}/child; do sleep 0.01; done").how == "exited"
+    assert time.monotonic() - started < 5
+    os.kill(int((tmp_path / "child").read_text()), 9)
+
+
+def test_a_flood_is_read_to_its_end_and_kept_in_bounds() -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ended = shell("head -c 100000000 /dev/zero | tr '\\0' x; echo; exit 5")
+    assert (ended.how, ended.status, ended.output) == ("exited", 5, "x" * command.KEEP_BYTES)
+    assert len(ended.reason) < 200
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 8192
+
+
+def test_a_flood_without_end_is_killed_at_its_time_out() -> None:
+    ended = command.run(("yes",), 0.3)
+    assert (ended.how, len(ended.output)) == ("late", command.KEEP_BYTES)
+
+
+@pytest.mark.parametrize("arguments, why", [
+    (("/nowhere/at-all",), "/nowhere/at-all cannot be run: No such file or directory"),
+    (("no-such-command-anywhere",), "no-such-command-anywhere cannot be run: No such file or directory"),
+    (("/etc/passwd",), "/etc/passwd cannot be run: Permission denied"),
+    (("echo", "a\0b"), "echo cannot be run: embedded null byte"),
+    (("echo", "x" * 200_000), "echo cannot be run: Argument list too long"),
+])
+def test_what_cannot_be_run_says_why(arguments: tuple[str, ...], why: str) -> None:
+    assert command.run(arguments, 5.0) == command.Ended("refused", None, "", why)
+
+
+def test_half_a_character_cannot_be_an_argument() -> None:
+    assert command.run(("echo", "\ud800"), 5.0).how == "refused"
+
+
+@pytest.mark.parametrize("argument", ["$(reboot)", "`reboot`", "; reboot", "a\nb", "'\"", "-n", "", "*", "雪👉"])
+def test_an_argument_is_passed_as_it_is(argument: str) -> None:
+    assert command.run(("printf", "%s|", argument), 5.0).output == f"{argument}|"
+
+
+def test_a_command_has_no_input_no_environment_of_ours_and_no_file_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    try:
+        ended = shell(f"cat; pwd; env; if [ -e /proc/self/fd/{writing} ]; then echo open; fi")
+    finally:
+        os.close(reading)
+        os.close(writing)
+    said = ended.output.splitlines()
+    assert said[0] == "/"
+    assert {line.partition("=")[0] for line in said[1:]} <= {"PATH", "LANG", "PWD", "OLDPWD", "SHLVL", "_"}
+
+
+def test_a_command_is_killed_as_soon_as_iotd_ends() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"\n")
+    started = time.monotonic()
+    ended = shell(f"sleep {HANG_S}", stop=reading)
+    os.close(reading)
+    os.close(writing)
+    assert (ended.how, ended.reason) == ("stopped", "killed, since iotd ends")
+    assert time.monotonic() - started < 5
+
+
+def test_no_descriptor_and_no_process_is_left() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for script in ("exit 0", "exit 1", "sleep 60"):
+        shell(script, timeout_s=0.2)
+    command.run(("/nowhere",), 1.0)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

@@ -1,0 +1,240 @@
+"""The MQTT session against a real mosquitto with mutual TLS, on whichever paho is installed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from datetime import timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Callable, Iterator
+
+import paho.mqtt.client as paho
+import pytest
+
+from iotd.mqtt import credentials
+from iotd.mqtt.client import Client
+from iotd.mqtt.connection import Dial
+from iotd.mqtt.session import Session
+from iotd.mqtt.settings import Tls
+from iotd.mqtt.stream import Stream
+from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Subscribed
+from tests.certificates import Certificates, make_certificates
+from tests.mosquitto import Mosquitto
+from tests.observer import Observer
+
+PATIENCE_S = 15.0
+WILL = Message("t/will", b"lost", 1, True)
+
+
+class Held:
+    """A session whose events a test takes one by one."""
+
+    def __init__(self) -> None:
+        self.events: SimpleQueue[Any] = SimpleQueue()
+        self.session = Session(self.events.put, lambda: 0)
+        self.session.start()
+
+    def dial(self, broker: Mosquitto, certificates: Certificates | None, line: int = 1, **changes: Any) -> None:
+        settings: dict[str, Any] = {
+            "line": line, "host": broker.host, "port": broker.port, "client_id": "test-thing", "clean_session": False,
+            "keepalive_s": 60, "will": WILL, "context": context_of(certificates, broker.port)}
+        self.session.dial(Dial(**{**settings, **changes}))
+
+    def next(self, kind: type) -> Any:
+        """Return the next event of this kind, whatever comes before it; nothing in time fails the test."""
+        self.session.go()
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            event = self.events.get(timeout=max(0.001, deadline - time.monotonic()))
+            if isinstance(event, kind):
+                return event
+
+
+def context_of(certificates: Certificates | None, port: int) -> Callable[[], ssl.SSLContext | None]:
+    if certificates is None:
+        return lambda: None
+    tls = Tls(str(certificates.ca), str(certificates.client.cert), str(certificates.client.key))
+    return lambda: credentials.context(tls, port)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    one = Held()
+    yield one
+    assert one.session.close(PATIENCE_S), "the MQTT thread did not end"
+
+
+@pytest.fixture
+def up(held: Held, broker: Mosquitto, certificates: Certificates) -> Held:
+    """A session with a line to `broker`."""
+    held.dial(broker, certificates)
+    assert held.next(Dialled) == Dialled(1, False)
+    return held
+
+
+def test_a_publish_arrives_and_is_acknowledged_under_its_token(up: Held, observer: Observer) -> None:
+    observer.subscribe("t/#")
+    up.session.publish(1, 7, Message("t/1", "接続ヨシッ👉".encode(), 1, False))
+    up.session.publish(1, 8, Message("t/0", b"", 0, False))
+    assert {up.next(Acknowledged).token, up.next(Acknowledged).token} == {7, 8}
+    assert observer.wait_for("t/1").payload.decode() == "接続ヨシッ👉"
+    assert observer.wait_for("t/0").qos == 0
+
+
+def test_a_message_comes_in_as_it_was_sent(up: Held, observer: Observer) -> None:
+    up.session.subscribe(1, [("t/in", 1)])
+    assert up.next(Subscribed) == Subscribed(1, (("t/in", 1),))
+    observer.publish("t/in", b"\x00\xff", retain=True)
+    assert up.next(Received) == Received(1, "t/in", b"\x00\xff", 1, False)
+
+
+def test_more_filters_than_a_subscribe_may_hold_are_split(up: Held, broker: Mosquitto) -> None:
+    wanted = [(f"t/{number}", 1) for number in range(19)]
+    up.session.subscribe(1, wanted)
+    answers = [up.next(Subscribed).codes for _ in range(3)]
+    assert [len(codes) for codes in answers] == [8, 8, 3]
+    assert [pair for codes in answers for pair in codes] == wanted
+
+
+def test_a_clean_end_says_disconnect_and_no_will_follows(up: Held, observer: Observer, broker: Mosquitto) -> None:
+    observer.subscribe("t/#")
+    up.session.hang_up(1)
+    assert up.next(Down) == Down(1, "asked", "asked to disconnect", True)
+    assert "Received DISCONNECT from test-thing" in broker.log.read_text()
+    assert observer.messages == ()
+
+
+def test_a_broker_that_goes_away_is_a_closed_line(up: Held, broker: Mosquitto) -> None:
+    broker.kill()
+    down = up.next(Down)
+    assert (down.cause in ("closed", "reset"), down.was_up) == (True, True)
+
+
+def test_a_kept_session_is_told_on_the_next_line(up: Held, broker: Mosquitto, certificates: Certificates) -> None:
+    up.session.subscribe(1, [("t/in", 1)])
+    up.next(Subscribed)
+    up.session.hang_up(1)
+    up.next(Down)
+    up.dial(broker, certificates, line=2)
+    assert up.next(Dialled) == Dialled(2, True)
+
+
+def test_an_order_for_an_earlier_line_goes_nowhere(
+    up: Held, broker: Mosquitto, certificates: Certificates, observer: Observer
+) -> None:
+    observer.subscribe("t/#")
+    up.session.hang_up(1)
+    up.next(Down)
+    up.dial(broker, certificates, line=2)
+    up.next(Dialled)
+    up.session.publish(1, 1, Message("t/late", b"1"))
+    up.session.publish(2, 2, Message("t/new", b"2"))
+    assert up.next(Acknowledged) == Acknowledged(2, 2)
+    observer.wait_for("t/new")
+    assert [message.topic for message in observer.messages] == ["t/new"]
+
+
+def test_a_line_can_be_hung_up_while_it_is_dialled(held: Held, certificates: Certificates) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        held.session.dial(Dial(1, "127.0.0.1", port, "t", False, 60, WILL, context_of(certificates, port)))
+        held.session.hang_up(1)
+        assert held.next(Down).cause == "asked"
+
+
+def test_a_plain_line_serves_as_well(held: Held, plain_broker: Mosquitto) -> None:
+    held.dial(plain_broker, None)
+    assert held.next(Dialled).line == 1
+
+
+@pytest.mark.parametrize(("shape", "cause", "words"), [
+    ({"names": ("DNS:elsewhere",)}, "certificate", "mismatch"),
+    ({"starts": -3, "ends": -1}, "certificate", "expired"),
+    ({"starts": 1, "ends": 9}, "clock", "not yet valid"),
+])
+def test_a_certificate_that_does_not_fit_is_refused(
+    held: Held, tmp_path: Path, shape: dict[str, Any], cause: str, words: str
+) -> None:
+    shape = {key: timedelta(days=value) if isinstance(value, int) else value for key, value in shape.items()}
+    certificates = make_certificates(tmp_path / "certificates", **shape)
+    (tmp_path / "broker").mkdir()
+    with Mosquitto(tmp_path / "broker", certificates) as broker:
+        held.dial(broker, certificates)
+        down = held.next(Down)
+    assert (down.cause, down.was_up) == (cause, False)
+    assert words in down.reason
+
+
+def test_a_broker_of_another_authority_is_refused(held: Held, broker: Mosquitto, tmp_path: Path) -> None:
+    held.dial(broker, make_certificates(tmp_path / "other"))
+    down = held.next(Down)
+    assert (down.cause, "self-signed" in down.reason or "local issuer" in down.reason) == ("certificate", True)
+
+
+def test_a_port_that_nobody_listens_on_is_named(held: Held, broker: Mosquitto, certificates: Certificates) -> None:
+    broker.stop()
+    held.dial(broker, certificates)
+    assert held.next(Down) == Down(1, "tcp", f"127.0.0.1 port {broker.port}: connection refused", False)
+
+
+def test_a_name_without_an_address_is_named(held: Held, broker: Mosquitto, certificates: Certificates) -> None:
+    held.dial(broker, certificates, host="broker.invalid")
+    down = held.next(Down)
+    assert (down.cause, "broker.invalid" in down.reason) == ("dns", True)
+
+
+def test_certificates_that_went_missing_are_named(held: Held, broker: Mosquitto) -> None:
+    tls = Tls("/nonexistent/ca.pem", "/nonexistent/cert.pem", "/nonexistent/key.pem")
+    held.dial(broker, None, context=lambda: credentials.context(tls, 8883))
+    assert held.next(Down).cause == "certificate"
+
+
+def test_bytes_that_are_no_mqtt_end_the_line_and_nothing_else(held: Held) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hostile:
+        for line, answer in enumerate((b"\x20\x02\x00\x00\x30\x02\xff\xff", b"\xff" * 64, b"HTTP/1.1 400 Bad\r\n" * 9,
+                                       b"\x20\x02\x00\x00\x30\xff\xff\xff\x7f"), 1):
+            host, port = hostile.getsockname()
+            held.session.dial(Dial(line, host, port, "t", True, 60, WILL, lambda: None))
+            peer = hostile.accept()[0]
+            with peer:
+                peer.recv(4096)
+                peer.sendall(answer)
+                down = held.next(Down)
+            assert (down.line, down.cause in ("protocol", "reset", "closed")) == (line, True)
+
+
+def test_the_thread_is_alive_while_it_waits_and_not_after_its_end(held: Held) -> None:
+    assert held.session.alive(time.monotonic() + 1e6)
+    held.session.close(PATIENCE_S)
+    assert not held.session.alive(time.monotonic())
+
+
+def test_what_is_overridden_of_paho_is_still_there() -> None:
+    """Of paho's internals the session overrides four and calls two; a paho without them must not pass unnoticed."""
+    for name in ("_create_socket_connection", "_packet_queue", "_handle_pubackcomp", "_handle_on_message",
+                 "_mid_generate", "_send_publish"):
+        assert callable(getattr(paho.Client, name))
+
+
+def test_an_acknowledgement_that_nobody_waits_for_is_no_event(up: Held) -> None:
+    up.session.eager = False
+    up.session.publish(1, 5, Message("t/1", b"1"))
+    up.session.publish(1, None, Message("t/1", b"2"))
+    up.session.publish(1, -1, Message("t/1", b"3"))
+    assert up.next(Acknowledged) == Acknowledged(1, -1)
+    assert up.session.acknowledged(1) == [5]
+    assert up.session.acknowledged(1) == []
+
+
+def test_a_packet_identifier_still_in_use_is_passed_over() -> None:
+    """They come round after 65,535 messages (MQTT 3.1.1, 2.3.1)."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = Client("t", True, Stream(ours), lambda mid: None)
+        client.connect("broker", 1883, 60)
+        first = client.send(Message("t", b"1"))
+        client._last_mid = first - 1
+        assert client.send(Message("t", b"2")) == first + 1
+        assert list(client.unacknowledged) == [first, first + 1]

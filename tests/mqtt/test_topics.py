@@ -1,0 +1,163 @@
+"""The rules of topics and names: a table for each."""
+
+from __future__ import annotations
+
+import pytest
+
+from iotd.mqtt.topics import (
+    AWS_MAX_PAYLOAD_BYTES, filter_problem, is_aws_endpoint, matches, payload_problem, shadow_problem, thing_problem,
+    topic_problem,
+)
+
+DEEP = "a/b/c/d/e/f/g/h"  # seven slashes
+LONG = "é" * 128  # 256 bytes
+
+
+@pytest.mark.parametrize("topic, aws, retain, word", [
+    ("a", True, True, None),
+    ("/", True, True, None),
+    ("温度/👉", True, True, None),
+    (DEEP, True, False, None),
+    (DEEP + "/", True, False, "8 slashes"),
+    (DEEP + "/", False, False, None),
+    (LONG, True, False, None),
+    (LONG + "a", True, False, "257 bytes"),
+    (LONG + "a", False, False, None),
+    ("a" * 65535, False, False, None),
+    ("a" * 65536, False, False, "65536 bytes"),
+    ("", False, False, "empty"),
+    ("a\0b", False, False, "NUL"),
+    ("a/+/b", False, False, "wildcard"),
+    ("a#", False, False, "wildcard"),
+    ("$aws/rules/r/" + DEEP, True, False, None),
+    ("$aws/rules/r/" + DEEP + "/", True, False, "8 slashes"),
+    ("$aws/rules/r/" + LONG, True, False, None),
+    ("$aws/rules/r/" + LONG + "a", True, False, "257 bytes"),
+    ("$aws/rules/r/a", True, True, "retain: false"),
+    ("$aws/rules/r", True, False, "reserved"),
+    ("$aws/things/t/shadow/update", True, False, "reserved"),
+    ("$mine", True, False, "reserved"),
+    ("$mine", False, True, None),
+])
+def test_topics_to_publish_to(topic: str, aws: bool, retain: bool, word: str | None) -> None:
+    assert_says(topic_problem(topic, aws, retain), word)
+
+
+@pytest.mark.parametrize("filter, aws, word", [
+    ("#", True, None),
+    ("+", True, None),
+    ("a/#", True, None),
+    ("+/a/+/#", True, None),
+    ("$aws/things/t/shadow/#", True, None),
+    ("a/#/b", False, "# amid other text"),
+    ("a#", False, "# amid other text"),
+    ("#/", False, "# amid other text"),
+    ("a/b+", False, "+ beside other text"),
+    ("++", False, "+ beside other text"),
+    ("", False, "empty"),
+    ("a\0", False, "NUL"),
+    (DEEP + "/#", True, "8 slashes"),
+    (DEEP + "/#", False, None),
+    (LONG + "/#", True, "258 bytes"),
+])
+def test_filters_to_subscribe_to(filter: str, aws: bool, word: str | None) -> None:
+    assert_says(filter_problem(filter, aws), word)
+
+
+@pytest.mark.parametrize("name, aws, word", [
+    ("pi-7_a:B", True, None),
+    ("a" * 128, True, None),
+    ("a" * 129, True, "1 to 128"),
+    ("", True, "1 to 128"),
+    ("a.b", True, "no thing name"),
+    ("pi\n", True, "no thing name"),
+    ("$pi", True, "no thing name"),
+    ("a.b", False, None),
+    ("é" * 64, False, None),
+    ("a" * 129, False, "129 bytes"),
+    ("", False, "at least one character"),
+    ("a\0", False, "NUL"),
+])
+def test_thing_names_are_client_ids_too(name: str, aws: bool, word: str | None) -> None:
+    assert_says(thing_problem(name, aws), word)
+
+
+@pytest.mark.parametrize("name, aws, word", [
+    ("device_0", True, None),
+    ("$package", True, None),
+    ("a" * 64, True, None),
+    ("a" * 65, True, "1 to 64"),
+    ("a/b", True, "no shadow name"),
+    ("ヨシ", True, "no shadow name"),
+    ("ヨシ", False, None),
+    ("a/b", False, "one level"),
+    ("a+", False, "one level"),
+    ("#", False, "one level"),
+    ("", False, "one level"),
+])
+def test_shadow_names(name: str, aws: bool, word: str | None) -> None:
+    assert_says(shadow_problem(name, aws), word)
+
+
+@pytest.mark.parametrize("size_bytes, aws, word", [
+    (AWS_MAX_PAYLOAD_BYTES, True, None),
+    (AWS_MAX_PAYLOAD_BYTES + 1, True, "131073 bytes"),
+    (AWS_MAX_PAYLOAD_BYTES + 1, False, None),
+])
+def test_payloads_end_at_128_kilobytes_on_aws(size_bytes: int, aws: bool, word: str | None) -> None:
+    assert_says(payload_problem(size_bytes, aws), word)
+
+
+@pytest.mark.parametrize("filter, topic, expected", [
+    ("a/b", "a/b", True),
+    ("a/b", "a/B", False),
+    ("a/b", "a", False),
+    ("a", "a/b", False),
+    ("a", "/a", False),
+    ("a/+", "a/b", True),
+    ("a/+", "a/", True),
+    ("a/+", "a", False),
+    ("a/+", "a/b/c", False),
+    ("+", "a", True),
+    ("+", "/a", False),
+    ("+/+", "/a", True),
+    ("/+", "/a", True),
+    ("+/b/#", "a/b", True),
+    ("a/#", "a", True),
+    ("a/#", "a/b/c", True),
+    ("a/#", "ab", False),
+    ("#", "a/b", True),
+    ("#", "/", True),
+    ("#", "$SYS/a", False),
+    ("+/a", "$SYS/a", False),
+    ("$SYS/#", "$SYS/a", True),
+    ("$SYS/+", "$SYS/a", True),
+    ("a/#", "a/$b", True),
+])
+def test_filters_match_as_mqtt_says(filter: str, topic: str, expected: bool) -> None:
+    assert matches(filter, topic) is expected
+
+
+@pytest.mark.parametrize("host, expected", [
+    ("a1b2-ats.iot.ap-northeast-1.amazonaws.com", True),
+    ("A1B2-ATS.IOT.AP-NORTHEAST-1.AMAZONAWS.COM", True),
+    ("a1b2-ats.iot.eu-west-1.amazonaws.com.", True),
+    ("a1b2.ats.iot.cn-north-1.amazonaws.com.cn", True),
+    ("data.iot-fips.us-east-1.amazonaws.com", True),
+    ("t1.deviceadvisor.iot.us-east-1.amazonaws.com", True),
+    ("vpce-1.data.iot.eu-west-1.vpce.amazonaws.com", True),
+    ("ec2-1-2-3-4.eu-west-1.compute.amazonaws.com", False),
+    ("iot.example.com", False),
+    ("a-ats.iot.eu-west-1.amazonaws.com.example.com", False),
+    ("a-ats.iot.eu-west-1.notamazonaws.com", False),
+    ("patriot.eu-west-1.amazonaws.com", False),
+    ("localhost", False),
+    ("", False),
+])
+def test_aws_endpoints_are_known_by_their_names(host: str, expected: bool) -> None:
+    assert is_aws_endpoint(host) is expected
+
+
+def assert_says(problem: str | None, word: str | None) -> None:
+    """Assert that there is no problem, or one that says `word`."""
+    assert problem is None if word is None else problem is not None and word in problem, problem

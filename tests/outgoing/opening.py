@@ -1,0 +1,16 @@
+"""A spool on two real directories, as the part opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from iotd.outgoing.disk import Disk
+from iotd.outgoing.journal import Journal
+from iotd.outgoing.line_file import LineFile
+from iotd.outgoing.section import Bounds
+from iotd.outgoing.spool import Spool
+
+
+def open_spool(runtime: Path, state: Path, bounds: Bounds = Bounds(), boot: str = "boot", now: float = 0.0) -> Spool:
+    """Return the spool, with what an earlier one has left in the directories."""
+    return Spool(Journal(LineFile(str(runtime / "spool.journal"))), Disk(str(state / "spool.db")), bounds, boot, now)

@@ -1,0 +1,175 @@
+"""The file bridge, with real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from iotd.shadows import bridge
+from iotd.shadows.bridge import Bridge
+from iotd.vocabulary import Json
+
+NOTHING: frozenset[str] = frozenset()
+
+
+def opened(runtime: Path) -> Bridge:
+    files = Bridge(runtime)
+    files.open()
+    return files
+
+
+def put(runtime: Path, name: str, value: Json) -> Path:
+    """Write a file as the manual tells programs to: beside, and renamed."""
+    path = runtime / "reported.d" / name
+    beside = path.with_suffix(".new")
+    beside.write_text(value if isinstance(value, str) else json.dumps(value))
+    beside.replace(path)
+    return path
+
+
+def test_files_are_laid_over_each_other_in_the_order_of_their_names(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "10-pump.json", {"pump": {"rpm": 900, "on": True}, "site": "north"})
+    put(tmp_path, "20-pump.json", {"pump": {"rpm": 901}, "note": None})
+    put(tmp_path, "notes.txt", {"x": 1})
+    put(tmp_path, ".hidden.json", {"x": 1})
+    assert files.reported(NOTHING) == ({"pump": {"rpm": 901, "on": True}, "site": "north"}, {})
+
+
+def test_what_is_taken_away_is_taken_out_of_the_shadow(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "a.json", {"pump": {"rpm": 1, "on": True}, "site": "north"})
+    path = put(tmp_path, "b.json", {"door": {"open": False}})
+    files.reported(NOTHING)
+    put(tmp_path, "a.json", {"pump": {"rpm": 2}, "site": {"name": "north"}})
+    path.unlink()
+    gone = {"pump": {"rpm": 2, "on": None}, "site": {"name": "north"}, "door": None}
+    assert files.reported(NOTHING)[0] == gone
+    assert files.reported(NOTHING)[0] == gone
+    put(tmp_path, "b.json", {"door": {"open": True}})
+    assert files.reported(NOTHING)[0]["door"] == {"open": True}
+
+
+def test_a_restart_knows_what_to_take_out(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    path = put(tmp_path, "a.json", {"pump": 1})
+    files.reported(NOTHING)
+    files.remember()
+    path.unlink()
+    assert opened(tmp_path).reported(NOTHING)[0] == {"pump": None}
+
+
+@pytest.mark.parametrize("text, why", [
+    ("", "no JSON"), ("{", "no JSON"), ("[1]", "a JSON list"), ("null", "a JSON NoneType"), ('{"a": NaN}', "no JSON"),
+    ('{"a": 1e400}', "no JSON"), ('{"a":' + "[" * 1500 + "]" * 1500 + "}", "deeper"), ('{"a": "\\ud800"}', "no JSON"),
+    ('{"a":' + "[" * 900 + "]" * 900 + "}", "deeper"), ('{"a":{"b":{"c":{"d":{}}}}}', "deeper"),
+    (json.dumps({"a": "x" * 5000}), "larger"),
+], ids=lambda text: str(text)[:20])
+def test_a_bad_file_is_named_once_and_skipped(tmp_path: Path, text: str, why: str) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "bad.json", text)
+    put(tmp_path, "good.json", {"ok": True})
+    merged, problems = files.reported(NOTHING)
+    assert merged == {"ok": True} and list(problems) == ["bad.json"] and why in problems["bad.json"]
+    assert files.reported(NOTHING) == ({"ok": True}, {})
+    put(tmp_path, "bad.json", {"mended": 1})
+    assert files.reported(NOTHING) == ({"ok": True, "mended": 1}, {})
+    put(tmp_path, "bad.json", text)
+    assert list(files.reported(NOTHING)[1]) == ["bad.json"]
+
+
+def test_a_link_a_pipe_a_directory_and_bytes_that_are_no_text_are_skipped(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text('{"key": 1}')
+    (tmp_path / "reported.d" / "link.json").symlink_to(secret)
+    os.mkfifo(tmp_path / "reported.d" / "pipe.json")
+    (tmp_path / "reported.d" / "directory.json").mkdir()
+    (tmp_path / "reported.d" / "bytes.json").write_bytes(b'{"a": "\xff"}')
+    (tmp_path / "reported.d" / "name-\udcff.json").write_text("[]")
+    merged, problems = files.reported(NOTHING)
+    assert merged == {}
+    assert set(problems) == {"link.json", "pipe.json", "directory.json", "bytes.json", "name-\\xff.json"}
+    assert "link" in problems["link.json"] and "no regular file" in problems["pipe.json"]
+
+
+def test_a_directory_that_has_gone_is_named_once(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    (tmp_path / "reported.d").rmdir()
+    assert "cannot be read" in files.reported(NOTHING)[1][""]
+    assert files.reported(NOTHING) == ({}, {})
+
+
+def test_what_iotd_reports_itself_cannot_be_replaced(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "a.json", {"state": "fine", "pump": 1})
+    merged, problems = files.reported(frozenset({"state", "iotd"}))
+    assert merged == {"pump": 1} and "state is reported by iotd itself" in problems["a.json"]
+
+
+def test_all_files_together_are_bounded_and_the_first_ones_win(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    for name in "abc":
+        put(tmp_path, f"{name}.json", {name: "x" * 1900})
+    merged, problems = files.reported(NOTHING)
+    assert (sorted(merged), list(problems)) == (["a", "b"], ["c.json"])
+
+
+def test_their_number_is_bounded(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    for number in range(40):
+        put(tmp_path, f"{number:02}.json", {f"k{number:02}": number})
+    merged, problems = files.reported(NOTHING)
+    assert sorted(merged) == [f"k{number:02}" for number in range(bridge.MAX_FILES)]
+    assert list(problems) == ["32.json"]
+
+
+def test_a_program_that_invents_keys_without_end_costs_bounded_memory(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    for number in range(2000):
+        put(tmp_path, "a.json", {f"key {number:08}": 1})
+        merged, _ = files.reported(NOTHING)
+        assert len(json.dumps(merged)) <= 2 * bridge.MAX_BYTES
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    path = put(tmp_path, "a.json", {"a": 1})
+    at = path.stat().st_mtime_ns
+    files.reported(NOTHING)
+    path.write_text('{"a": 2}')
+    os.utime(path, ns=(at, at))
+    assert files.reported(NOTHING)[0] == {"a": 1}
+    os.utime(path, ns=(at, at + 1))
+    assert files.reported(NOTHING)[0] == {"a": 2}
+
+
+def test_what_is_desired_can_be_read_by_all_and_changes_in_one_step(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    path = tmp_path / "desired.json"
+    files.desired({"msg": "こんにちは"})
+    first = path.stat()
+    assert json.loads(path.read_text("utf-8")) == {"msg": "こんにちは"}
+    assert stat.S_IMODE(first.st_mode) == 0o644
+    with path.open("rb") as reader:
+        files.desired({"msg": "\ud800"})
+        assert json.loads(reader.read()) == {"msg": "こんにちは"}
+    written = path.stat()
+    files.desired({"msg": "\ud800"})
+    assert path.stat() == written and path.stat().st_ino != first.st_ino
+    assert [entry.name for entry in tmp_path.iterdir()].count("desired.json") == len(list(tmp_path.glob("*desired*")))
+
+
+def test_only_its_owner_may_write_a_new_directory_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    before = os.umask(0o027)  # as the unit has it
+    files = opened(tmp_path)
+    os.umask(before)
+    directory = tmp_path / "reported.d"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    directory.chmod(0o2775)
+    files.open()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o2775

@@ -1,0 +1,142 @@
+"""The other side: a broker that keeps sessions and retained messages, and the shadow service behind it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from iotd.mqtt.connection import Dial
+from iotd.mqtt.topics import matches
+from iotd.vocabulary import Json, Message
+from tests.aws import document
+from tests.aws.document import Document, Refusal
+
+_SHADOW = re.compile(r"\$aws/things/(?P<thing>[^/]+)/shadow(?:/name/(?P<name>[^/]+))?/(?P<verb>get|update)")
+
+
+class Delivered(NamedTuple):
+    """A message as it came to the broker, at the monotonic time `at`."""
+
+    at: float
+    message: Message
+
+    def json(self) -> Any:
+        """Return the payload, parsed."""
+        return json.loads(self.message.payload)
+
+
+class Client:
+    """What the broker knows of one client id: its filters, its will while it is connected, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.filters: dict[str, int] = {}
+        self.will: Message | None = None
+        self.deliver: Callable[[Message], None] | None = None
+        self.waiting: list[Message] = []
+
+
+class SimulatedBroker:
+    """One broker; `is_up` tells whether it takes connections at all. `seen` is every publish that it took."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.is_up = True
+        self.retained: dict[str, Message] = {}
+        self.seen: list[Delivered] = []
+        self.clients: dict[str, Client] = {}
+        self.shadows = SimulatedShadows(self)
+        self._now = now
+
+    def connect(self, dial: Dial, deliver: Callable[[Message], None]) -> bool:
+        """Take a CONNECT; return whether a session was present."""
+        known = self.clients.get(dial.client_id)
+        if known is not None and known.will is not None:
+            self.lose(dial.client_id)
+        present = known is not None and not dial.clean_session
+        client = known if known is not None and present else Client()
+        self.clients[dial.client_id] = client
+        client.will, client.deliver = dial.will, deliver
+        waiting, client.waiting = client.waiting, []
+        for message in waiting:
+            deliver(message)
+        return present
+
+    def lose(self, client_id: str) -> None:
+        """The line of a client is gone without a DISCONNECT: its will is published."""
+        client = self.clients.get(client_id)
+        if client is not None and client.deliver is not None:
+            client.deliver = None
+            will, client.will = client.will, None
+            if will is not None:
+                self.publish(will)
+
+    def leave(self, client_id: str) -> None:
+        """A client has sent DISCONNECT."""
+        self.clients[client_id].will = self.clients[client_id].deliver = None
+
+    def subscribe(self, client_id: str, filters: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+        """Take a SUBSCRIBE; return the code of each filter. What is retained on it is delivered."""
+        client = self.clients[client_id]
+        for name, qos in filters:
+            client.filters[name] = qos
+            for message in [kept for topic, kept in self.retained.items() if matches(name, topic)]:
+                if client.deliver is not None:
+                    client.deliver(message)
+        return tuple(filters)
+
+    def publish(self, message: Message) -> None:
+        """Take a PUBLISH of anybody's, keep it where it is retained, and pass it on."""
+        self.seen.append(Delivered(self._now(), message))
+        if message.retain:
+            self.retained[message.topic] = message
+        for client in self.clients.values():
+            if any(matches(name, message.topic) for name in client.filters):
+                passed = message._replace(retain=False)
+                if client.deliver is not None:
+                    client.deliver(passed)
+                else:
+                    client.waiting.append(passed)
+        found = _SHADOW.fullmatch(message.topic)
+        if found is not None:
+            self.shadows.take(found["thing"], found["name"], found["verb"], message)
+
+    def on(self, topic: str) -> list[Delivered]:
+        """Return what came on a topic, in order."""
+        return [delivered for delivered in self.seen if delivered.message.topic == topic]
+
+
+class SimulatedShadows:
+    """The Device Shadow service, by the same document rules as the stand-in of `tests.aws`."""
+
+    def __init__(self, broker: SimulatedBroker) -> None:
+        self.documents: dict[tuple[str, str | None], Document] = {}
+        self._broker = broker
+
+    def take(self, thing: str, name: str | None, verb: str, message: Message) -> None:
+        """Answer a request."""
+        request = document.parse(message.payload)
+        try:
+            answers = self._answers(thing, name, verb, request)
+        except Refusal as refusal:
+            answers = {f"{verb}/rejected": refusal.payload(0, document.token_of(request))}
+        for kind, body in answers.items():
+            self._broker.publish(Message(f"{message.topic.removesuffix(verb)}{kind}", document.dump(body)))
+
+    def desire(self, thing: str, name: str | None, desired: dict[str, Json]) -> None:
+        """Write to a shadow as a user of the cloud would."""
+        prefix = f"$aws/things/{thing}/shadow" + ("" if name is None else f"/name/{name}")
+        self.take(thing, name, "update", Message(f"{prefix}/update", document.dump({"state": {"desired": desired}})))
+
+    def state(self, thing: str, name: str | None) -> Any:
+        """Return the state of a shadow."""
+        return self.documents[thing, name].state
+
+    def _answers(self, thing: str, name: str | None, verb: str, request: Any) -> dict[str, Any]:
+        key = (thing, name)
+        if verb == "get":
+            return {"get/accepted": document.get(self.documents.get(key), name or thing, request, 0)}
+        updated = document.update(self.documents.get(key), request, 0)
+        self.documents[key] = updated.document
+        answers = {"accepted": updated.accepted, "delta": updated.delta, "documents": updated.documents}
+        return {f"update/{kind}": body for kind, body in answers.items() if body is not None}
