@@ -30,14 +30,16 @@ class Dialled(NamedTuple):
 class Down(NamedTuple):
     """The line is down, or never came up.
 
-    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
-    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received.
+    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
+    unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
+    `traceback`. `was_up` tells whether CONNACK had been received.
     """
 
     line: int
     cause: str
     reason: str
     was_up: bool
+    traceback: str = ""
 
 
 class Acknowledged(NamedTuple):
@@ -62,6 +64,14 @@ class Received(NamedTuple):
     payload: bytes
     qos: int
     retain: bool
+
+
+class PassedOver(NamedTuple):
+    """A PUBLISH from the broker whose payload of so many `bytes` was too large to take; it was acknowledged."""
+
+    line: int
+    topic: str
+    bytes: int
 
 
 class Signalled(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,31 +116,6 @@ def path(at: Cursor) -> str:
     if not written.startswith("/"):
         raise Wrong(f"expected a path from /, found {quoted(written)}")
     return written
-
-
-def host_problem(host: str) -> str | None:
-    """Return why there can be no host of this name or address, None where there can.
-
-    A name has labels of 1 to 63 characters, at most 253 in all (RFC 1035 2.3.4), and may end with a dot.
-    """
-    if ":" in host:
-        address, _, zone = host.partition("%")
-        try:
-            socket.inet_pton(socket.AF_INET6, address)
-        except OSError:
-            return f"{quoted(host)} is no IPv6 address, and no name has a colon"
-        is_interface = re.fullmatch(r"[\w.-]{,15}", zone, re.ASCII)
-        return None if is_interface else f"{quoted(host)} has a zone that is no interface"
-    if not host.isprintable() or set(host) & set(" /@[]"):
-        return f"{quoted(host)} is no name of a host; expected one such as broker.example.com"
-    try:
-        name = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        return f"{quoted(host)} is no name of a host: {error}"
-    labels = name.removesuffix(".").split(".")
-    if not all(0 < len(label) <= 63 for label in labels) or len(name) > 254:
-        return f"{quoted(host)} is no name of a host; between its dots stand 1 to 63 characters, at most 253 in all"
-    return None
 
 
 def listed(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:

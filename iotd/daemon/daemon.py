@@ -28,7 +28,8 @@ from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Overridden, Received, Signalled, Subscribed, ThreadFailed,
+    Acknowledged, Dialled, Down, Json, Message, Overridden, PassedOver, Received, Signalled, Subscribed,
+    ThreadFailed,
 )
 from iotd.wings import module
 
@@ -192,8 +193,8 @@ class Daemon:
         self._handlers = {
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
-            Overridden: lambda event, now: self._apply(now), Signalled: self._on_signalled,
-            ThreadFailed: self._on_thread_failed,
+            PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
+            Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: handler for part in self._parts for kind, handler in part.handlers().items()}}
 
     def _apply(self, now: float) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Reader, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, host_problem, path, size, text, timeout
+from iotd.config.readers import boolean, command, duration, path, size, text, timeout
 from iotd.host.command import last_line
 from iotd.host.facts import HOST, Roots
+from iotd.mqtt.addresses import host_problem
 from iotd.shadows import checks, gateway
 from iotd.shadows.findings import CheckResult, Finding
 from iotd.shadows.section import Check
