@@ -102,7 +102,7 @@ def test_a_missing_value_is_a_key_error() -> None:
 ])
 def test_what_cannot_be_filled_is_refused_with_what_would_be_right(text: str, words: list[str]) -> None:
     with pytest.raises(TemplateError) as error:
-        compile_tree([{"a": text}])
+        compile_tree([{"a": text}], REPORT)
     assert all(word in str(error.value) for word in words), error.value
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -11,7 +13,9 @@ from iotd.host import log
 from iotd.shadows.findings import CheckResult, Outcome
 from iotd.shadows.section import Check, Shadow
 from iotd.shadows.watch import Watch
+from tests.kernel import FakeKernel
 
+Watching = Callable[..., Watch]
 WEB, PUMP = Check("web", "tcp", ("localhost", 80)), Check("pump", "unit", "pump.service")
 
 
@@ -31,17 +35,21 @@ def events(entries: io.StringIO) -> list[tuple[str, str, str]]:
     return [(line["event"], line["shadow"], line["check"]) for line in lines]
 
 
-def watching(*shadows: Shadow) -> Watch:
-    watch = Watch(lambda key, work: True, lambda event: None)
-    watch.apply(shadows, 0.0)
-    return watch
+@pytest.fixture
+def watching(tmp_path: Path) -> Watching:
+    """What begins to watch the checks of these shadows."""
+    def begin(*shadows: Shadow) -> Watch:
+        watch = Watch(lambda key, work: True, FakeKernel(tmp_path))
+        watch.apply(shadows, 0.0)
+        return watch
+    return begin
 
 
 def result(check: Check, outcome: Outcome, at: float = 0.0) -> CheckResult:
     return CheckResult(check, outcome, None, "" if outcome == "good" else "why", at)
 
 
-def test_a_check_of_two_shadows_turns_both(entries: io.StringIO) -> None:
+def test_a_check_of_two_shadows_turns_both(watching: Watching, entries: io.StringIO) -> None:
     watch = watching(Shadow("a", checks=(WEB,)), Shadow("b", checks=(PUMP,)), Shadow("c", checks=(PUMP, WEB)))
     assert watch.checked(result(WEB, "bad"), 0.0) == [0, 2]
     assert events(entries) == [("check.failed", "a", "web"), ("check.failed", "c", "web")]
@@ -52,7 +60,7 @@ def test_a_check_of_two_shadows_turns_both(entries: io.StringIO) -> None:
     assert watch.problems() == []
 
 
-def test_what_failed_stays_so_over_a_reload_and_is_said_once(entries: io.StringIO) -> None:
+def test_what_failed_stays_so_over_a_reload_and_is_said_once(watching: Watching, entries: io.StringIO) -> None:
     watch = watching(Shadow("a", checks=(WEB,)))
     watch.checked(result(WEB, "bad"), 0.0)
     changed = Shadow("a", every_s=5.0, reported={"x": 1}, checks=(WEB,))
@@ -63,7 +71,7 @@ def test_what_failed_stays_so_over_a_reload_and_is_said_once(entries: io.StringI
 
 
 def test_a_check_that_is_taken_out_of_the_configuration_has_not_recovered_and_is_no_problem(
-    entries: io.StringIO
+    watching: Watching, entries: io.StringIO
 ) -> None:
     watch = watching(Shadow("a", checks=(WEB, PUMP)), Shadow("b", checks=(WEB,)))
     watch.checked(result(WEB, "bad"), 0.0)
@@ -77,7 +85,7 @@ def test_a_check_that_is_taken_out_of_the_configuration_has_not_recovered_and_is
     assert ("check.recovered", "a", "web") not in events(entries)
 
 
-def test_the_end_of_a_check_that_is_configured_no_more_says_nothing(entries: io.StringIO) -> None:
+def test_the_end_of_a_check_that_is_configured_no_more_says_nothing(watching: Watching, entries: io.StringIO) -> None:
     watch = watching(Shadow("a", checks=(PUMP,)))
     assert watch.checked(result(WEB, "bad"), 0.0) == []
     assert watch.problems() == [] and watch.status() == [] and events(entries) == []

@@ -215,8 +215,9 @@ class SimulatedTasks:
         self._post = post
 
     def start(self, key: Hashable, work: Callable[[int], Any]) -> bool:
-        """Do the work."""
-        self._simulation.schedule.after(LATENCY_S, lambda: self._post(work(-1)))
+        """Do the work; what it is about (a value, a topic) may take as long as the test says."""
+        about = key[1] if isinstance(key, tuple) else key
+        self._simulation.schedule.after(self._simulation.takes_s.get(about, LATENCY_S), lambda: self._post(work(-1)))
         return True
 
     def close(self, limit_s: float) -> None:
@@ -291,6 +292,9 @@ class Simulation:
         self.connected: SimulatedSession | None = None
         self.boots = 0
         self.log = io.StringIO()
+        self.takes_s: dict[Hashable, float] = {}
+        self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
+        self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
         self._chance = random.Random(seed)
         self._identity = Identity(hostname, "0" * 32)
         self.configuration = configuration
@@ -375,7 +379,18 @@ class Simulation:
             from iotd.wifi.part import Adapters as WifiAdapters
 
             adapters["wifi"] = WifiAdapters(self._look, lambda interface: False)
+        if "values:" in self.configuration:
+            from iotd.values.part import Adapters as ValuesAdapters
+
+            adapters["values"] = ValuesAdapters(self._measure)
         return adapters
+
+    def _measure(self, value: Any, stop: int | None) -> Any:
+        from iotd.values.reading import Reading, of_bytes
+
+        found = self.measured.get(value.name, "there is no such file")
+        self.readings.append((value.name, self.schedule.now))
+        return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
 
     def _look(self, interface: str) -> Any:
         from iotd.wifi.reading import Reading
