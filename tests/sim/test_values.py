@@ -300,3 +300,58 @@ def test_a_scheduled_value_of_a_file_is_followed_too() -> None:
     simulation.measured["level"] = "gone"
     simulation.run(10.0)
     assert levels(simulation) == [1, 2, None]
+
+
+def test_a_check_on_a_value_turns_the_health_and_no_value_does_not() -> None:
+    simulation = begun(HEAD + """\
+values: {level: {file: /level}}
+shadows:
+  - {name: s, every: 10m, reported: {state: "{health}"}, healthy: well, unhealthy: ill,
+     checks: [{value: level, min: 5, max: 80, for: 30s, every: 10s}]}
+""", level=b"50")
+    simulation.run(60.0)
+
+    def state() -> Any:
+        return simulation.broker.shadows.state("pi", "s")["reported"]["state"]
+
+    simulation.measured["level"] = b"90"
+    simulation.run(25.0)
+    assert state() == "well"
+    simulation.run(20.0)
+    assert state() == "ill"
+    [failed] = simulation.entries("check.failed")
+    assert (failed["check"], failed["value"], failed["reason"]) == (
+        "value level", 90, "90, expected at most 80, for 30 s")
+    simulation.measured["level"] = "gone"
+    simulation.run(20.0)
+    assert [entry["reason"] for entry in simulation.entries("check.unknown")] == ["there is no value"]
+    simulation.measured["level"] = b"80"
+    simulation.run(20.0)
+    assert state() == "well"
+
+
+def test_a_reload_lets_nobody_wait_for_what_is_read_no_more() -> None:
+    simulation = Simulation(SLOW)
+    simulation.takes_s["level"] = 4.0
+    simulation.measured.update(level=b"1", other=b"x", plain=b"1")
+    simulation.start()
+    simulation.run(1.0)
+    simulation.configuration = SLOW.replace("[read-level]", "[read-level, again]")
+    assert simulation.daemon is not None
+    simulation.daemon._reload(simulation.schedule.now)
+    simulation.run(8.0)
+    assert [body["level"] for body in bodies(simulation, "slow")] == [None]
+    simulation.run(10.0)
+    assert [body["level"] for body in bodies(simulation, "slow")] == [None, 1]
+    simulation.configuration = HEAD
+    simulation.daemon._reload(simulation.schedule.now)
+    simulation.run(60.0)
+    assert simulation.entries("daemon.fault") == []
+
+
+def test_a_device_whose_values_are_well_says_nothing() -> None:
+    simulation = begun(SLOW, level=b"1", other=b"x", plain=b"1")
+    simulation.run(10.0)
+    said = len(simulation.log.getvalue())
+    simulation.run(3600.0)
+    assert len(simulation.log.getvalue()) == said
