@@ -209,7 +209,8 @@ def test_a_command_that_hangs_is_over_at_its_time_out_and_the_next_message_has_i
 
 
 def test_a_command_that_is_not_there_or_a_payload_too_large_for_an_argument_says_so(tmp_path: Path) -> None:
-    device = Device(tmp_path, Subscription("a", command=("/nowhere",)), Subscription("b", command=("true", "{payload}")))
+    device = Device(tmp_path, Subscription("a", command=("/nowhere",)),
+                    Subscription("b", command=("true", "{payload}")))
     device.hear("a", b"")
     device.hear("b", b"x" * 200_000)
     device.settle(2)

@@ -131,7 +131,8 @@ def test_how_often_at_most(keys: str, problem: str) -> None:
 
 
 def test_what_would_be_retained_too_often_for_aws_is_refused() -> None:
-    text = f"values: {NAMES}\npublish: [{{topic: t, every: 1m, on_change: {{b: any}}, at_most: 500ms, payload: {{}}}}]\n"
+    entry = "{topic: t, every: 1m, on_change: {b: any}, at_most: 500ms, payload: {}}"
+    text = f"values: {NAMES}\npublish: [{entry}]\n"
     with pytest.raises(ConfigError) as raised:
         parse.parse("mqtt: {host: b, limits: aws}\n" + text, "f", HOST)
     [found] = raised.value.lines()
