@@ -68,8 +68,7 @@ class FakeKernel:
     """A `Kernel` whose line is up where the test says so; the files lie in `path`, which may be an earlier boot's.
 
     `now` and `uptime` are the seconds of the clocks, `wall` is the wall clock, None while nobody has set it, `chance`
-    what is drawn. `found` are the values of placeholders; those that are `slow` are given when the test calls what is
-    `held`. What a part asks for is noted in the lists.
+    what is drawn. `found` are the values of placeholders. What a part asks for is noted in the lists.
     """
 
     def __init__(self, path: Path, sections: Mapping[str, Any] | None = None, boot: str = "boot", now: float = 0.0,
@@ -80,8 +79,6 @@ class FakeKernel:
         self.run_id = "run"
         self.written = settings(sections)
         self.found: dict[str, Json] = {}
-        self.slow: set[str] = set()
-        self.held: list[Callable[[], None]] = []
         self.posted: list[Any] = []
         self.sent: list[Message] = []
         self.handed: list[tuple[int, Message]] = []
@@ -141,12 +138,8 @@ class FakeKernel:
         return {name: self.found.get(name) for name in names}
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
-        """Give what is `found`, or hold that until the test calls it where a name is `slow`."""
-        found = self.values(names)
-        if self.slow.isdisjoint(found):
-            then(found)
-        else:
-            self.held.append(lambda: then({**found, **self.values(self.slow & found.keys())}))
+        """Give what is `found`, at once."""
+        then(self.values(names))
 
     def tell(self, name: str, value: Json, now: float) -> str:
         """Refuse it: no part that asks is tested with this kernel."""

@@ -48,6 +48,7 @@ class Shadows(Part):
         self._subject: Any = None
         self._conversation = conversation.start("", (), kernel.run_id)
         self._fills: list[template.Fill] = []
+        self._names: list[frozenset[str]] = []
         self._asked: dict[int, conversation.Report] = {}  # the reports whose values are being gathered
         self._sequence: Counter[str | None] = Counter()
         self._reports = schedule.EMPTY
@@ -86,6 +87,7 @@ class Shadows(Part):
             self.is_open = False
             self._asked = {}
         self._fills = [template.compile_tree(entry.reported) for entry in self._shadows]
+        self._names = [template.placeholders(entry.reported) - {"sequence", "health"} for entry in self._shadows]
         self._reports = schedule.changed(
             self._reports, {index: entry.every_s for index, entry in enumerate(self._shadows)}, now)
         if self._watch is not None:
@@ -208,8 +210,10 @@ class Shadows(Part):
         if report.shadow in self._asked and not report.desired:
             return
         self._asked[report.shadow] = report
-        names = template.placeholders([self._shadows[report.shadow].reported, report.desired])
-        self._kernel.gather(names - {"sequence", "health"}, partial(self._fill, report))
+        names = self._names[report.shadow]
+        if report.desired:
+            names |= template.placeholders(report.desired)
+        self._kernel.gather(names, partial(self._fill, report))
 
     def _fill(self, report: conversation.Report, found: Mapping[str, Json]) -> None:
         """Fill the templates of a shadow and hand them to the conversation."""
