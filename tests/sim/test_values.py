@@ -20,6 +20,7 @@ publish:
   - {topic: quick, every: 10s, payload: {n: "{sequence}", at: "{timestamp}", plain: "{plain}"}}
   - {topic: shared, every: 10s, payload: {n: "{sequence}", level: "{level}", other: "is {other}"}}
   - {topic: shared, every: 10s, payload: {n: "{sequence}", plain: "{plain}"}}
+  - {topic: shared, every: 10s, payload: {n: "{sequence}", host: "{hostname}"}}
 """
 
 
@@ -64,8 +65,8 @@ def test_the_messages_of_a_topic_keep_their_order_while_one_waits() -> None:
     simulation.start()
     simulation.run(15.0)
     assert bodies(simulation, "shared") == [
-        {"n": 1, "level": 42, "other": "is x"}, {"n": 2, "plain": 1},
-        {"n": 3, "level": 42, "other": "is x"}, {"n": 4, "plain": 1}]
+        {"n": 1, "level": 42, "other": "is x"}, {"n": 2, "plain": 1}, {"n": 3, "host": "pi"},
+        {"n": 4, "level": 42, "other": "is x"}, {"n": 5, "plain": 1}, {"n": 6, "host": "pi"}]
 
 
 def test_one_command_runs_once_for_all_that_are_due_together_and_never_twice_at_a_time() -> None:
@@ -97,6 +98,18 @@ def test_what_is_late_is_null_at_its_time_out_and_said_once() -> None:
     assert (missing["value"], missing["reason"], missing["level"]) == ("level", "did not end within 5 s", "warning")
     assert simulation.readings.count(("level", 60.0)) == 0
     assert bodies(simulation, "shared")[0] == {"n": 1, "level": None, "other": "is x"}
+
+
+def test_a_message_goes_out_at_its_time_out_though_nothing_else_happens() -> None:
+    simulation = Simulation(HEAD + """\
+values: {level: {command: [read], timeout: 5s}}
+publish: [{topic: a, every: 1h, payload: {level: "{level}"}}]
+""")
+    simulation.takes_s["level"] = 60.0
+    simulation.measured["level"] = b"1"
+    simulation.start()
+    simulation.run(3700.0)
+    assert [round(at, 1) for at in times(simulation, "a")] == [5.0, 3605.0]
 
 
 def test_a_value_that_is_back_says_so_once() -> None:
@@ -158,6 +171,25 @@ shadows:
     simulation.run(3.0)
     state = simulation.broker.shadows.state("pi", "slow")
     assert state["reported"] == {"level": 7, "at": EPOCH_S} and state["desired"] == {"first": 7}
+
+
+def test_what_is_to_be_reported_meanwhile_is_in_the_report_that_waits() -> None:
+    simulation = Simulation(HEAD + """\
+values: {level: {command: [read], timeout: 5s}}
+publish: [{topic: a, every: 1h, payload: {}}]
+shadows:
+  - {name: slow, every: 10m, reported: {level: "{level}", n: "{sequence}"}, desired: {first: "{level}"},
+     on_delta: {every: {set: "publish[0].every"}}}
+""")
+    simulation.takes_s["level"] = 3.0
+    simulation.measured["level"] = b"7"
+    simulation.start()
+    simulation.run(1.0)
+    simulation.broker.shadows.desire("pi", "slow", {"every": "30m"})
+    simulation.run(5.0)
+    state = simulation.broker.shadows.state("pi", "slow")
+    assert state["desired"] == {"every": "30m", "first": 7}
+    assert (state["reported"]["level"], state["reported"]["n"], state["reported"]["every"]) == (7, 1, "30m")
 
 
 def test_what_waits_when_iotd_is_asked_to_stop_is_kept_without_the_value() -> None:
