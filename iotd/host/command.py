@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
 LEFT_CHUNKS = 4  # read once the process has ended: what a pipe holds, and little of what a child may still write
+POLL_S = 86400.0  # poll(2) takes no more than 24 days at once
 KILL_S = 2.0  # for a killed process to go; one that waits inside the kernel may not
 REASON_CHARACTERS = 120
 
@@ -121,7 +122,7 @@ def _attend(
         os.set_blocking(to_it, False)
         events.register(to_it, select.POLLOUT)
     while (left_s := deadline - time.monotonic()) > 0:
-        ready = {descriptor for descriptor, _ in events.poll(left_s * 1000)}
+        ready = {descriptor for descriptor, _ in events.poll(min(left_s, POLL_S) * 1000)}
         for pipe in kept.keys() & ready:
             if not kept[pipe].take(pipe):
                 events.unregister(pipe)

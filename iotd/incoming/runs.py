@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from iotd.config import template
 from iotd.host import log
-from iotd.host.command import run
+from iotd.host.command import last_line, run
 from iotd.incoming.handled import Handled
 from iotd.incoming.section import Subscription
 from iotd.vocabulary import Entry, Received
@@ -25,7 +25,7 @@ MAX_WAITING_BYTES = 8 << 20  # of payloads, which may have a megabyte each
 REPORT_S = 60.0
 ERROR_CHARACTERS = 1000
 
-Start = Callable[[Hashable, Callable[[int], Any]], bool]
+Start = Callable[[Hashable, Callable[[int], Any], Callable[[str], Any]], bool]
 
 
 class Order(NamedTuple):
@@ -47,6 +47,7 @@ class Runs:
         self._runs = count()
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._report_at = -math.inf
+        self._faults: dict[str, str] = {}  # the bugs that have been told
 
     def keep_only(self, filters: set[str]) -> None:
         """What waits for a subscription that is gone is gone as well."""
@@ -71,6 +72,10 @@ class Runs:
     def handled(self, event: Handled, now: float, go_on: bool) -> None:
         """Take the end of a command, and go on with the next message where that is not too late."""
         self._running.discard(event.filter)
+        if event.traceback and self._faults.get(event.filter) != event.traceback:
+            log.error("message.fault", "a bug in iotd: the command for a message could not be run", topic=event.topic,
+                      traceback=event.traceback)
+            self._faults[event.filter] = event.traceback
         if event.reason:
             log.warning("message.failed", f"the command failed: {event.reason}", topic=event.topic,
                         reason=event.reason, stderr=event.errors)
@@ -98,7 +103,8 @@ class Runs:
         while waiting and name not in self._running:
             order = waiting.popleft()
             # Its key is new each time: the thread of the last command may not be gone yet when that is.
-            if self._start(("message", name, next(self._runs)), partial(perform, name, order)):
+            if self._start(("message", name, next(self._runs)), partial(perform, name, order),
+                           partial(faulty, name, order)):
                 self._running.add(name)
             else:
                 log.warning("message.failed", "the command could not be run", topic=order.topic,
@@ -113,6 +119,11 @@ def perform(name: str, order: Order, stop: int | None = None) -> Handled:
     """Run the command and say how it ended; `stop` readable means give up."""
     ended = run(order.arguments, order.timeout_s, stop, given=order.payload, apart=True)
     return Handled(name, order.topic, ended.reason, ended.output[-ERROR_CHARACTERS:] if ended.reason else "")
+
+
+def faulty(name: str, order: Order, text: str) -> Handled:
+    """Return how a command has ended that ended in a bug; `text` is its traceback."""
+    return Handled(name, order.topic, f"a bug in iotd: {last_line(text)}", traceback=text)
 
 
 def _arguments(entry: Subscription, received: Received) -> tuple[str, ...]:

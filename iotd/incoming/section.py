@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, listed, qos, template_text
+from iotd.config.readers import boolean, command, listed, qos, template_text, timeout
 from iotd.config.section import Note, Section, note_if
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE
@@ -26,7 +26,7 @@ def _subscription(at: Cursor) -> Subscription:
         "topic": ("filter", template_text(EVERYWHERE)),
         "qos": ("qos", qos),
         "run": ("command", command(frozenset({"topic", "payload"}))),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
         "retained": ("retained", boolean),
         "log": ("log", boolean),
     }, topic="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
@@ -15,11 +16,11 @@ from iotd.shadows.health import Doubt, Verdict
 from iotd.shadows.section import Check, Shadow
 from iotd.vocabulary import Json
 
-Start = Callable[[Hashable, Callable[[int], Any]], bool]
+Start = Callable[[Hashable, Callable[[int], Any], Callable[[str], Any]], bool]
 
 
 class Watch:
-    """All checks of all shadows. `start` runs work on a thread, the kernel takes each CheckResult."""
+    """All checks of all shadows. `start` runs work on a thread (`Tasks.start`), the kernel takes each CheckResult."""
 
     def __init__(self, start: Start, kernel: Kernel) -> None:
         self._start = start
@@ -30,6 +31,7 @@ class Watch:
         self._results: dict[Check, CheckResult] = {}
         self._verdicts: dict[str | None, Verdict] = {}
         self._outside_since: dict[Check, float] = {}  # of the checks of values that are outside of their range
+        self._faults: dict[Check, str] = {}  # the bugs that have been told
 
     def apply(self, shadows: tuple[Shadow, ...], now: float) -> None:
         """Make the checks of these shadows; a known one at its time, a new one at once."""
@@ -42,6 +44,7 @@ class Watch:
         self._timetable = schedule.changed(self._timetable, every_s, now)
         self._results = {check: result for check, result in self._results.items() if check in every_s}
         self._outside_since = {check: at for check, at in self._outside_since.items() if check in every_s}
+        self._faults = {check: fault for check, fault in self._faults.items() if check in every_s}
 
     def next_due(self) -> float:
         """Return when a check is due, math.inf for never."""
@@ -55,10 +58,15 @@ class Watch:
         for check in due:
             if kinds.KINDS[check.kind].look is None:
                 self._kernel.gather([check.subject], partial(self._measured, check))
-            elif kinds.KINDS[check.kind].quick:
-                self._post(kinds.make(check))
-            else:
-                self._start(check, partial(kinds.make, check))
+                continue
+            if not kinds.KINDS[check.kind].quick:
+                self._start(check, partial(kinds.make, check), partial(kinds.faulty, check))
+                continue
+            try:
+                result = kinds.make(check)
+            except Exception:
+                result = kinds.faulty(check, traceback.format_exc())
+            self._post(result)
 
     def _measured(self, check: Check, values: Mapping[str, Json]) -> None:
         """Judge a value that was measured."""
@@ -74,6 +82,10 @@ class Watch:
         """Take the end of a check; return the shadows whose health it changes."""
         if result.check not in self._timetable.every_s:
             return []
+        if result.traceback and result.traceback != self._faults.get(result.check):
+            log.error("check.fault", f"a bug in iotd: {result.check.name} could not be made", check=result.check.name,
+                      traceback=result.traceback)
+            self._faults[result.check] = result.traceback
         self._results[result.check] = result
         changed = []
         for index, entry in enumerate(self._shadows):

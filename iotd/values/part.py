@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
@@ -57,6 +58,7 @@ class Values(Part):
         self._changed: set[str] = set()
         self._ends_at = math.inf
         self._unwritable = False
+        self._faults: dict[Value, str] = {}  # the bugs that have been told
 
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; a value that is read in another way than before begins anew."""
@@ -153,11 +155,16 @@ class Values(Part):
     def _begin(self, value: Value, now: float) -> bool:
         """Read the value; tell whether its end is still to come. One that runs is never begun twice."""
         if not value.may_wait:
-            self._take(self._read(value, None), now)
+            try:
+                found = self._read(value, None)
+            except Exception:
+                found = reading.faulty(value, traceback.format_exc())
+            self._take(found, now)
             return False
         if value not in self._running:
             # Its key is new each time: the thread of the last reading may not be gone yet when that is.
-            if not self._tasks.start(("value", value.name, next(self._runs)), partial(self._read, value)):
+            if not self._tasks.start(("value", value.name, next(self._runs)), partial(self._read, value),
+                                     partial(reading.faulty, value)):
                 self._take(Reading(value, None, "iotd cannot start a thread for it"), now)
                 return False
             self._running[value] = now + value.timeout_s
@@ -173,6 +180,10 @@ class Values(Part):
     def _take(self, found: Reading, now: float) -> None:
         """Note how a value stands after a reading, say what has turned, and go on with who waits for it."""
         value = found.value
+        if found.traceback and self._faults.get(value) != found.traceback:
+            log.error("value.fault", f"a bug in iotd: {value.name} could not be read", value=value.name,
+                      traceback=found.traceback)
+            self._faults[value] = found.traceback
         old = self._standings[value.name]
         self._stand(value, old, *standing.taken(old, found, now))
         if self._waits:

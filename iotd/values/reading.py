@@ -21,12 +21,21 @@ class Missing(ValueError):
 
 
 class Reading(NamedTuple):
-    """One value as it was read: `data`, or why there is none in `reason`; `age_s` is how old it was then."""
+    """One value as it was read: `data`, or why there is none in `reason`; `age_s` is how old it was then.
+
+    `traceback` is that of a bug in iotd.
+    """
 
     value: Value
     data: Json = None
     reason: str = ""
     age_s: float = 0.0
+    traceback: str = ""
+
+
+def faulty(value: Value, traceback: str) -> Reading:
+    """Return what has been read where that ended in a bug: nothing."""
+    return Reading(value, None, f"a bug in iotd: {traceback.strip().splitlines()[-1]}"[:120], traceback=traceback)
 
 
 def of_bytes(value: Value, data: bytes, age_s: float = 0.0) -> Reading:

@@ -4,7 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Wrong
-from iotd.config.readers import boolean, choice, command, duration, number, path, whole
+from iotd.config.readers import boolean, choice, command, duration, number, path, timeout, whole
 from iotd.config.section import Section
 from iotd.config.template import REPORT
 
@@ -71,7 +71,7 @@ def _value(name: str, at: Cursor) -> Value:
         "file": ("file", path),
         "command": ("command", command(frozenset())),
         "socket": ("socket", _true),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
         "every": ("every_s", duration),
         "max_age": ("max_age_s", duration),
         "as": ("form", choice(*FORMS)),

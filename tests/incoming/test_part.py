@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -16,21 +16,9 @@ from iotd.incoming.part import Incoming, build
 from iotd.incoming.runs import MAX_WAITING, REPORT_S
 from iotd.incoming.section import Subscription
 from iotd.vocabulary import Received
-from tests.kernel import FakeKernel, settings
+from tests.kernel import WaitingKernel, settings
 
 GO_ON = """read line; echo "$1 $line" >> {log}; until test -e {go}; do sleep 0.01; done"""
-
-
-class Kernel(FakeKernel):
-    """A kernel that a test can wait for."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.events: SimpleQueue[Any] = SimpleQueue()
-
-    def post(self, event: Any) -> None:
-        """Take an event, on any thread."""
-        self.events.put(event)
 
 
 class Device:
@@ -40,7 +28,7 @@ class Device:
         self.stream = io.StringIO()
         log.start("debug", "json", under_journald=False, stream=self.stream)
         self.path = path
-        self.kernel = Kernel(path)
+        self.kernel = WaitingKernel(path)
         self.part: Incoming = build(self.kernel, None)
         self.apply(*subscriptions)
 
@@ -80,7 +68,6 @@ def test_a_message_is_handed_to_its_command_as_an_argument_and_byte_by_byte(tmp_
     device.settle()
     lines = "\n".join(device.written())
     assert lines.startswith(f"a/b|is {payload.decode()}\n")
-    import hashlib
     assert hashlib.sha256(payload).hexdigest() in lines
     assert [entry["topic"] for entry in device.entries("message.done")] == ["a/b"]
     assert len(device.entries("message.received")) == 1
@@ -239,3 +226,13 @@ def test_a_reload_goes_on_with_what_waits_and_forgets_what_is_subscribed_no_more
     (tmp_path / "go").touch()
     device.settle(3)
     assert sorted(device.written()) == ["b x", "old x", "old x"] and device.kernel.events.empty()
+
+
+def test_a_bug_in_a_command_ends_nothing_but_its_message_and_is_told_once(tmp_path: Path) -> None:
+    timeout_s: Any = "soon"  # what the file cannot have stands for a bug
+    device = Device(tmp_path, Subscription("a", command=("true",), timeout_s=timeout_s))
+    device.hear("a", b"")
+    device.hear("a", b"")
+    device.settle(2)
+    assert len(device.entries("message.fault")) == 1
+    assert [entry["reason"][:14] for entry in device.entries("message.failed")] == ["a bug in iotd:"] * 2

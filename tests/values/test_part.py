@@ -29,7 +29,7 @@ class NoThreads:
         self.are_there = False
         self.begun: list[Hashable] = []
 
-    def start(self, key: Hashable, work: Callable[[int], Any]) -> bool:
+    def start(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> bool:
         """Start none, or never end it."""
         self.begun += [key] if self.are_there else []
         return self.are_there
@@ -128,3 +128,11 @@ def test_a_value_that_is_large_is_shown_by_its_beginning(tmp_path: Path) -> None
     [shown] = device.part.status()["values"].values()
     assert len(shown["value"]) < 1000 and shown["value"].endswith("…")
     assert len(device.part.sentences()[0]) < 200
+
+
+def test_a_bug_in_a_reading_is_this_values_and_is_told_once(tmp_path: Path) -> None:
+    device = Device(tmp_path, Value("water", "file", "/water"))  # what it says was forgotten: a bug
+    device.fetch("water")
+    device.fetch("water")
+    assert device.given == [{"water": None}] * 2 and device.reasons() == ["a bug in iotd: KeyError: 'water'"]
+    assert device.stream.getvalue().count("value.fault") == 1
