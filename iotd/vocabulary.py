@@ -91,6 +91,12 @@ class Overridden(NamedTuple):
     """The cloud has given a setting another value: the settings in force are to be made up anew."""
 
 
+class Changed(NamedTuple):
+    """These values, which stand from one reading to the next, are not what they were."""
+
+    names: frozenset[str]
+
+
 class Entry(NamedTuple):
     """One log line: `level` as in logging, `event` a stable slug, `message` a sentence for a person."""
 

@@ -161,10 +161,16 @@ def test_a_wing_that_the_yaml_does_not_name_is_not_imported() -> None:
 
 
 @pytest.mark.parametrize("section, wing", [("wifi: {}", "wifi"), ("subscribe: [{topic: a}]", "incoming"),
-                                           ("shadows: [{name: a}]", "shadows")])
+                                           ("shadows: [{name: a}]", "shadows"),
+                                           ("values: {a: {file: /a}}", "values")])
 def test_a_section_brings_its_own_wing_and_no_other(section: str, wing: str) -> None:
     found = {folder(name) for name in loaded(section)}
     assert found & set(WING_FOLDERS) == {wing, *(wing.name for wing in WINGS if wing.always)}
+
+
+def test_what_runs_no_command_loads_nothing_that_could() -> None:
+    found = loaded("subscribe: [{topic: a}]\nvalues: {a: {file: /a, every: 1s}}")
+    assert found & {"iotd.host.command", "iotd.incoming.runs"} == set()
 
 
 def test_a_shadow_without_checks_and_orders_loads_neither() -> None:

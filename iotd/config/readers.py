@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iotd.config import template
@@ -47,6 +48,14 @@ def whole(low: int, high: int, others: Mapping[int, str] = {}) -> Reader[int]:
             raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}" + others.get(value, ""))
         return value
     return read
+
+
+def number(at: Cursor) -> float:
+    """Read a number, whole or not."""
+    value = at.scalar()
+    if type(value) is int or type(value) is float and math.isfinite(value):
+        return value
+    raise Wrong(f"expected a number such as 20 or 0.5, found {at.found()}")
 
 
 def choice(*names: str) -> Reader[str]:
@@ -147,9 +156,9 @@ def identity_problem(written: str, lacking: Mapping[str, str]) -> str | None:
 
 
 def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
-    """Return a reader of a mapping with `known` placeholders in its texts."""
+    """Return a reader of a mapping with placeholders in its texts: `known` ones, and those that the file defines."""
     def read(at: Cursor) -> dict[str, Json]:
-        tree = at.tree(lambda written: _check_template(written, known))
+        tree = at.tree(lambda written: _check_template(written, known, at.document.defined))
         if not isinstance(tree, dict):
             raise Wrong(f"expected a mapping of keys, found {at.found()}")
         return tree
@@ -172,13 +181,15 @@ def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
         arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
         if not arguments or not arguments[0]:
             raise Wrong("is empty; expected a program and its arguments")
+        if known and template.placeholders(arguments[0]):
+            raise Wrong(f"{quoted(arguments[0])} would let others choose the program; write it out")
         return arguments
     return read
 
 
-def _check_template(written: str, known: frozenset[str]) -> None:
+def _check_template(written: str, known: frozenset[str], defined: Iterable[str] = ()) -> None:
     try:
-        template.check(written, known)
+        template.check(written, known, defined)
     except template.TemplateError as error:
         raise Wrong(str(error)) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -64,6 +64,7 @@ class Daemon:
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._stirred = False
         self._stopping = False
         self._status_file = world.places.runtime / "status.json"
         self._status_failed = False
@@ -104,11 +105,12 @@ class Daemon:
             handler = self._handlers.get(type(event))
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
-        stirred = bool(events) or now >= self._line.next_due()  # what the line does may open parts, and let messages go
+        # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
+        self._stirred = bool(events) or now >= self._line.next_due()
         self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
-                if stirred or now >= self._due_at[part]:
+                if self._stirred or now >= self._due_at[part]:
                     part.keep(now)
                     self._due_at[part] = part.next_due()
         if now >= self._beat_from:
@@ -152,6 +154,25 @@ class Daemon:
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now."""
         return self._placeholders.values(names)
+
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
+        found = self._placeholders.values(names)
+
+        def measured(values: Mapping[str, Json]) -> None:
+            self._stirred = True
+            then({**found, **values})
+
+        for part in self._parts:
+            if part.fetch(names, measured):
+                self._due_at[part] = part.next_due()
+                return
+        then(found)
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Take a value that a program tells; return why it is refused, empty where it is taken."""
+        answers = (part.tell(name, value, now) for part in self._parts)
+        return next((answer for answer in answers if answer is not None), "there is no such value")
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""

@@ -90,15 +90,21 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
 
 
 def test_what_the_sample_shows_in_comments_is_right_too() -> None:
-    [shadow] = load(with_comments()).sections["shadows"]
+    settings = load(with_comments())
+    [shadow] = settings.sections["shadows"]
     assert sorted(check.kind for check in shadow.checks) == sorted(KINDS)
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
+    assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
+    assert settings.sections["publish"][0].on_change == {"level": 0.5, "door": None}
+    assert settings.sections["subscribe"][0].command[1:] == ("{topic}", "{payload}")
 
 
 def with_comments() -> str:
-    """Return the sample with the keys of a shadow that it shows in comments."""
+    """Return the sample with the keys that it shows in comments."""
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
-    return re.sub(r"(?m)^    # (checks:|on_delta:|files:|  )", r"    \1", text.replace("    checks: []", "    #"))
+    text = re.sub(r"(?m)^# (values:|  )", r"\1", text.replace("    checks: []", "    #"))
+    keys = "checks|on_delta|files|on_change|at_most|run|timeout|retained|log"
+    return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
@@ -119,7 +125,7 @@ SECTIONS: dict[type[Any], str] = {
     Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot", Bounds: "spool",
     Log: "log",
 }
-RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic"}
+RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run"}
 # What the sample sets to the values of the article.
 ARTICLE_KEYS = {"thing", "mqtt", "presence", "publish", "subscribe", "shadows", "wifi"}
 ARTICLE = {

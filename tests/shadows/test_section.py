@@ -47,7 +47,7 @@ def test_a_check(yaml: str, check: Check) -> None:
     ("{}", ".checks[0]: expected one of unit, process, tcp,"),
     ("{every: 3s}", ".checks[0]: expected one of unit, process, tcp,"),
     ("{process: a, unit: b}", ".checks[0]: expected one of unit, process, tcp, file, command, disk, temperature, "
-     "throttled, gateway, found unit and process"),
+     "throttled, gateway, value, found unit and process"),
     ("{proces: a}", ".checks[0].proces: unknown key; did you mean process?"),
     ("{file: /a}", ".checks[0]: max_age is required with file"),
     ("{disk: /}", ".checks[0]: min_free is required with disk"),
