@@ -275,5 +275,5 @@ def _remove(directory: int, name: str) -> None:
 
 def main(verb: str) -> int:
     """Serve the verb that systemd names; return the exit status."""
-    log.start("info", "json", under_journald="JOURNAL_STREAM" in os.environ)
+    log.start("info", "json", under_journald=log.is_journal())
     return 0 if serve(verb, DIRECTORY, pwd.getpwnam(USER).pw_uid, run_command) else 1
