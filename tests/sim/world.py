@@ -374,7 +374,7 @@ class Simulation:
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False)
+            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False, lambda directory: False)
         return adapters
 
     def _look(self, interface: str) -> Any:
