@@ -146,10 +146,8 @@ class WifiRecovery(Part):
 
     def _request(self, step: recovery.Step) -> None:
         """Leave a request for the recovery helper, the only one with the privilege to follow it."""
-        interface = self._settings.interface if self._settings else ""
         try:
-            self._world.files.write_request(self._requests / step.action,
-                                            {"interface": interface, "reason": step.reason})
+            self._world.files.write_request(self._requests / step.action, {"reason": step.reason})
         except OSError as error:
             log.error("recovery.failed", "the request for the recovery helper cannot be written", action=step.action,
                       reason=str(error))

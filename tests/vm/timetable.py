@@ -31,7 +31,8 @@ doubles each time, up to an hour.
 | `reboot` | `systemctl reboot` | the same |
 
 The daemon has no privilege for any of this. It leaves a request in `/run/iotd/recover`, which starts the helper
-`iotd-recover@STEP.service`; that knows these four words and no more.
+`iotd-recover@STEP.service`; that knows these four words and no more, reads itself in `/etc/iotd.yaml` which of them
+are allowed and on which interface, and keeps a count of reboots of its own.
 
 ## What holds a step back
 

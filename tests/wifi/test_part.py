@@ -96,7 +96,7 @@ def test_a_step_becomes_a_request_with_its_reason(tmp_path: Path, said: io.Strin
     boot = Boot(tmp_path)
     boot.off_for_long(2)
     assert boot.part.wrong and events(said) == [("wifi.lost", None), ("recovery.step", "reconnect")]
-    assert boot.requests() == {"reconnect": {"interface": INTERFACE, "reason": "off; wrong for 10 s"}}
+    assert boot.requests() == {"reconnect": {"reason": "off; wrong for 10 s"}}
 
 
 def test_a_request_that_cannot_be_left_is_told_and_ends_nothing(tmp_path: Path, said: io.StringIO) -> None:
@@ -141,7 +141,7 @@ def test_a_reboot_is_in_the_budget_on_disk_before_it_is_handed_out(tmp_path: Pat
     assert reboot["boot_id"] == "first"
     assert boot.requests() == {}, "the goodbye comes first"
     boot.go_down()
-    assert boot.requests() == {"reboot": {"interface": INTERFACE, "reason": "off; wrong for 10 s"}}
+    assert boot.requests() == {"reboot": {"reason": "off; wrong for 10 s"}}
 
 
 def test_without_room_for_the_budget_there_is_no_reboot(tmp_path: Path, said: io.StringIO) -> None:
