@@ -44,7 +44,9 @@ class Outgoing(Part):
         self._world = world
         journal = Journal(adapters.line_file(str(world.places.runtime / "spool.journal")))
         disk = adapters.disk(str(world.places.state / "spool.db"))
-        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic())
+        self._thing = kernel.written.thing
+        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic(),
+                            self._thing)
         self._outbox = outbox.Outbox()
         self._entries: tuple[Publish, ...] = ()
         self._fills: list[Callable[[Mapping[str, Json]], str]] = []
@@ -74,6 +76,9 @@ class Outgoing(Part):
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
         self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
         self._spool.bounds = settings.sections["spool"]
+        if settings.thing != self._thing:
+            self._thing = settings.thing
+            self._spool.belong_to(settings.thing)
 
     def next_due(self) -> float:
         """Return when there is something to do."""
@@ -91,13 +96,13 @@ class Outgoing(Part):
                 self._pump(now)
         else:
             self._forget_acknowledged()
-        if now >= self._settle_at:
+        if now >= self._settle_at and not self._spool.open_disk(now):  # which on a slow card is a turn's work
             self._spool.settle(now, self._world.known_wall() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()
         self._kernel.outages.dropped = self._spool.dropped.total()
 
     def closed(self, blamed: bool, now: float) -> None:
-        """The line is down: what was in flight waits on disk for the next one."""
+        """The line is down: what was in flight waits for the next one, on the disk within a turn or two."""
         self._forget_acknowledged()
         self._outbox, verdict = outbox.fell(self._outbox, blamed, now)
         for topic in self._transient.values():
@@ -109,7 +114,9 @@ class Outgoing(Part):
             self._spool.take_back(verdict.back)
         for entry in verdict.entries:
             log.write(entry)
-        self.settle(now)
+        self._spool.hurry(now)
+        self._settle_at = now
+        self._kernel.outages.dropped = self._spool.dropped.total()
 
     def settle(self, now: float) -> None:
         """Bring everything to the disk."""
@@ -127,7 +134,8 @@ class Outgoing(Part):
 
     def status(self) -> dict[str, Json]:
         """Return what waits and what was dropped."""
-        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped)}
+        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
+                "set_aside": self._spool.others}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, and the topics that the broker denies."""
@@ -136,7 +144,8 @@ class Outgoing(Part):
     def sentences(self) -> list[str]:
         """Return what waits and what was dropped."""
         return [f"waiting for the broker: {self._spool.count} messages, {self._spool.size} bytes",
-                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items())]
+                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
+                *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
     def _make_due(self, now: float) -> None:
         due, self._timetable = schedule.take(self._timetable, now)
@@ -144,6 +153,7 @@ class Outgoing(Part):
             return
         self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
         found = self._kernel.values(self._names)
+        made: list[tuple[int, Message, bool]] = []
         for index in due:
             entry = self._entries[index]
             self._sequence[entry.topic] += 1
@@ -155,8 +165,10 @@ class Outgoing(Part):
             elif entry.offline == "drop":
                 self._send_or_drop(entry, payload, now)
             else:
-                self._spool.put(self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
-                                entry.offline == "latest", now)
+                made.append((self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
+                             entry.offline == "latest"))
+        if made:
+            self._spool.put_all(made, now)
 
     def _pump(self, now: float) -> None:
         """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""

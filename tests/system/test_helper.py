@@ -49,16 +49,9 @@ def done(machine: Machine, verb: str) -> list[str]:
     return [" ".join(entry["command"]) for entry in machine.logged(unit, "recovery.command")]
 
 
-@pytest.fixture
-def machine(machine: Machine) -> Machine:
-    """A machine whose configuration allows every verb on wlan0; the daemon that runs has not read it."""
-    allow(machine)
-    return machine
-
-
 def allow(machine: Machine, wifi: str = ALLOWED) -> None:
-    """Have the configuration end with this section."""
-    machine.check("sh", "-c", "sed -i '/^wifi:/,$d' /etc/iotd.yaml && cat >>/etc/iotd.yaml", stdin=wifi)
+    """Have the configuration end with this section; the daemon that runs does not read it."""
+    machine.check("sh", "-c", "cat >>/etc/iotd.yaml", stdin=wifi)
 
 
 @pytest.fixture
@@ -70,6 +63,7 @@ def wireless(machine: Machine) -> Machine:
     machine.write("/usr/bin/nmcli", NMCLI, mode=0o755)
     machine.check("systemctl", "daemon-reload")
     machine.check("systemctl", "start", "NetworkManager")
+    allow(machine)
     return machine
 
 
@@ -112,6 +106,7 @@ def test_restart_network_restarts_networkmanager(wireless: Machine) -> None:
 
 
 def test_reboot_reboots_and_is_counted_where_the_daemon_cannot_reach_it(machine: Machine) -> None:
+    allow(machine)
     ask(machine, "reboot")
     assert machine.wait_for_the_end() == 133
     count = machine.disk.root / "var/lib/iotd-recover/reboots.json"
@@ -136,6 +131,7 @@ def test_what_the_configuration_does_not_allow_is_not_done_whatever_the_daemon_a
 
 
 def test_a_configuration_that_the_daemon_can_write_allows_nothing(machine: Machine) -> None:
+    allow(machine)
     machine.check("chown", "iotd", "/etc/iotd.yaml")
     ask(machine, "radio-cycle")
     [refused] = wait_for("its refusal", lambda: machine.logged("iotd-recover@radio-cycle", "recovery.refused"))
