@@ -1,4 +1,4 @@
-"""A device that gets another thing, by a reload or a restart: each thing sends what it made itself, and nothing else."""
+"""A device that gets another thing, by a reload or a restart: each sends what it made itself, and nothing else."""
 
 from __future__ import annotations
 
