@@ -153,7 +153,7 @@ class Spool:
         """Delete what `latest` is in the place of; a disk that fails is told later."""
         self._journal.delete_superseded(topic, number)
         disk = self._stores.disk
-        if disk is not None and (self._stores.disk_fails or self._stores.guard(
+        if self._stores.disk_fails or (disk is not None and self._stores.guard(
                 disk, None, disk.delete_superseded, topic, number) is None):
             self._superseded[topic] = number
 
