@@ -18,7 +18,11 @@ WING_FOLDERS = [wing.name for wing in WINGS]
 # A module imports from its own folder and from those before it; "" is the package itself.
 RANKS = ["", "host", "mqtt", "config", "daemon", "WING", "cli"]
 MAY_BE_IMPORTED_BY_A_WING = {"", "host", "mqtt", "config"}  # and iotd.daemon.part
-HELPER_IMPORTS = {"iotd.helper.recover", "iotd.host", "iotd.host.log", "iotd.vocabulary"}
+HELPER_IMPORTS = {  # of the configuration what reads YAML, and of the wing its schema and its count of reboots
+    "iotd.helper.allowed", "iotd.helper.recover", "iotd.host", "iotd.host.clock", "iotd.host.files", "iotd.host.log",
+    "iotd.config.document", "iotd.config.readers", "iotd.config.section", "iotd.config.template", "iotd.errors",
+    "iotd.vocabulary", "iotd.wings",
+    "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
          "sqlite3", "ssl", "subprocess", "threading", "time", "uuid"}

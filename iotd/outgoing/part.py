@@ -60,7 +60,9 @@ class Outgoing(Part):
         self._world = world
         journal = Journal(adapters.line_file(str(world.places.runtime / "spool.journal")))
         disk = adapters.disk(str(world.places.state / "spool.db"))
-        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic())
+        self._thing = kernel.written.thing
+        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic(),
+                            self._thing)
         self._outbox = outbox.Outbox()
         self._entries: tuple[Publish, ...] = ()
         self._fills: list[Fill] = []
@@ -76,6 +78,7 @@ class Outgoing(Part):
         self._keys: list[Key] = []
         self._said: dict[Key, Said] = {}
         self._held: dict[str, deque[Held]] = {}
+        self._made: list[tuple[int, Message, bool]] = []  # what the spool is yet to be given
 
     def in_flight(self) -> list[str]:
         """Return what the broker has yet to acknowledge, as actions."""
@@ -98,6 +101,9 @@ class Outgoing(Part):
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
         self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
         self._spool.bounds = settings.sections["spool"]
+        if settings.thing != self._thing:
+            self._thing = settings.thing
+            self._spool.belong_to(settings.thing)
 
     def next_due(self) -> float:
         """Return when there is something to do."""
@@ -116,7 +122,7 @@ class Outgoing(Part):
                 self._pump(now)
         else:
             self._forget_acknowledged()
-        if now >= self._settle_at:
+        if now >= self._settle_at and not self._spool.open_disk(now):  # which on a slow card is a turn's work
             self._spool.settle(now, self._world.known_wall() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()
         self._kernel.outages.dropped = self._spool.dropped.total()
@@ -126,7 +132,7 @@ class Outgoing(Part):
         return {Changed: self._on_changed}
 
     def closed(self, blamed: bool, now: float) -> None:
-        """The line is down: what was in flight waits on disk for the next one."""
+        """The line is down: what was in flight waits for the next one, on the disk within a turn or two."""
         self._forget_acknowledged()
         self._outbox, verdict = outbox.fell(self._outbox, blamed, now)
         for topic in self._transient.values():
@@ -138,7 +144,9 @@ class Outgoing(Part):
             self._spool.take_back(verdict.back)
         for entry in verdict.entries:
             log.write(entry)
-        self.settle(now)
+        self._spool.hurry(now)
+        self._settle_at = now
+        self._kernel.outages.dropped = self._spool.dropped.total()
 
     def settle(self, now: float) -> None:
         """Bring everything to the disk."""
@@ -156,7 +164,8 @@ class Outgoing(Part):
 
     def status(self) -> dict[str, Json]:
         """Return what waits and what was dropped."""
-        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped)}
+        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
+                "set_aside": self._spool.others}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, and the topics that the broker denies."""
@@ -165,7 +174,8 @@ class Outgoing(Part):
     def sentences(self) -> list[str]:
         """Return what waits and what was dropped."""
         return [f"waiting for the broker: {self._spool.count} messages, {self._spool.size} bytes",
-                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items())]
+                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
+                *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
     def _make_due(self, now: float) -> None:
         due, self._timetable = schedule.take(self._timetable, now)
@@ -188,6 +198,7 @@ class Outgoing(Part):
                 self._fill(held, found)
             else:
                 self._kernel.gather(measured, partial(self._fill, held))
+        self._keep_made(now)
 
     def _fill(self, held: Held, found: Mapping[str, Json]) -> None:
         """Make a message of what was measured for it.
@@ -204,6 +215,13 @@ class Outgoing(Part):
                 self._said[first.key] = changes.said(self._said[first.key], first.entry, first.values, kept)
         if not waiting:
             del self._held[held.entry.topic]
+        self._keep_made(self._world.monotonic())
+
+    def _keep_made(self, now: float) -> None:
+        """Have the spool keep what was made, all of it at once."""
+        made, self._made = self._made, []
+        if made:
+            self._spool.put_all(made, now)
 
     def _put(self, entry: Publish, text: str, now: float) -> bool:
         """Keep a message, or send it; tell whether it is on its way."""
@@ -214,8 +232,8 @@ class Outgoing(Part):
             return False
         if entry.offline == "drop":
             return self._send_or_drop(entry, payload, now)
-        self._spool.put(self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
-                        entry.offline == "latest", now)
+        self._made.append((self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
+                           entry.offline == "latest"))
         return True
 
     def _on_changed(self, event: Changed, now: float) -> None:

@@ -99,7 +99,7 @@ class SimulatedSession:
     def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
         self.eager = True
         self.gone = False
-        self.line = 0
+        self.line = self._dialling = 0
         self._up = False
         self._simulation = simulation
         self._post = post
@@ -123,9 +123,12 @@ class SimulatedSession:
 
     def dial(self, dial: Dial) -> None:
         """Open a line."""
-        self.line = dial.line
+        self.line = self._dialling = dial.line
 
         def answer() -> None:
+            if self._dialling != dial.line:
+                return
+            self._dialling = 0
             broker = self._simulation.broker
             if not (self._simulation.network_is_up and broker.is_up):
                 return self._post(Down(dial.line, "tcp", "no answer within 10 s", False))
@@ -178,6 +181,9 @@ class SimulatedSession:
             self._up = False
             self._simulation.broker.leave(self._client_id)
             self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", True)))
+        elif line == self._dialling:
+            self._dialling = 0
+            self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", False)))
 
     def lose(self, cause: str) -> None:
         """The line is lost from without; the broker says the will."""
@@ -390,7 +396,7 @@ class Simulation:
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False)
+            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False, lambda directory: False)
         if "values:" in self.configuration:
             from iotd.values.part import Adapters as ValuesAdapters
 
