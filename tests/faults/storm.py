@@ -318,7 +318,7 @@ def _journalled(place: Path) -> list[tuple[str, bytes, bool]]:
                 for number in said["gone"]:
                     found.pop(number, None)
             else:
-                found[said[0]] = said[1], said[2].encode(), bool(said[-1])
+                found[said[0]] = said[1], said[2].encode(), bool(said[10])
     return list(found.values())
 
 
