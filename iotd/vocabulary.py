@@ -27,17 +27,30 @@ class Dialled(NamedTuple):
     session_present: bool
 
 
+class Spent(NamedTuple):
+    """A packet that was sent to the last repeat, and never acknowledged.
+
+    `kind` is PUBLISH, SUBSCRIBE or UNSUBSCRIBE; `names` are its topic, or its filters; `token` is that of a publish.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    token: int | None = None
+
+
 class Down(NamedTuple):
     """The line is down, or never came up.
 
     `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
-    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received.
+    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received. `spent` is what was not
+    acknowledged, where that is the cause.
     """
 
     line: int
     cause: str
     reason: str
     was_up: bool
+    spent: Spent | None = None
 
 
 class Acknowledged(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from iotd.mqtt.client import ACK_S, CLOSED, MAX_REPEATS, SUCCESS, Client, error_string
 from iotd.mqtt.stream import Stream, StreamError
-from iotd.vocabulary import Dialled, Message, Received, Subscribed
+from iotd.vocabulary import Dialled, Message, Received, Spent, Subscribed
 
 CONNACK_S = 10.0
 PINGRESP_S = 10.0
@@ -47,6 +47,7 @@ class Connection:
         self.number = dial.line
         self.stream = stream
         self.up = False
+        self.spent: Spent | None = None
         self._dial = dial
         self._post = post
         self._acknowledge = acknowledge
@@ -149,7 +150,9 @@ class Connection:
             if now < entry.sent_at + ACK_S:
                 break
             if entry.repeats == MAX_REPEATS:
-                raise StreamError("unacknowledged", f"packet {mid} was not acknowledged, {MAX_REPEATS + 1} times")
+                self.spent = Spent(*entry.says(), self._tokens.get(mid))
+                raise StreamError("unacknowledged", f"the broker never acknowledged the {self.spent.kind} of "
+                                  f"{', '.join(self.spent.names)}, which was sent {MAX_REPEATS + 1} times")
             self._client.repeat(mid, now)
         if self._pinged_at is not None and now >= self._pinged_at + PINGRESP_S:
             raise StreamError("silent", f"no PINGRESP within {PINGRESP_S:.0f} s: the line is dead")

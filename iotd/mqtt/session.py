@@ -150,7 +150,7 @@ class Session:
             stream.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
             return Down(dial.line, "asked", "asked to disconnect", connection.up)
         except StreamError as error:
-            return Down(dial.line, error.cause, str(error), connection.up)
+            return Down(dial.line, error.cause, str(error), connection.up, connection.spent)
         finally:
             stream.close()
 
