@@ -27,12 +27,24 @@ class Dialled(NamedTuple):
     session_present: bool
 
 
+class Spent(NamedTuple):
+    """A packet that was sent to the last repeat, and never acknowledged.
+
+    `kind` is PUBLISH, SUBSCRIBE or UNSUBSCRIBE; `names` are its topic, or its filters; `token` is that of a publish.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    token: int | None = None
+
+
 class Down(NamedTuple):
     """The line is down, or never came up.
 
     `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
     unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
-    `traceback`. `was_up` tells whether CONNACK had been received.
+    `traceback`. `was_up` tells whether CONNACK had been received. `spent` is what was not acknowledged, where that is
+    the cause.
     """
 
     line: int
@@ -40,6 +52,7 @@ class Down(NamedTuple):
     reason: str
     was_up: bool
     traceback: str = ""
+    spent: Spent | None = None
 
 
 class Acknowledged(NamedTuple):

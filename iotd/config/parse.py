@@ -83,7 +83,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     """Put defaults where the file is silent, and fill what placeholders cannot change in a run."""
     known = {key: values.get(key, section.default) for key, section in base.SECTIONS.items()}
     written = {key: value for key, value in values.items() if key not in known and value != ()}
-    settings = Settings(**known, sections=written)
+    settings = Settings(**known, sections=written, hostname=identity.hostname)
     for wing in loaded_wings(settings):
         defaults = {key: section.default for key, section in module(wing, "section").SECTIONS.items()}
         settings = settings._replace(sections={**defaults, **settings.sections})

@@ -223,7 +223,7 @@ class Daemon:
         set_by_cloud = {name: value for part in self._parts for name, value in part.overrides().items()}
         self.settings = override.applied(self.written, set_by_cloud)
         self._start_log()
-        self._placeholders.thing = self.settings.thing
+        self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
             part.apply(self.settings, now)
         self._line.apply(self.settings, now)

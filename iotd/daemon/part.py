@@ -111,6 +111,13 @@ class Part:
         """Return the filters that it wants subscribed, with their QoS."""
         return {}
 
+    def actions(self) -> Mapping[str, str]:
+        """Return the action that each topic and filter is part of, where the broker denies several as one."""
+        return {}
+
+    def session_lost(self, now: float) -> None:
+        """The line is up, and the broker has lost the session that it held, perhaps with all that it retained."""
+
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """The line is up and the broker has answered for all of its filters.
 
@@ -127,9 +134,15 @@ class Part:
         """Return the actions that the broker has yet to answer, for the kernel to judge where the line ends."""
         return []
 
-    def in_flight(self) -> list[str]:
-        """Return the actions in flight that this part judges itself where the line ends over them."""
+    def in_flight(self, now: float) -> list[str]:
+        """Return the actions in flight that this part judges itself where the line ends over them.
+
+        What went long ago, and what the broker is known to take, is none of them.
+        """
         return []
+
+    def unacknowledged(self, number: int, now: float) -> None:
+        """The broker has never acknowledged the message handed over under this number, and the line ends over it."""
 
     # Time, and what happens
 

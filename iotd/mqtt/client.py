@@ -32,6 +32,7 @@ MAX_REPEATS = 6  # then the line is good for nothing, and is opened anew
 
 _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ = 0x80, 0xA0, 0xC0
 _DUP = 0x08
+_KINDS = {PUBLISH: "PUBLISH", _SUBSCRIBE: "SUBSCRIBE", _UNSUBSCRIBE: "UNSUBSCRIBE"}
 
 SUCCESS = paho.MQTT_ERR_SUCCESS
 error_string = paho.error_string
@@ -44,6 +45,20 @@ class Unacknowledged:
         self.packet = packet
         self.sent_at = sent_at
         self.repeats = repeats
+
+    def says(self) -> tuple[str, tuple[str, ...]]:
+        """Return what kind of packet it is, PUBLISH, SUBSCRIBE or UNSUBSCRIBE, and its topic or filters."""
+        kind = _KINDS[self.packet[0] & 0xF0]
+        at = 1
+        while self.packet[at] & 0x80:  # the remaining length, MQTT 3.1.1, 2.2.3
+            at += 1
+        at += 1 if kind == "PUBLISH" else 3  # the identifier stands before the filters
+        names: list[str] = []
+        while at < len(self.packet) and not (kind == "PUBLISH" and names):
+            end = at + 2 + int.from_bytes(self.packet[at:at + 2], "big")
+            names.append(self.packet[at + 2:end].decode())
+            at = end + (kind == "SUBSCRIBE")  # the QoS
+        return kind, tuple(names)
 
 
 class Client(paho.Client):  # type: ignore[misc]

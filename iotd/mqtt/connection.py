@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from iotd.mqtt.client import ACK_S, MAX_REPEATS, SUCCESS, Client, error_string
 from iotd.mqtt.packets import CONNACK, Malformed, Oversize, Packet, Piece, Reader
 from iotd.mqtt.stream import Stream, StreamError
-from iotd.vocabulary import Dialled, Down, Message, PassedOver, Received, Subscribed
+from iotd.vocabulary import Dialled, Down, Message, PassedOver, Received, Spent, Subscribed
 
 CONNACK_S = 10.0
 PINGRESP_S = 10.0
@@ -51,6 +51,7 @@ class Connection:
         self.number = dial.line
         self.stream = stream
         self.up = False
+        self.spent: Spent | None = None
         self._dial = dial
         self._post = post
         self._acknowledge = acknowledge
@@ -155,7 +156,7 @@ class Connection:
         """Return how the line ended. Before CONNACK the broker ends it in one way, whichever of FIN and RST we meet."""
         if not self.up and error.cause in ("closed", "reset"):
             return Down(self.number, "closed", "the broker closed the line instead of a CONNACK", False)
-        return Down(self.number, error.cause, str(error), self.up)
+        return Down(self.number, error.cause, str(error), self.up, spent=self.spent)
 
     def _ping_at(self) -> float:
         """Return when PINGREQ is due: after a keep-alive in which either side was silent; amid a packet, our own."""
@@ -178,7 +179,9 @@ class Connection:
             if is_hindered:
                 self._client.postpone(mid, now)
             elif entry.repeats == MAX_REPEATS:
-                raise StreamError("unacknowledged", f"packet {mid} was not acknowledged, {MAX_REPEATS + 1} times")
+                self.spent = Spent(*entry.says(), self._tokens.get(mid))
+                raise StreamError("unacknowledged", f"the broker never acknowledged the {self.spent.kind} of "
+                                  f"{', '.join(self.spent.names)}, which was sent {MAX_REPEATS + 1} times")
             else:
                 self._client.repeat(mid, now)
 

@@ -11,6 +11,8 @@ import re
 AWS_MAX_PAYLOAD_BYTES = 128 * 1024
 AWS_MAX_SUBSCRIPTIONS = 50
 
+_SHARE = "$share"
+
 # Compiled by re when they are first used: most configurations need none of them at the start.
 _BASIC_INGEST = r"^\$aws/rules/[^/]+/"
 _AWS_HOST = r"(?:.*\.)?iot(?:-fips)?\..*\bamazonaws\.com(?:\.cn)?\.?"
@@ -31,8 +33,12 @@ def topic_problem(topic: str, aws_limits: bool, retain: bool) -> str | None:
 
 
 def filter_problem(filter: str, aws_limits: bool) -> str | None:
-    """Judge a topic filter to subscribe to (MQTT 4.7.1)."""
+    """Judge a topic filter to subscribe to (MQTT 4.7.1), that of a shared subscription too (MQTT 5, 4.8.2)."""
     levels = filter.split("/")
+    if levels[0] == _SHARE:
+        if len(levels) < 3 or not levels[1] or set(levels[1]) & set("+#") or not _unshared(filter):
+            return f"{filter!r} is no shared subscription; that is {_SHARE}/NAME/FILTER, its NAME without + and #"
+        levels = levels[2:]
     if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
         return f"{filter!r} has # amid other text; it stands alone as the last level, as in a/#"
     if any("+" in level and level != "+" for level in levels):
@@ -72,7 +78,12 @@ def payload_problem(size_bytes: int, aws_limits: bool) -> str | None:
 
 
 def matches(filter: str, topic: str) -> bool:
-    """Return whether a valid filter matches a topic name (MQTT 4.7; on AWS alone, `a/#` does not match `a`)."""
+    """Return whether a valid filter matches a topic name (MQTT 4.7; on AWS alone, `a/#` does not match `a`).
+
+    That of a shared subscription matches what the filter in it does: messages come on their own topics.
+    """
+    if filter.startswith(f"{_SHARE}/"):
+        filter = _unshared(filter)
     if topic.startswith("$") and filter.startswith(("+", "#")):
         return False  # 4.7.2: what the server keeps under $ is asked for by name
     levels, names = filter.split("/"), topic.split("/")
@@ -87,6 +98,11 @@ def matches(filter: str, topic: str) -> bool:
 def is_aws_endpoint(host: str) -> bool:
     """Return whether `host` is an endpoint of AWS IoT Core by its name; a custom domain does not show."""
     return "amazonaws" in host.lower() and re.fullmatch(_AWS_HOST, host, re.IGNORECASE) is not None
+
+
+def _unshared(filter: str) -> str:
+    """Return the filter in that of a shared subscription, $share/NAME/FILTER."""
+    return filter.split("/", 2)[2]
 
 
 def _text_problem(text: str, aws_limits: bool) -> str | None:

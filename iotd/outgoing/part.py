@@ -79,11 +79,26 @@ class Outgoing(Part):
         self._said: dict[Key, Said] = {}
         self._held: dict[str, deque[Held]] = {}
         self._made: list[tuple[int, Message, bool]] = []  # what the spool is yet to be given
+        self._retained: Mapping[str, Publish] = {}  # by topic, those whose newest message the broker is to keep
+        self._carrying: dict[int, Message] = {}  # in flight, with RETAIN
+        self._standing: dict[str, tuple[int, Message]] = {}  # what stands retained, by topic
 
-    def in_flight(self) -> list[str]:
-        """Return what the broker has yet to acknowledge, as actions."""
+    def in_flight(self, now: float) -> list[str]:
+        """Return what the line may end over, as actions."""
         self._forget_acknowledged()
-        return [f"publish to {flight.topic}" for flight in self._outbox.in_flight.values()]
+        return [f"publish to {topic}" for topic in outbox.suspects(self._outbox, now)]
+
+    def unacknowledged(self, number: int, now: float) -> None:
+        """The broker has never acknowledged this message."""
+        self._forget_acknowledged()
+        self._outbox, verdict = outbox.unacknowledged(self._outbox, number, now)
+        self._execute(verdict)
+
+    def session_lost(self, now: float) -> None:
+        """Keep what stood retained once more, but where a newer message waits for the broker anyway."""
+        for topic, (number, message) in self._standing.items():
+            if topic in self._retained and self._spool.newest.get(topic) == number:
+                self._spool.put(self._spool.next_id(), message, self._retained[topic].offline != "queue", now)
 
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
@@ -99,7 +114,10 @@ class Outgoing(Part):
         self._fills = [template.compile_json(entry.payload) for entry in publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
-        self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
+        self._outbox = self._outbox._replace(
+            limits=outbox.AWS if limited else outbox.UNLIMITED, topics=frozenset(entry.topic for entry in publish))
+        self._retained = {entry.topic: entry for entry in publish if entry.retain}
+        self._standing = {topic: kept for topic, kept in self._standing.items() if topic in self._retained}
         self._spool.bounds = settings.sections["spool"]
         if settings.thing != self._thing:
             self._thing = settings.thing
@@ -108,7 +126,7 @@ class Outgoing(Part):
     def next_due(self) -> float:
         """Return when there is something to do."""
         self._settle_at = self._spool.settle_at()
-        due_at = min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.connected else math.inf)
+        due_at = min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.clear else math.inf)
         return min(due_at, changes.next_due(self._said.values())) if self._said else due_at
 
     def keep(self, now: float) -> None:
@@ -138,12 +156,8 @@ class Outgoing(Part):
         for topic in self._transient.values():
             self._spool.dropped[topic] += 1
         self._transient.clear()
-        if verdict.aside is not None:
-            self._spool.set_aside(verdict.aside)
-        if verdict.back is not None:
-            self._spool.take_back(verdict.back)
-        for entry in verdict.entries:
-            log.write(entry)
+        self._carrying.clear()
+        self._execute(verdict)
         self._spool.hurry(now)
         self._settle_at = now
         self._kernel.outages.dropped = self._spool.dropped.total()
@@ -280,17 +294,25 @@ class Outgoing(Part):
                 return
             self._give(chosen)
 
+    def _execute(self, verdict: outbox.Verdict) -> None:
+        if verdict.aside is not None:
+            self._spool.set_aside(verdict.aside)
+        if verdict.back is not None:
+            self._spool.take_back(verdict.back)
+        for entry in verdict.entries:
+            log.write(entry)
+
     def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> bool:
         """Send a message that is not worth keeping, or nothing; tell which."""
         waiting = Waiting(self._spool.next_id(), entry.topic, payload, entry.qos, entry.retain)
-        if entry.retain:
-            self._spool.newest[entry.topic] = waiting.id
         chosen: list[tuple[int, Message]] = []
         if self._kernel.connected and entry.topic not in self._outbox.denied:
             cursor = self._outbox.cursor
             self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
             self._outbox = self._outbox._replace(cursor=cursor)
         if chosen:
+            if entry.retain:
+                self._spool.newest[entry.topic] = waiting.id
             self._transient[waiting.id] = entry.topic
             self._give(chosen)
         else:
@@ -300,6 +322,8 @@ class Outgoing(Part):
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
         for number, message in chosen:
             self._kernel.hand_over(number, message)
+            if message.retain and message.topic in self._retained:
+                self._carrying[number] = message
             if log.enabled(logging.DEBUG):
                 log.write(Entry(logging.DEBUG, "message.published", "handed to the broker", {
                     "topic": message.topic, "qos": message.qos, "retain": message.retain,
@@ -310,6 +334,10 @@ class Outgoing(Part):
         if self._acknowledged:
             ids, self._acknowledged = self._acknowledged, []
             self._outbox = outbox.acknowledged(self._outbox, ids)
+            for number in ids:
+                message = self._carrying.pop(number, None)
+                if message is not None:
+                    self._standing[message.topic] = number, message
             kept = [number for number in ids if self._transient.pop(number, None) is None]
             if kept:
                 self._spool.forget(kept)

@@ -98,6 +98,10 @@ class Shadows(Part):
         """Return what has to be subscribed before the conversation can be opened."""
         return dict.fromkeys(conversation.filters(self._conversation), 1)
 
+    def actions(self) -> dict[str, str]:
+        """Return the shadow of each topic and filter: it is denied as a whole."""
+        return conversation.actions(self._conversation)
+
     def pending(self) -> list[str]:
         """Return the actions that the service has yet to answer."""
         return conversation.unanswered(self._conversation)

@@ -188,7 +188,8 @@ def test_whatever_a_broker_sends_is_one_line_and_nothing_else(
         lines = iotd.entries[before:-1]
         assert len(lines) <= len(topics)
         assert {line["event"] for line in lines} <= {
-            "message.received", "presence.unreadable", "shadow.unreadable", "shadow.unanswered"}
+            "message.received", "presence.unreadable", "presence.overruled", "shadow.unreadable",
+            "shadow.unanswered"}
         iotd.signal(signal.SIGTERM)
         assert iotd.end() == 0
 

@@ -73,7 +73,7 @@ def test_a_bug_on_the_mqtt_thread_is_told_with_its_traceback_and_the_next_line_c
 def test_an_end_that_is_not_the_brokers_speaks_of_no_second_client(
     device: Simulation, cause: str, contested: int
 ) -> None:
-    for line in range(1, 5):
+    for line in range(1, 7):
         happens(device, Down(line, cause, "the line is down", True))
         device.run(20.0)
     assert len(device.entries("session.contested")) == contested

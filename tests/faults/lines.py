@@ -353,7 +353,7 @@ def denied_subscription(bench: Bench) -> Verdict:
 
     def up() -> bool:
         last = broker.connections[-1]
-        return len(broker.connections) > 1 and len(last.acknowledged(TOPIC)) > 3 and \
+        return bool(device.said("session.denied")) and len(last.acknowledged(TOPIC)) > 3 and \
             any(subscribed(TRIGGER)(packet) for packet in last.packets)
     closed = closing(bench, broker, subscribed("lab/denied"), up, 100)
     named = [line for line in device.lines if line["level"] == "warning" and "lab/denied" in json.dumps(line)]
@@ -374,6 +374,69 @@ def denied_shadow(bench: Bench) -> Verdict:
     closed = closing(bench, broker, shadowed,
                      lambda: bool(named()) and len(broker.connections[-1].acknowledged(TOPIC)) > 15, 240)
     return judged(bool(named()), f"{'' if named() else 'not '}named after {closed} closed lines")
+
+
+@case("Denied filters of a shadow", "the shadow is named once, after few lines; the scheduled messages arrive", BROKER)
+def denied_filters(bench: Bench) -> Verdict:
+    """The broker closes the line over a SUBSCRIBE with any filter of a shadow, as AWS IoT does."""
+    broker = bench.broker()
+    device = bench.device(broker, shadows=[{"name": "a", "every": "5s", "reported": {"state": "{health}"}}])
+
+    def shadowed(packet: Packet) -> bool:
+        return packet.kind == SUBSCRIBE and any("/shadow/" in name for name, _ in packets.filters(packet))
+    closed = closing(bench, broker, shadowed,
+                     lambda: bool(device.said("session.denied"))
+                     and len(broker.connections[-1].acknowledged(TOPIC)) > 15, 120)
+    named = [line["action"] for line in device.said("session.denied")]
+    return judged(named == ["shadow a"] and closed <= 4, f"{named} named after {closed} closed lines")
+
+
+@case("Subscription refused and the line closed", "named, and asked for once in four lines; everything else goes on",
+      BROKER)
+def suback_refused_and_closed(bench: Bench) -> Verdict:
+    """One of three filters gets 0x80 in its SUBACK, and the line is closed as well, as RabbitMQ 4 does."""
+    broker = bench.broker()
+    device = bench.device(broker, subscribe=[{"topic": TRIGGER}, {"topic": "lab/denied"}])
+    asked = 0
+    for _ in range(4):
+        connection = broker.next(SOON_S)
+        with suppress(Silence):
+            packet = connection.serve(subscribed("lab/denied"), 5, mute=(SUBSCRIBE,))
+            asked += 1
+            connection.send(packets.suback(packet.identifier, [
+                0x80 if name == "lab/denied" else qos for name, qos in packets.filters(packet)]))
+        connection.close()
+    connection = broker.next(SOON_S)
+    connection.serve(came(connection, 5), SOON_S)
+    refused = device.said("subscription.refused")
+    return judged(asked == len(refused) == 1 and not device.said("session.contested"),
+                  f"asked for {asked} times, named {len(refused)} times")
+
+
+@case("Message that is never acknowledged", "set aside and named when all repeats are spent for the second time; never "
+      "more than a quarter of the places are its topic's, and all of another topic arrive", BROKER, slow=True)
+def never_acknowledged(bench: Bench) -> Verdict:
+    """No PUBLISH of one topic, four a second, gets its PUBACK; all else is answered."""
+    broker = bench.broker()
+    device = bench.device(broker, publish=[
+        {"topic": TOPIC, "every": "500ms", "payload": {"n": "{sequence}"}},
+        {"topic": "lab/mute", "every": "250ms", "payload": {"n": "{sequence}"}}])
+    most, deadline = 0, time.monotonic() + 240
+    connection = broker.next(SOON_S)
+    while not device.said("publish.set_aside") and time.monotonic() < deadline:
+        try:
+            packet = connection.read_packet(5)
+        except Ended:
+            connection = broker.next(SOON_S)
+            continue
+        if not published("lab/mute")(packet):
+            connection.answer(packet)
+        most = max(most, len({entry.identifier for entry in connection.packets if published("lab/mute")(entry)}))
+    named = device.said("publish.set_aside")
+    holds, seen = complete(broker)
+    told = [line for line in device.said("session.disconnected") if "lab/mute" in line["reason"]]
+    return judged(holds and len(named) == 1 and named[0]["topic"] == "lab/mute" and most <= 25 and len(told) == 2,
+                  f"{len(named)} named after {len(told)} lines, {most} in flight at most; {seen} of the other topic")
 
 
 @case("Second device with the same client id", "named as the probable cause, and the pauses grow", BROKER)

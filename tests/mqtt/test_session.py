@@ -16,12 +16,12 @@ import paho.mqtt.client as paho
 import pytest
 
 from iotd.mqtt import credentials
-from iotd.mqtt.client import Client
-from iotd.mqtt.connection import Dial
+from iotd.mqtt.client import ACK_S, MAX_REPEATS, Client
+from iotd.mqtt.connection import Connection, Dial
 from iotd.mqtt.session import Session
 from iotd.mqtt.settings import Tls
-from iotd.mqtt.stream import Stream
-from iotd.vocabulary import Acknowledged, Dialled, Down, Message, PassedOver, Received, Subscribed
+from iotd.mqtt.stream import Stream, StreamError
+from iotd.vocabulary import Acknowledged, Dialled, Down, Message, PassedOver, Received, Spent, Subscribed
 from tests.certificates import Certificates, make_certificates
 from tests.faults import packets
 from tests.mosquitto import Mosquitto
@@ -348,3 +348,29 @@ def test_a_packet_identifier_still_in_use_is_passed_over() -> None:
         client._last_mid = first - 1
         assert client.send(Message("t", b"2")) == first + 1
         assert list(client.unacknowledged) == [first, first + 1]
+
+
+@pytest.mark.parametrize("do, spent", [
+    (lambda line: line.publish(5, Message("a/温度", b"x" * 300)), Spent("PUBLISH", ("a/温度",), 5)),
+    (lambda line: line.publish(None, Message("t", b"")), Spent("PUBLISH", ("t",))),
+    (lambda line: line.subscribe([("a/+", 1), ("b" * 200, 0)]), Spent("SUBSCRIBE", ("a/+", "b" * 200))),
+    (lambda line: line.unsubscribe(["a/#", "b"]), Spent("UNSUBSCRIBE", ("a/#", "b"))),
+])
+def test_a_packet_that_is_never_acknowledged_is_named_when_all_repeats_are_spent(
+        do: Callable[[Connection], None], spent: Spent) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        dial = Dial(1, "broker", 1883, "t", True, 1000, WILL, lambda: None)
+        line = Connection(dial, Stream(ours), lambda event: None, lambda number, token: None)
+        line.start()
+        line.up = True
+        line._client._state = 1  # past CONNACK, as far as paho knows
+        do(line)
+        now = time.monotonic()
+        with pytest.raises(StreamError) as error:
+            for repeat in range(MAX_REPEATS + 2):
+                assert line.spent is None and repeat <= MAX_REPEATS
+                now += ACK_S + 0.1
+                line.keep(now, False)
+    assert (error.value.cause, line.spent) == ("unacknowledged", spent)
+    assert all(name in str(error.value) for name in spent.names)

@@ -69,6 +69,15 @@ def test_topics_to_publish_to(topic: str, aws: bool, retain: bool, word: str | N
     (DEEP + "/#", True, "8 slashes"),
     (DEEP + "/#", False, None),
     (LONG + "/#", True, "258 bytes"),
+    ("$share/group/a/+/#", True, None),
+    ("$share/group//", False, None),
+    ("$share/group/a+", False, "+ beside other text"),
+    ("$share", False, "no shared subscription"),
+    ("$share/group", False, "no shared subscription"),
+    ("$share/group/", False, "no shared subscription"),
+    ("$share//a", False, "no shared subscription"),
+    ("$share/+/a", False, "no shared subscription"),
+    ("$share/g#/a", False, "no shared subscription"),
 ])
 def test_filters_to_subscribe_to(filter: str, aws: bool, word: str | None) -> None:
     assert_says(filter_problem(filter, aws), word)
@@ -149,6 +158,14 @@ def test_payloads_end_at_128_kilobytes_on_aws(size_bytes: int, aws: bool, word: 
     ("$SYS/#", "$SYS/a", True),
     ("$SYS/+", "$SYS/a", True),
     ("a/#", "a/$b", True),
+    ("$share/group/a/b", "a/b", True),
+    ("$share/group/a/+", "a/b", True),
+    ("$share/group/#", "a/b", True),
+    ("$share/group/a/b", "a/c", False),
+    ("$share/group/#", "$SYS/a", False),
+    ("$share/group/$SYS/#", "$SYS/a", True),
+    ("$share/group//a", "/a", True),
+    ("$shared/group/a", "a", False),
 ])
 def test_filters_match_as_mqtt_says(filter: str, topic: str, expected: bool) -> None:
     assert matches(filter, topic) is expected

@@ -147,6 +147,84 @@ def test_a_denied_topic_rests_and_then_all_of_it_that_was_kept_goes_out_once(beg
     assert (kept > 0) == (offline == "queue")
 
 
+def retained(topic: str, offline: str = "queue", every_s: float = 1e6) -> Publish:
+    return Publish(topic, every_s, {"n": "{sequence}"}, offline=offline)
+
+
+def after_the_session_was_lost(line: Line, now: float) -> list[tuple[str, int, bool]]:
+    """Let a line fall, rise and have lost its session; return topic, sequence and RETAIN of what goes out on it."""
+    line.fall(now)
+    line.rise()
+    line.part.session_lost(now)
+    before = len(line.handed)
+    line.turn(now)
+    return [(message.topic, json.loads(message.payload)["n"], message.retain) for _, message in line.handed[before:]]
+
+
+@pytest.mark.parametrize("offline", ["queue", "latest", "drop"])
+def test_what_stands_retained_goes_out_again_where_the_session_was_lost(begin: Begin, offline: str) -> None:
+    line = begin(retained("a", offline), queued("b", 1e6))
+    line.rise()
+    line.acknowledge(*line.turn(0.0))
+    line.turn(1.0)
+    assert after_the_session_was_lost(line, 2.0) == [("a", 1, True)]
+    line.acknowledge(*(number for number, _ in line.handed))
+    line.turn(3.0)
+    assert line.part.waiting() == 0 and line.dropped == {}
+    assert after_the_session_was_lost(line, 4.0) == [("a", 1, True)], "as often as it is lost"
+
+
+def test_what_waits_for_the_broker_anyway_goes_out_once(begin: Begin) -> None:
+    line = begin(retained("a", every_s=10.0))
+    line.rise()
+    line.acknowledge(*line.turn(0.0))
+    line.turn(1.0)
+    assert line.turn(10.0) != []
+    assert after_the_session_was_lost(line, 11.0) == [("a", 2, True)]
+
+
+def test_what_was_dropped_never_stood_retained(begin: Begin) -> None:
+    line = begin(retained("a", "drop", every_s=10.0))
+    line.rise()
+    line.acknowledge(*line.turn(0.0))
+    line.turn(1.0)
+    line.fall(2.0)
+    line.turn(10.0)
+    assert line.dropped == {"a": 1}
+    assert after_the_session_was_lost(line, 11.0) == [("a", 1, True)]
+
+
+def test_what_the_configuration_has_no_more_is_not_sent_again(begin: Begin) -> None:
+    line = begin(retained("a"))
+    line.rise()
+    line.acknowledge(*line.turn(0.0))
+    line.turn(1.0)
+    line.apply(Publish("a", 1e6, {"n": "{sequence}"}, retain=False))
+    line.acknowledge(*line.turn(2.0))
+    assert after_the_session_was_lost(line, 3.0) == []
+
+
+def test_a_message_that_is_never_acknowledged_is_set_aside_with_its_second_line(begin: Begin) -> None:
+    line = begin(queued("a", 1e6), queued("b", 1e6))
+    for now in (0.0, 100.0, 200.0):
+        line.rise()
+        line.acknowledge(*(number for number in line.turn(now) if number != 1))
+        line.part.unacknowledged(1, now + 70.0)
+        line.fall(now + 70.0)
+    assert [number for number, _ in line.handed] == [1, 2, 1] and line.part.waiting() == 0
+
+
+def test_what_a_limit_held_back_is_not_due_while_the_line_is_not_clear(begin: Begin) -> None:
+    """Else the main loop would turn without a pause until it is."""
+    line = begin()
+    line.part.apply(settings({"publish": (retained("a", every_s=0.75),)}, aws_limits=True), 100.0)
+    line.rise()
+    line.acknowledge(*line.turn(100.0))
+    assert line.turn(100.75) == [] and line.part.next_due() == 101.0
+    line.kernel.clear = False
+    assert line.part.next_due() == 101.5
+
+
 def test_the_wall_clock_is_asked_for_what_goes_to_the_disk_and_not_for_a_look_at_ages(begin: Begin) -> None:
     """To ask it takes ctypes, a quarter of a megabyte that a healthy line does without."""
     line = begin(queued("a", every_s=AGES_S))

@@ -38,10 +38,19 @@ class Client:
 
 
 class SimulatedBroker:
-    """One broker; `is_up` tells whether it takes connections at all. `seen` is every publish that it took."""
+    """One broker; `is_up` tells whether it takes connections at all. `seen` is every publish that it took.
+
+    It closes the line over the topics and filters in `denied`, answers those in `refused` by 128, and closes the line
+    then where it is `strict`, and never acknowledges those in `mute`. It `says_present` of a session whatever is true.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.is_up = True
+        self.denied: set[str] = set()
+        self.refused: set[str] = set()
+        self.strict = False
+        self.mute: set[str] = set()
+        self.says_present = False
         self.retained: dict[str, Message] = {}
         self.seen: list[Delivered] = []
         self.clients: dict[str, Client] = {}
@@ -60,7 +69,7 @@ class SimulatedBroker:
         waiting, client.waiting = client.waiting, []
         for message in waiting:
             deliver(message)
-        return present
+        return present or self.says_present
 
     def lose(self, client_id: str) -> None:
         """The line of a client is gone without a DISCONNECT: its will is published."""
@@ -78,18 +87,26 @@ class SimulatedBroker:
     def subscribe(self, client_id: str, filters: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
         """Take a SUBSCRIBE; return the code of each filter. What is retained on it is delivered."""
         client = self.clients[client_id]
-        for name, qos in filters:
+        granted = [(name, qos) for name, qos in filters if name not in self.refused]
+        for name, qos in granted:
             client.filters[name] = qos
             for message in [kept for topic, kept in self.retained.items() if matches(name, topic)]:
                 if client.deliver is not None:
                     client.deliver(message)
-        return tuple(filters)
+        return tuple((name, 128 if name in self.refused else qos) for name, qos in filters)
+
+    def forget(self) -> None:
+        """Lose every session and all that is retained, as at a start with an empty store."""
+        self.retained.clear()
+        self.clients.clear()
 
     def publish(self, message: Message) -> None:
         """Take a PUBLISH of anybody's, keep it where it is retained, and pass it on."""
         self.seen.append(Delivered(self._now(), message))
-        if message.retain:
+        if message.retain and message.payload:
             self.retained[message.topic] = message
+        elif message.retain:
+            self.retained.pop(message.topic, None)
         for client in self.clients.values():
             if any(matches(name, message.topic) for name in client.filters):
                 passed = message._replace(retain=False)

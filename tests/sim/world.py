@@ -29,7 +29,7 @@ from iotd.host.tasks import Tasks
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
 from iotd.outgoing.part import Adapters as OutgoingAdapters
-from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Signalled, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Signalled, Spent, Subscribed
 from tests.sim.cloud import SimulatedBroker
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
@@ -37,6 +37,7 @@ from tests.sim.disk import (
 
 EPOCH_S = 1_790_000_000.0
 LATENCY_S = 0.02
+SPENT_S = 70.0  # a packet, and six repeats
 BOOT_S = 30.0
 SIGTERM = 15
 
@@ -104,6 +105,7 @@ class SimulatedSession:
         self._simulation = simulation
         self._post = post
         self._taken: list[int] = []
+        self.subscribed: list[tuple[str, ...]] = []  # the filters of each SUBSCRIBE that arrived
         self._client_id = ""
 
     def start(self) -> None:
@@ -146,18 +148,34 @@ class SimulatedSession:
     def publish(self, line: int, token: int | None, message: Message) -> None:
         """Publish on this line."""
         def arrive() -> None:
-            if self._is_up(line):
-                self._simulation.broker.publish(message)
-                self._later(lambda: self._acknowledge(line, token))
+            broker = self._simulation.broker
+            if self._is_up(line) and message.topic in broker.denied:
+                self.lose("closed")
+            elif self._is_up(line):
+                broker.publish(message)
+                if message.topic in broker.mute:
+                    self._never(line, Spent("PUBLISH", (message.topic,), token))
+                else:
+                    self._later(lambda: self._acknowledge(line, token))
 
         self._later(arrive)
 
     def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
         """Subscribe the filters."""
         def arrive() -> None:
-            if self._is_up(line) and filters:
-                codes = self._simulation.broker.subscribe(self._client_id, filters)
+            broker, names = self._simulation.broker, tuple(name for name, _ in filters)
+            if not self._is_up(line) or not filters:
+                return
+            self.subscribed.append(names)
+            if broker.denied.intersection(names):
+                self.lose("closed")
+            elif broker.mute.intersection(names):
+                self._never(line, Spent("SUBSCRIBE", names))
+            else:
+                codes = broker.subscribe(self._client_id, filters)
                 self._later(lambda: self._post(Subscribed(line, codes)))
+                if broker.strict and broker.refused.intersection(names):
+                    self._later(lambda: self.lose("closed"))
 
         self._later(arrive)
 
@@ -185,12 +203,16 @@ class SimulatedSession:
             self._dialling = 0
             self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", False)))
 
-    def lose(self, cause: str) -> None:
+    def lose(self, cause: str, spent: Spent | None = None) -> None:
         """The line is lost from without; the broker says the will."""
         if self._up:
             self._up = False
             self._simulation.broker.lose(self._client_id)
-            self._post(Down(self.line, cause, "the line is lost", True))
+            self._post(Down(self.line, cause, "the line is lost", True, spent=spent))
+
+    def _never(self, line: int, spent: Spent) -> None:
+        """The packet is repeated to the last, and nothing comes."""
+        self._later(lambda: self.lose("unacknowledged", spent) if self._is_up(line) else None, SPENT_S)
 
     def _acknowledge(self, line: int, token: int | None) -> None:
         if token is not None and self._is_up(line):
@@ -314,7 +336,7 @@ class Simulation:
         self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
         self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
         self._chance = random.Random(seed)
-        self._identity = Identity(hostname, "0" * 32)
+        self.identity = Identity(hostname, "0" * 32)
         self.configuration = configuration
         self._booted_at = 0.0
         self._inbox = SimulatedInbox(self.schedule)
@@ -369,7 +391,7 @@ class Simulation:
         return [entry for entry in map(json.loads, self.log.getvalue().split("\n")[:-1]) if entry["event"] == event]
 
     def _load(self) -> Checked:
-        return Checked(parse(self.configuration, "iotd.yaml", self._identity).settings, ())
+        return Checked(parse(self.configuration, "iotd.yaml", self.identity).settings, ())
 
     def _world(self) -> World:
         self._inbox = SimulatedInbox(self.schedule)
@@ -382,7 +404,7 @@ class Simulation:
         return World(
             monotonic=lambda: schedule.now, wall=lambda: EPOCH_S + schedule.now, wall_is_set=lambda: True,
             uptime=lambda: schedule.now - self._booted_at, chance=self._chance.random,
-            new_id=lambda: f"{self._chance.getrandbits(64):016x}", identity=self._identity,
+            new_id=lambda: f"{self._chance.getrandbits(64):016x}", identity=self.identity,
             boot_id=f"boot-{self.boots}", pid=1, under_journald=False, places=Places(STATE, RUNTIME),
             files=SimulatedFiles(disk), systemd=cast(Systemd, SimulatedSystemd(schedule)),
             inbox=cast(Inbox, self._inbox), session=session,
