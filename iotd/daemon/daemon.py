@@ -19,6 +19,7 @@ from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import presence
+from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
@@ -59,8 +60,9 @@ class Daemon:
         self._placeholders = Placeholders(world, self.run_id)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
-        self._line = Line(world, self._session, self.settings, self._parts, self.outages, _phase(world.identity),
-                          self._changed)
+        self._fence = Fence()
+        self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages,
+                          _phase(world.identity), self._changed)
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
@@ -110,9 +112,8 @@ class Daemon:
         self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
-                if self._stirred or now >= self._due_at[part]:
-                    part.keep(now)
-                    self._due_at[part] = part.next_due()
+                if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
+                    self._due_at[part] = self._fence.keep(part, now)
         if now >= self._beat_from:
             self._beat(now)
 
@@ -216,7 +217,8 @@ class Daemon:
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
             PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
-            **{kind: handler for part in self._parts for kind, handler in part.handlers().items()}}
+            **{kind: partial(self._fence.call, part, handler)
+               for part in self._parts for kind, handler in part.handlers().items()}}
 
     def _apply(self, now: float) -> None:
         """Let the file's settings take effect, with those of the cloud in their place."""
@@ -308,7 +310,8 @@ class Daemon:
     def _status(self, now: float) -> dict[str, Json]:
         """Return what `iotd status` shows."""
         mqtt, up_since = self.settings.mqtt, self._line.up_since
-        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
+        problems = [*self._line.problems(), *self._fence.problems(self._parts, now),
+                    *(problem for part in self._parts for problem in part.problems())]
         status: dict[str, Json] = {
             "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
             "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,

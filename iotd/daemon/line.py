@@ -12,6 +12,7 @@ from typing import Any
 
 from iotd.config.settings import Settings
 from iotd.daemon import presence, reconnect
+from iotd.daemon.fence import Fence
 from iotd.daemon.opening import Opening
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
@@ -36,8 +37,8 @@ class Line:
     """
 
     def __init__(
-        self, world: World, session: Session, settings: Settings, parts: list[Part], outages: Outages, phase: float,
-        changed: Callable[[float], None]
+        self, world: World, session: Session, settings: Settings, parts: list[Part], fence: Fence, outages: Outages,
+        phase: float, changed: Callable[[float], None]
     ) -> None:
         now = world.monotonic()
         self.number = 0
@@ -48,6 +49,7 @@ class Line:
         self._session = session
         self._settings = settings
         self._parts = parts
+        self._fence = fence
         self._outages = outages
         self._changed = changed
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, phase)
@@ -176,7 +178,7 @@ class Line:
             if entry is not None:
                 log.write(entry)
         for part in self._parts:
-            part.heard(event, now)
+            self._fence.call(part, part.heard, event, now)
 
     def on_passed_over(self, event: PassedOver, now: float) -> None:
         """Name a topic on which a message was too large to take; again only after an hour."""

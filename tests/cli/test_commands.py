@@ -139,7 +139,8 @@ def test_a_process_that_proc_hides_is_alive(place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_runtime_directory_that_is_read_only_is_no_bug_of_iotd(tmp_path: Path) -> None:
     daemon = Iotd(tmp_path, {**CONFIGURATION, "shadows": [{"name": "a", "files": True}]})
-    read_only = f"mount -t tmpfs -o ro tmpfs {tmp_path / 'runtime'} && exec timeout --foreground --preserve-status 2 \"$@\""
+    mount = f"mount -t tmpfs -o ro tmpfs {tmp_path / 'runtime'}"
+    read_only = f'{mount} && exec timeout --foreground --preserve-status 2 "$@"'
     done = iotd(tmp_path, "run", "-c", str(daemon.file), prefix=("unshare", "--mount", "sh", "-c", read_only, "sh"))
     events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
     assert done.returncode == 0 and "status.unwritable" in events and events[-1] == "daemon.stopped"

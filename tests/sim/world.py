@@ -329,6 +329,7 @@ class Simulation:
         self.broker = SimulatedBroker(lambda: self.schedule.now)
         self.network_is_up = True
         self.ssid: bytes | None = b"fleet-ap"
+        self.other_route_fault: type[Exception] | None = None
         self.connected: SimulatedSession | None = None
         self.boots = 0
         self.log = io.StringIO()
@@ -418,7 +419,7 @@ class Simulation:
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False, lambda directory: False)
+            adapters["wifi"] = WifiAdapters(self._look, self._other_route, lambda directory: False)
         if "values:" in self.configuration:
             from iotd.values.part import Adapters as ValuesAdapters
 
@@ -431,6 +432,11 @@ class Simulation:
         found = self.measured.get(value.name, "there is no such file")
         self.readings.append((value.name, self.schedule.now))
         return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
+
+    def _other_route(self, interface: str) -> bool:
+        if self.other_route_fault is not None:
+            raise self.other_route_fault("a bug")
+        return False
 
     def _look(self, interface: str) -> Any:
         from iotd.wifi.reading import Reading
