@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -28,7 +28,7 @@ from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Overridden, Received, Signalled, Subscribed, ThreadFailed,
+    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, Received, Signalled, Subscribed, Taken, ThreadFailed,
 )
 from iotd.wings import module
 
@@ -151,6 +151,34 @@ class Daemon:
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now."""
         return self._placeholders.values(names)
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Have the part whose task it is keep or send these messages of a program's; return what became of each."""
+        for part in self._parts:
+            taken = part.publish(offers, now)
+            if taken is not None:
+                return taken
+        return [Taken(refused="nothing here publishes")] * len(offers)
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+        return max(part.crowded_until(now) for part in self._parts)
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Give the part whose value it is what a program tells; return why it is refused, nothing where it is taken."""
+        for part in self._parts:
+            refused = part.tell(name, value, now)
+            if refused is not None:
+                return refused
+        return f"there is no such value; {name[:80]!r} is not in the configuration"
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+        return tuple(name for part in self._parts for name in part.shared())
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
+        return self._status(self.world.monotonic())
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""

@@ -7,13 +7,13 @@ main thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from iotd.config.settings import Settings
 from iotd.daemon.outage import Outages
 from iotd.daemon.world import World
-from iotd.vocabulary import Json, Message, Received
+from iotd.vocabulary import Json, Message, Offer, Received, Taken
 
 
 class Kernel(Protocol):
@@ -53,6 +53,21 @@ class Kernel(Protocol):
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now, None for one that nobody knows."""
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep or send these messages of a program's; return what became of each."""
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Take a value that a program tells; return why it is refused, nothing where it is taken."""
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
 
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
@@ -110,6 +125,28 @@ class Part:
     def in_flight(self) -> list[str]:
         """Return the actions in flight that this part judges itself where the line ends over them."""
         return []
+
+    # What programs on the device ask for
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken] | None:
+        """Keep or send these messages, in their order; return what became of each, None where that is not its task."""
+        return None
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more: math.inf for as long as
+        this is said, 0 for not at all.
+        """
+        return 0.0
+
+    def tell(self, name: str, value: Json, now: float) -> str | None:
+        """Take a value that a program tells; None where the name is not this part's, "" where it is taken, else why
+        it is refused.
+        """
+        return None
+
+    def shared(self) -> Iterable[str]:
+        """Return those of its filters whose messages programs may listen to."""
+        return ()
 
     # Time, and what happens
 

@@ -29,6 +29,10 @@ class Incoming(Part):
         """Return the filters with their QoS."""
         return {entry.filter: entry.qos for entry in self._subscriptions}
 
+    def shared(self) -> tuple[str, ...]:
+        """Return all of the filters."""
+        return tuple(entry.filter for entry in self._subscriptions)
+
     def heard(self, received: Received, now: float) -> None:
         """Log the message, where it is on one of the filters."""
         if any(topics.matches(entry.filter, received.topic) for entry in self._subscriptions):

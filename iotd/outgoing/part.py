@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from iotd import schedule
@@ -19,8 +20,11 @@ from iotd.outgoing.journal import Journal
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.outbox import Waiting
 from iotd.outgoing.section import Publish
-from iotd.outgoing.spool import Spool
-from iotd.vocabulary import Entry, Json, Message
+from iotd.outgoing.spool import Spool, size_of
+from iotd.vocabulary import Entry, Json, Message, Offer, Taken
+
+
+AHEAD, AHEAD_S = 1000, 0.05  # messages, and the time for which programs wait while there are more
 
 
 class Adapters(NamedTuple):
@@ -121,6 +125,28 @@ class Outgoing(Part):
         self._forget_acknowledged()
         self._spool.close(now, self._world.known_wall())
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep a program's messages as the bounds of the spool say, or send those that are not worth keeping."""
+        self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
+        taken: list[Taken] = []
+        for transient, group in groupby(offers, lambda offer: offer.offline == "drop"):
+            taken += ([self._send_offer(offer, now) for offer in group] if transient else
+                      self._keep_offers(list(group), now))
+        return taken
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs are to wait: they make messages faster than the line takes them.
+
+        At half of what may wait they wait for room. Before that they are only kept from running far ahead of a line
+        that takes what it is given, for so long that one which does not shows.
+        """
+        if not self._kernel.connected:
+            return 0.0
+        if self._spool.size >= self._spool.bounds.max_bytes / 2:
+            return math.inf
+        ahead = self._kernel.clear and self._again_at == math.inf and self._spool.count > AHEAD
+        return now + AHEAD_S if ahead else 0.0
+
     def waiting(self) -> int:
         """Return how many messages wait for their PUBACK."""
         return self._spool.count
@@ -149,14 +175,14 @@ class Outgoing(Part):
             self._sequence[entry.topic] += 1
             found["sequence"] = self._sequence[entry.topic]
             payload = self._fills[index](found).encode("utf-8", "backslashreplace")
+            message = Message(entry.topic, payload, entry.qos, entry.retain)
             if self._max_bytes is not None and len(payload) > self._max_bytes:
                 log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
                             topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
             elif entry.offline == "drop":
-                self._send_or_drop(entry, payload, now)
+                self._send_or_drop(message, now)
             else:
-                self._spool.put(self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
-                                entry.offline == "latest", now)
+                self._spool.put(self._spool.next_id(), message, entry.offline == "latest", now)
 
     def _pump(self, now: float) -> None:
         """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
@@ -179,21 +205,42 @@ class Outgoing(Part):
                 return
             self._give(chosen)
 
-    def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> None:
-        """Send a message that is not worth keeping, or nothing."""
-        waiting = Waiting(self._spool.next_id(), entry.topic, payload, entry.qos, entry.retain)
-        if entry.retain:
-            self._spool.newest[entry.topic] = waiting.id
+    def _keep_offers(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        most = self._spool.bounds.max_bytes
+        fits = [size_of(offer.message) <= most for offer in offers]
+        fitting = [(message, offline == "latest") for (message, offline), fit in zip(offers, fits) if fit]
+        ids = iter(self._spool.put_all(fitting, now) if fitting else ())
+        failed = Taken(refused=f"the spool cannot be written: {'; '.join(self._spool.failures)}")
+        large = Taken(refused=f"the message is larger than spool.max_bytes, {most} bytes")
+        return [(Taken(number) if (number := next(ids, 0)) else failed) if fit else large for fit in fits]
+
+    def _send_offer(self, offer: Offer, now: float) -> Taken:
+        if self._kernel.leaving:
+            return Taken(dropped="iotd is stopping, or about to reconnect")
+        return Taken(dropped=self._send_or_drop(offer.message, now))
+
+    def _send_or_drop(self, message: Message, now: float) -> str:
+        """Send a message that is not worth keeping; return why it is dropped, nothing where it is not."""
+        topic, payload, qos, retain = message
+        waiting = Waiting(self._spool.next_id(), topic, payload, qos, retain)
+        if retain:
+            self._spool.newest[topic] = waiting.id
         chosen: list[tuple[int, Message]] = []
-        if self._kernel.connected and entry.topic not in self._outbox.denied:
+        if not self._kernel.connected:
+            why = "the line is down"
+        elif topic in self._outbox.denied:
+            why = "the broker denies the topic"
+        else:
+            why = "the broker would not take more now"
             cursor = self._outbox.cursor
             self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
             self._outbox = self._outbox._replace(cursor=cursor)
         if chosen:
-            self._transient[waiting.id] = entry.topic
+            self._transient[waiting.id] = topic
             self._give(chosen)
-        else:
-            self._spool.dropped[entry.topic] += 1
+            return ""
+        self._spool.dropped[topic] += 1
+        return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
         for number, message in chosen:

@@ -103,20 +103,35 @@ class Spool:
 
     def put(self, number: int, message: Message, latest: bool, now: float) -> None:
         """Keep the message with its id; `latest`: in place of every older one of its topic."""
-        size = len(message.payload) + len(message.topic) + ROW_BYTES
-        row = Row(number, message.topic, message.payload, message.qos, message.retain, latest, size, self._boot, now,
-                  None, False)
-        for store in self._takers():
-            if self._write(store, store.add, row):
-                break
-        else:
-            self._journal.hold([row])
-        if latest:
+        rows = [self._row(number, message, latest, now)]
+        if not any(self._write(store, store.add_all, rows) for store in self._takers()):
+            self._journal.hold(rows)
+        self._took(rows, now)
+
+    def put_all(self, offers: Sequence[tuple[Message, bool]], now: float) -> list[int]:
+        """Keep these messages of one program with one write, in their order; return their ids.
+
+        It will be told that they are kept: where no file takes them, or under `strict` the disk does not, none is, and
+        there is no id.
+        """
+        rows = [self._row(self.next_id(), message, latest, now) for message, latest in offers]
+        takers = (store for store in self._takers() if not (self.bounds.strict and store is self._journal))
+        if not any(self._write(store, store.add_all, rows) for store in takers):
+            return []
+        self._took(rows, now)
+        return [row.id for row in rows]
+
+    def _row(self, number: int, message: Message, latest: bool, now: float) -> Row:
+        topic, payload, qos, retain = message
+        return Row(number, topic, payload, qos, retain, latest, size_of(message), self._boot, now, None, False)
+
+    def _took(self, rows: Sequence[Row], now: float) -> None:
+        """Messages have come: older ones that have to make room go."""
+        for topic, number in {row.topic: row.id for row in rows if row.latest}.items():
             for store in self._stores:
-                self._guard(store, [], store.delete_superseded, message.topic, number)
-        self.last_id = number
-        if message.retain:
-            self.newest[message.topic] = number
+                self._guard(store, [], store.delete_superseded, topic, number)
+        self.last_id = rows[-1].id
+        self.newest.update((row.topic, row.id) for row in rows if row.retain)
         if self.size > self.bounds.max_bytes:
             self._trim("max_bytes", self.size - self.bounds.max_bytes, self._stores)
         if self._journal.size > HELD_BYTES:
@@ -360,6 +375,11 @@ class Spool:
         """Let what an opened store holds count among the newest of its topics."""
         for topic, number in self._guard(store, {}, store.newest).items():
             self.newest[topic] = max(number, self.newest.get(topic, 0))
+
+
+def size_of(message: Message) -> int:
+    """Return what a message takes of `max_bytes`."""
+    return len(message.payload) + len(message.topic) + ROW_BYTES
 
 
 def _dated(rows: list[Row], now: float, at: float | None) -> list[Row]:

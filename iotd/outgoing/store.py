@@ -53,13 +53,6 @@ class Store:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         self._recount()
 
-    def add(self, row: Row) -> None:
-        """Add one message."""
-        with self._synced():
-            self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
-        self.count += 1
-        self.size += row.size
-
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
         count, size = self.count, self.size

@@ -12,6 +12,7 @@ import pytest
 from iotd.config.base import with_value
 from iotd.config.settings import Presence, Settings
 from iotd.host.files import Files
+from iotd.local.section import Local
 from iotd.mqtt.settings import Mqtt
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.findings import Performed
@@ -52,7 +53,8 @@ HELLO = Publish("a", 30.0, {"msg": "hello"})
 
 def settings(**actions: Action) -> Settings:
     return Settings("t", Mqtt("b", aws_limits=True), Presence("p"), sections={
-        "publish": (HELLO,), "spool": Bounds(), "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
+        "publish": (HELLO,), "spool": Bounds(), "local": Local(),
+        "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
 
 
 class Device:

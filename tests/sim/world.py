@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, cast
 
 from iotd.config.parse import parse
@@ -254,6 +254,32 @@ class SimulatedLooks:
             self._simulation.schedule.after(every_s, lambda: self._look(of_round, every_s, look))
 
 
+class SimulatedDoor:
+    """No program comes but what the test posts; what is answered is noted."""
+
+    problem = ""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+
+    def answer(self, answer: Any) -> None:
+        """Note the answer."""
+        self.answers.append(answer)
+
+    def heard(self, connections: Iterable[int], line: bytes) -> None:
+        """Nobody listens."""
+
+    def release(self) -> None:
+        """Nobody is held."""
+
+    def alive(self, now: float) -> bool:
+        """Tell that it is."""
+        return True
+
+    def close(self, limit_s: float) -> None:
+        """Nothing is open."""
+
+
 class SimulatedSystemd:
     """Remembers what it was told, and when it was fed last."""
 
@@ -370,7 +396,8 @@ class Simulation:
 
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
-            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path))}
+            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
+            "local": lambda post, runtime: SimulatedDoor()}
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
