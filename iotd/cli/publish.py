@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser
 from collections import deque
 from functools import partial
+from json.encoder import encode_basestring  # type: ignore[attr-defined]
 from socket import MSG_DONTWAIT
 from typing import Any
 
@@ -30,10 +31,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--retain", action="store_true", help="the broker keeps the message for who comes later")
     parser.add_argument("--qos", type=int, choices=(0, 1), default=1, help="default: %(default)s")
     parser.add_argument("--offline", choices=("queue", "latest", "drop"), default="queue",
-                        help="where it cannot be sent now: it waits, waits until a newer one comes, or is dropped; "
+                        help="where it cannot be sent now: wait, wait until a newer one comes, or be dropped; "
                              "default: %(default)s")
     parser.add_argument("--text", action="store_true", help="send what is JSON as it is written too")
-    parser.add_argument("--lines", action="store_true", help="each line of standard input is a message")
+    parser.add_argument("--lines", action="store_true", help="each line of standard input is a message, as it stands")
 
 
 def run(options: Any) -> int:
@@ -44,18 +45,23 @@ def run(options: Any) -> int:
     return carried_out(partial(_lines if options.lines else _one, options))
 
 
-def request(options: Any, payload: bytes) -> bytes:
-    """Return the line that asks for a message with this payload."""
-    head: dict[str, Any] = {"publish": options.topic, "qos": options.qos, "retain": options.retain}
-    start = json.dumps({**head, "offline": options.offline})[:-1].encode()
+def head(options: Any) -> bytes:
+    """Return how every request begins."""
+    return json.dumps({"publish": options.topic, "qos": options.qos, "retain": options.retain,
+                       "offline": options.offline})[:-1].encode()
+
+
+def request(start: bytes, payload: bytes, verbatim: bool) -> bytes:
+    """Return the line that asks for a message with this payload; `verbatim`: even where it is JSON."""
     try:
         text = payload.decode("utf-8")
     except UnicodeDecodeError:
         return start + _as_base64(payload)
-    if not options.text and _is_json(text):
+    if not verbatim and _is_json(text):
         # A line end in it is white space.
         return start + b', "payload": ' + payload.replace(b"\n", b" ").replace(b"\r", b" ") + b"}\n"
-    line = start + b', "text": ' + json.dumps(text, ensure_ascii=False).encode() + b"}\n"
+    quoted: str = encode_basestring(text)
+    line = start + b', "text": ' + quoted.encode() + b"}\n"
     return line if len(line) <= MAX_LINE_BYTES else start + _as_base64(payload)
 
 
@@ -83,7 +89,7 @@ def _one(options: Any, line: Line) -> int:
         payload = _without_end(sys.stdin.buffer.read())
     else:
         payload = os.fsencode(options.payload)
-    why = told(line.ask(request(options, payload)))
+    why = told(line.ask(request(head(options), payload, options.text)))
     if why:
         print(f"iotd publish: {why}", file=sys.stderr)
     return EXIT_REFUSED if why else 0
@@ -110,7 +116,7 @@ class Lines:
     def __init__(self, options: Any, line: Line) -> None:
         self.read = 0
         self.reasons: set[str] = set()  # why lines were not kept
-        self._options = options
+        self._head = head(options)
         self._line = line
         self._input = b""
         self._ended = False
@@ -145,7 +151,7 @@ class Lines:
         if self._ended and self._input:
             lines.append(self._input)
         for line in lines:
-            asked = request(self._options, line.removesuffix(b"\r"))
+            asked = request(self._head, line.removesuffix(b"\r"), verbatim=True)
             self._unanswered.append(asked)
             self._unanswered_bytes += len(asked)
             self._outgoing += asked

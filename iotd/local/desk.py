@@ -12,7 +12,8 @@ from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel
 from iotd.host import log
 from iotd.local import permits
-from iotd.local.door import Answer, Asked, Door
+from iotd.local.door import Asked, Door
+from iotd.local.orders import Answer, Heard, Release
 from iotd.local.requests import Listen, Request, Status, Tell
 from iotd.mqtt import topics
 from iotd.vocabulary import Offer, Received, Taken
@@ -46,8 +47,8 @@ class Desk:
             until = self._kernel.crowded_until(now)
             hold = until > now
             self.held_until = max(self.held_until, until)
-        self._door.answer(Answer(event.connection, "".join(lines).encode("utf-8", "backslashreplace"), hold,
-                                 event.connection in self._listeners))
+        answers = "".join(lines).encode("utf-8", "backslashreplace")
+        self._door.order(Answer(event.connection, answers, hold, event.connection in self._listeners))
 
     @property
     def listeners(self) -> int:
@@ -58,7 +59,7 @@ class Desk:
         """Let the programs that wait go on, once it is time or there is room."""
         if self.held_until and (now >= self.held_until or not self._kernel.crowded_until(now)):
             self.held_until = 0.0
-            self._door.release()
+            self._door.order(Release())
 
     def heard(self, received: Received) -> None:
         """Hand a message on to those who listen to it."""
@@ -68,7 +69,8 @@ class Desk:
         listeners = [number for number, filters in self._listeners.items()
                      if permits.hears(filters, shared, received.topic, self.settings)]
         if listeners:
-            self._door.heard(listeners, _message(received).encode("utf-8", "backslashreplace"))
+            line = _message(received).encode("utf-8", "backslashreplace")
+            self._door.order(Heard(tuple(listeners), line))
 
     def left(self, connection: int) -> None:
         """A connection that listened has gone."""

@@ -13,7 +13,7 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,33 +42,13 @@ class Left(NamedTuple):
     connection: int
 
 
-class Answer(NamedTuple):
-    """The lines that answer what was `Asked`. `hold`: read no more of it until `Release`."""
-
-    connection: int
-    lines: bytes
-    hold: bool = False
-    listens: bool = False
-
-
-class Heard(NamedTuple):
-    """A message for those who listen, as a line; one who does not read loses it."""
-
-    connections: tuple[int, ...]
-    line: bytes
-
-
-class Release(NamedTuple):
-    """Read on where reading was held."""
-
-
 class Door:
     """The socket and its thread; `post` takes Asked and Left, on that thread. `problem` says why there is none."""
 
     def __init__(self, post: Callable[[Any], None], runtime: Path) -> None:
         self.problem = ""
         self.post = post
-        self.orders: deque[Any] = deque()  # Answer, Heard, Release, and None for the end
+        self.orders: deque[Any] = deque()  # None is the end
         self.wake: int = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # type: ignore[attr-defined]
         self.busy_from = math.inf
         self._made = runtime / NAME
@@ -83,17 +63,10 @@ class Door:
         self.listener.setblocking(False)
         self._thread.start()
 
-    def answer(self, answer: Answer) -> None:
-        """Send what answers a connection."""
-        self._order(answer)
-
-    def heard(self, connections: Iterable[int], line: bytes) -> None:
-        """Send a message to those who listen."""
-        self._order(Heard(tuple(connections), line))
-
-    def release(self) -> None:
-        """Read on where reading was held."""
-        self._order(Release())
+    def order(self, order: Any) -> None:
+        """Have the thread do this, one of `orders`."""
+        self.orders.append(order)
+        os.eventfd_write(self.wake, 1)  # type: ignore[attr-defined]
 
     def alive(self, now: float) -> bool:
         """Tell whether the thread lives and is not stuck; one that never began is neither."""
@@ -102,16 +75,12 @@ class Door:
     def close(self, limit_s: float) -> None:
         """Send the answers that are there and end; connections that wait in systemd's socket go on waiting."""
         if not self.problem:
-            self._order(None)
+            self.order(None)
             self._thread.join(limit_s)
             self.listener.close()
             if self._unlink:
                 with suppress(OSError):
                     self._made.unlink()
-
-    def _order(self, order: Any) -> None:
-        self.orders.append(order)
-        os.eventfd_write(self.wake, 1)  # type: ignore[attr-defined]
 
     def _run(self) -> None:
         try:

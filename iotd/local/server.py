@@ -17,7 +17,8 @@ import traceback
 from collections import deque
 
 from iotd.host import log
-from iotd.local.door import Answer, Asked, Door, Heard, Left
+from iotd.local.door import Asked, Door, Left
+from iotd.local.orders import Answer, Heard
 from iotd.local.requests import MAX_LINE_BYTES, TOO_LONG, Refused, Request, Status, parse
 
 CONNECTIONS = 64

@@ -20,7 +20,7 @@ from iotd.outgoing.journal import Journal
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.outbox import Waiting
 from iotd.outgoing.section import Publish
-from iotd.outgoing.spool import Spool, size_of
+from iotd.outgoing.spool import Spool
 from iotd.vocabulary import Entry, Json, Message, Offer, Taken
 
 
@@ -206,13 +206,12 @@ class Outgoing(Part):
             self._give(chosen)
 
     def _keep_offers(self, offers: Sequence[Offer], now: float) -> list[Taken]:
-        most = self._spool.bounds.max_bytes
-        fits = [size_of(offer.message) <= most for offer in offers]
-        fitting = [(message, offline == "latest") for (message, offline), fit in zip(offers, fits) if fit]
-        ids = iter(self._spool.put_all(fitting, now) if fitting else ())
-        failed = Taken(refused=f"the spool cannot be written: {'; '.join(self._spool.failures)}")
-        large = Taken(refused=f"the message is larger than spool.max_bytes, {most} bytes")
-        return [(Taken(number) if (number := next(ids, 0)) else failed) if fit else large for fit in fits]
+        ids = self._spool.put_all([(message, offline == "latest") for message, offline in offers], now)
+        if min(ids) > 0:
+            return list(map(Taken, ids))
+        why = {0: f"the message is larger than spool.max_bytes, {self._spool.bounds.max_bytes} bytes",
+               -1: f"the spool cannot be written: {'; '.join(self._spool.failures)}"}
+        return [Taken(number) if number > 0 else Taken(refused=why[number]) for number in ids]
 
     def _send_offer(self, offer: Offer, now: float) -> Taken:
         if self._kernel.leaving:

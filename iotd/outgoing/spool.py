@@ -109,21 +109,27 @@ class Spool:
         self._took(rows, now)
 
     def put_all(self, offers: Sequence[tuple[Message, bool]], now: float) -> list[int]:
-        """Keep these messages of one program with one write, in their order; return their ids.
+        """Keep these messages of one program with one write, in their order; return their ids, 0 for one that is larger
+        than all that may wait.
 
         It will be told that they are kept: where no file takes them, or under `strict` the disk does not, none is, and
-        there is no id.
+        every id is -1.
         """
         rows = [self._row(self.next_id(), message, latest, now) for message, latest in offers]
+        ids = [row.id if row.size <= self.bounds.max_bytes else 0 for row in rows]
+        if 0 in ids:
+            rows = [row for row, number in zip(rows, ids) if number]
         takers = (store for store in self._takers() if not (self.bounds.strict and store is self._journal))
-        if not any(self._write(store, store.add_all, rows) for store in takers):
-            return []
-        self._took(rows, now)
-        return [row.id for row in rows]
+        if rows and not any(self._write(store, store.add_all, rows) for store in takers):
+            return [-1] * len(offers)
+        if rows:
+            self._took(rows, now)
+        return ids
 
     def _row(self, number: int, message: Message, latest: bool, now: float) -> Row:
         topic, payload, qos, retain = message
-        return Row(number, topic, payload, qos, retain, latest, size_of(message), self._boot, now, None, False)
+        size = len(payload) + len(topic) + ROW_BYTES
+        return Row(number, topic, payload, qos, retain, latest, size, self._boot, now, None, False)
 
     def _took(self, rows: Sequence[Row], now: float) -> None:
         """Messages have come: older ones that have to make room go."""
@@ -375,11 +381,6 @@ class Spool:
         """Let what an opened store holds count among the newest of its topics."""
         for topic, number in self._guard(store, {}, store.newest).items():
             self.newest[topic] = max(number, self.newest.get(topic, 0))
-
-
-def size_of(message: Message) -> int:
-    """Return what a message takes of `max_bytes`."""
-    return len(message.payload) + len(message.topic) + ROW_BYTES
 
 
 def _dated(rows: list[Row], now: float, at: float | None) -> list[Row]:

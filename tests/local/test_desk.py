@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ import pytest
 
 from iotd.host import log
 from iotd.local.desk import FILTERS
-from iotd.local.door import Answer, Asked, Door, Left
+from iotd.local.door import Asked, Door, Left
+from iotd.local.orders import Answer, Heard, Release
 from iotd.local.part import build
 from iotd.local.requests import Listen, Refused, Request, Status, Tell
 from iotd.local.section import Local
@@ -31,14 +31,14 @@ class NotedDoor:
         self.released = 0
         self.is_alive = True
 
-    def answer(self, answer: Answer) -> None:
-        self.answers.append(answer)
-
-    def heard(self, connections: Iterable[int], line: bytes) -> None:
-        self.lines.append((tuple(connections), json.loads(line)))
-
-    def release(self) -> None:
-        self.released += 1
+    def order(self, order: Any) -> None:
+        if isinstance(order, Answer):
+            self.answers.append(order)
+        elif isinstance(order, Heard):
+            self.lines.append((order.connections, json.loads(order.line)))
+        else:
+            assert order == Release()
+            self.released += 1
 
     def alive(self, now: float) -> bool:
         return self.is_alive

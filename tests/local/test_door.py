@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from iotd.local.door import NAME, Answer, Asked, Door, Left
+from iotd.local.door import NAME, Asked, Door, Left
+from iotd.local.orders import Answer, Heard, Release
 from iotd.local.requests import MAX_LINE_BYTES, Refused, Status, Tell
 from iotd.local.server import CONNECTIONS, REQUESTS_AT_ONCE, UNHEARD_BYTES
 
@@ -57,7 +58,7 @@ class House:
     def answer(self, event: Asked, **more: bool) -> None:
         """Answer each request with its number."""
         lines = b"".join(b'{"answer": %d}\n' % number for number in range(len(event.requests)))
-        self.door.answer(Answer(event.connection, lines, **more))
+        self.door.order(Answer(event.connection, lines, **more))
 
     def nothing_comes(self) -> bool:
         """Tell whether nothing is asked that is not asked yet: another program's request comes first."""
@@ -139,11 +140,12 @@ import os, queue
 from pathlib import Path
 os.dup2({listener.fileno()}, 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-from iotd.local.door import Answer, Door
+from iotd.local.door import Door
+from iotd.local.orders import Answer
 posted = queue.SimpleQueue()
 door = Door(posted.put, Path({str(tmp_path / "by-hand")!r}))
 assert not door.problem and not os.get_inheritable(3)
-door.answer(Answer(posted.get(timeout=10).connection, b"well\\n"))
+door.order(Answer(posted.get(timeout=10).connection, b"well\\n"))
 door.close(10)
 """
         done = subprocess.run([sys.executable, "-c", script], pass_fds=[listener.fileno()], capture_output=True,
@@ -258,7 +260,7 @@ def test_a_program_that_never_reads_holds_up_itself_alone(house: House) -> None:
                 except Empty:
                     break
                 answered += len(event.requests)
-                house.door.answer(Answer(event.connection, b"x" * 100 * len(event.requests)))
+                house.door.order(Answer(event.connection, b"x" * 100 * len(event.requests)))
     assert answered * 100 < 2 << 20, "more is answered than the two buffers hold"
     assert house.nothing_comes()
 
@@ -269,7 +271,7 @@ def test_a_held_program_is_read_no_more_until_all_are_released(house: House) -> 
     house.answer(house.asked(), hold=True)
     program.sendall(tell("b"))
     assert house.nothing_comes()
-    house.door.release()
+    house.door.order(Release())
     assert house.names() == ["b"]
 
 
@@ -281,7 +283,7 @@ def test_one_that_died_while_it_was_held_is_heard_to_its_end(house: House) -> No
     house.answer(event, hold=True)
     program.close()
     assert house.nothing_comes()
-    house.door.release()
+    house.door.order(Release())
     assert house.names() == ["b"]
 
 
@@ -296,7 +298,7 @@ def test_a_listener_that_does_not_read_keeps_nothing_from_another(house: House) 
     with quick.makefile("rb") as lines:
         lines.readline()
         for number in range(2 * UNHEARD_BYTES // 1000):
-            house.door.heard(numbers, b'{"n": %d, "fill": "%s"}\n' % (number, b"x" * 1000))
+            house.door.order(Heard(tuple(numbers), b'{"n": %d, "fill": "%s"}\n' % (number, b"x" * 1000)))
             assert json.loads(lines.readline())["n"] == number
 
 
@@ -306,7 +308,7 @@ def test_a_listener_that_reads_again_is_told_how_many_it_lost(house: House) -> N
     event = house.asked()
     house.answer(event, listens=True)
     for number in range(3000):
-        house.door.heard([event.connection], b'{"n": %d, "fill": "%s"}\n' % (number, b"x" * 1000))
+        house.door.order(Heard((event.connection,), b'{"n": %d, "fill": "%s"}\n' % (number, b"x" * 1000)))
     assert house.nothing_comes()
     numbers: list[int] = []
     lost = 0
@@ -326,7 +328,7 @@ def test_a_listener_that_goes_is_told_of(house: House) -> None:
     house.answer(event, listens=True)
     program.recv(100)
     program.shutdown(socket.SHUT_WR)  # it has nothing more to ask, and still listens
-    house.door.heard([event.connection], b"{}\n")
+    house.door.order(Heard((event.connection,), b"{}\n"))
     assert program.recv(100) == b"{}\n"
     program.close()
     assert house.posted.get(timeout=PATIENCE_S) == Left(event.connection)

@@ -848,11 +848,11 @@ def test_what_no_file_takes_is_not_kept_and_what_the_disk_alone_takes_is(place: 
     (place.state / "spool.db").unlink()
     (place.state / "spool.db").mkdir()
     other = place.spool()
-    assert other.put_all([(Message("a", b"1"), False)], 0.0) == [] and other.failures and ids(other) == []
+    assert other.put_all([(Message("a", b"1"), False)], 0.0) == [-1] and other.failures and ids(other) == []
 
 
 def test_strict_keeps_nothing_for_a_program_that_the_disk_does_not_take(place: Place) -> None:
     (place.state / "spool.db").mkdir()
     spool = place.spool(STRICT)
-    assert spool.put_all([(Message("a", b"1"), False)], 0.0) == []
+    assert spool.put_all([(Message("a", b"1"), False)], 0.0) == [-1]
     assert put(spool, "a") and len(ids(spool)) == 1, "of iotd's own the best is made"

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
 from iotd.config.parse import parse
@@ -255,22 +255,16 @@ class SimulatedLooks:
 
 
 class SimulatedDoor:
-    """No program comes but what the test posts; what is answered is noted."""
+    """No program comes but what the test posts; what is ordered is noted."""
 
     problem = ""
 
     def __init__(self) -> None:
-        self.answers: list[Any] = []
+        self.orders: list[Any] = []
 
-    def answer(self, answer: Any) -> None:
-        """Note the answer."""
-        self.answers.append(answer)
-
-    def heard(self, connections: Iterable[int], line: bytes) -> None:
-        """Nobody listens."""
-
-    def release(self) -> None:
-        """Nobody is held."""
+    def order(self, order: Any) -> None:
+        """Note the order."""
+        self.orders.append(order)
 
     def alive(self, now: float) -> bool:
         """Tell that it is."""
