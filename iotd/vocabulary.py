@@ -20,6 +20,23 @@ class Message(NamedTuple):
     retain: bool = False
 
 
+class Offer(NamedTuple):
+    """A message that a program hands over. `offline` is what becomes of it where it cannot be sent now: queue, latest
+    or drop.
+    """
+
+    message: Message
+    offline: str = "queue"
+
+
+class Taken(NamedTuple):
+    """What became of an offer: it is `kept` under this id, or `dropped` or `refused` and why; else it was sent."""
+
+    kept: int = 0
+    dropped: str = ""
+    refused: str = ""
+
+
 class Dialled(NamedTuple):
     """CONNACK came with code 0: the line is up."""
 

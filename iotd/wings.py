@@ -27,6 +27,7 @@ WINGS = (
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+    Wing("local", ("local",), always=True),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn
@@ -16,9 +16,10 @@ from iotd.host.identity import Identity
 from iotd.host.periodic import Look, Periodic
 from iotd.host.systemd import Systemd
 from iotd.host.tasks import Tasks
+from iotd.local.section import Local
 from iotd.mqtt.settings import Mqtt
 from iotd.outgoing.section import Bounds
-from iotd.vocabulary import Json, Message
+from iotd.vocabulary import Json, Message, Offer, Taken
 
 
 class Looks(Periodic):
@@ -86,6 +87,10 @@ class FakeKernel:
         self.taken: list[int] = []  # the numbers that the broker has acknowledged, until they are asked for
         self.eager: bool | None = None
         self.went_past = (0, 0)
+        self.offered: list[Offer] = []
+        self.told: list[tuple[str, Json]] = []
+        self.full_until = 0.0
+        self.open_filters: tuple[str, ...] = ()
         self.status_changes = 0
         self.reboots: list[tuple[str, Callable[[], None]]] = []
         self.looks: list[Looks] = []
@@ -142,9 +147,27 @@ class FakeKernel:
         """Give what is `found`, at once."""
         then(self.values(names))
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Note what is offered; all of it is kept."""
+        self.offered += offers
+        return [Taken(number) for number in range(len(self.offered) - len(offers) + 1, len(self.offered) + 1)]
+
+    def crowded_until(self, now: float) -> float:
+        """Return what the test says."""
+        return self.full_until
+
     def tell(self, name: str, value: Json, now: float) -> str:
-        """Refuse it: no part that asks is tested with this kernel."""
-        return "there is no such value"
+        """Note the value, and take it, where it is `known`."""
+        self.told.append((name, value))
+        return "" if name == "known" else "there is no such value"
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the `open_filters`."""
+        return self.open_filters
+
+    def status(self) -> dict[str, Json]:
+        """Return a small status."""
+        return {"connected": self.connected}
 
     def status_changed(self) -> None:
         """Count it."""
@@ -179,7 +202,7 @@ class WaitingKernel(FakeKernel):
 def settings(sections: Mapping[str, Any] | None = None, **mqtt: Any) -> Settings:
     """Return settings with these sections; what always stands there is as a file that is silent has it."""
     return Settings("test-thing", Mqtt("localhost", **mqtt), Presence("t/will"),
-                    sections={"publish": (), "spool": Bounds(), **(sections or {})})
+                    sections={"publish": (), "spool": Bounds(), "local": Local(), **(sections or {})})
 
 
 def _no_session(post: Callable[[Any], None], backlog: Callable[[], int]) -> NoReturn:

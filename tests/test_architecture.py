@@ -34,7 +34,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "sqlite3": {"iotd.outgoing.store"},
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
-    "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.mqtt.session", "iotd.mqtt.stream"},
+    "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
     "yaml": {"iotd.config.document"},
 }
 

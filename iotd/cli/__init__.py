@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,11 @@ COMMANDS = {
     "run": "run the daemon in the foreground",
     "check": "read and validate the configuration, print every problem",
     "status": "what the running daemon is doing",
+    "publish": "hand messages over to the running daemon",
+    "set": "tell the running daemon a value",
+    "listen": "print the messages that come in",
 }
+OF_PROGRAMS = ("publish", "set", "listen")  # whose options may stand anywhere; their modules say which
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,6 +58,8 @@ def _options(arguments: list[str]) -> Any:
             return SimpleNamespace(command="run", file=DEFAULT_FILE)
         case ["run", "-c", file]:
             return SimpleNamespace(command="run", file=file)
+        case [name, *rest] if name in OF_PROGRAMS:
+            return _options_of_a_program(name, rest)
     from argparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -67,3 +74,28 @@ def _options(arguments: list[str]) -> Any:
         else:
             command.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
     return parser.parse_args(arguments)
+
+
+def _options_of_a_program(name: str, arguments: list[str]) -> Any:
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"iotd {name}", description=COMMANDS[name], epilog="See iotd(8).")
+    parser.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="as with all commands; not read")
+    import_module(f"iotd.cli.{name}").arguments(parser)
+    options = parser.parse_intermixed_args(list(_marked(arguments)))
+    values = {key: value.removeprefix(_NO_OPTION) if isinstance(value, str) else value
+              for key, value in vars(options).items()}
+    return SimpleNamespace(command=name, **values)
+
+
+_NO_OPTION = "\0"  # which no argument of a process can hold
+
+
+def _marked(arguments: list[str]) -> Iterator[str]:
+    """Yield the arguments, those marked that argparse would take for options: -1e3, and whatever follows --."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            yield from (_NO_OPTION + rest for rest in words)
+        else:
+            yield _NO_OPTION + word if word[:1] == "-" and word[1:2].isdecimal() else word

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -29,7 +29,7 @@ from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Overridden, PassedOver, Received, Signalled, Subscribed,
+    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Signalled, Subscribed, Taken,
     ThreadFailed,
 )
 from iotd.wings import module
@@ -170,10 +170,33 @@ class Daemon:
                 return
         then(found)
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Have the part whose task it is keep or send these messages of a program's; return what became of each."""
+        for part in self._parts:
+            taken = part.publish(offers, now)
+            if taken is not None:
+                return taken
+        return [Taken(refused="nothing here publishes")] * len(offers)
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+        return max(part.crowded_until(now) for part in self._parts)
+
     def tell(self, name: str, value: Json, now: float) -> str:
-        """Take a value that a program tells; return why it is refused, empty where it is taken."""
-        answers = (part.tell(name, value, now) for part in self._parts)
-        return next((answer for answer in answers if answer is not None), "there is no such value")
+        """Give the part whose value it is what a program tells; return why it is refused, nothing where it is taken."""
+        for part in self._parts:
+            refused = part.tell(name, value, now)
+            if refused is not None:
+                return refused
+        return f"there is no such value; {name[:80]!r} is not in the configuration"
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+        return tuple(name for part in self._parts for name in part.shared())
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
+        return self._status(self.world.monotonic())
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""

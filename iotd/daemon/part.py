@@ -7,13 +7,13 @@ main thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from iotd.config.settings import Settings
 from iotd.daemon.outage import Outages
 from iotd.daemon.world import World
-from iotd.vocabulary import Json, Message, Received
+from iotd.vocabulary import Json, Message, Offer, Received, Taken
 
 
 class Kernel(Protocol):
@@ -57,8 +57,20 @@ class Kernel(Protocol):
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep or send these messages of a program's; return what became of each."""
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+
     def tell(self, name: str, value: Json, now: float) -> str:
-        """Take a value that a program tells; return why it is refused, empty where it is taken."""
+        """Take a value that a program tells; return why it is refused, nothing where it is taken."""
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
 
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
@@ -98,13 +110,6 @@ class Part:
         """
         return False
 
-    def tell(self, name: str, value: Json, now: float) -> str | None:
-        """Take a value that a program tells.
-
-        None where the name is not this part's, empty where it is taken, else why it is refused.
-        """
-        return None
-
     # The line
 
     def filters(self) -> Mapping[str, int]:
@@ -143,6 +148,27 @@ class Part:
 
     def unacknowledged(self, number: int, now: float) -> None:
         """The broker has never acknowledged the message handed over under this number, and the line ends over it."""
+    # What programs on the device ask for
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken] | None:
+        """Keep or send these messages, in their order; return what became of each, None where that is not its task."""
+        return None
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more: math.inf for as long as
+        this is said, 0 for not at all.
+        """
+        return 0.0
+
+    def tell(self, name: str, value: Json, now: float) -> str | None:
+        """Take a value that a program tells; None where the name is not this part's, "" where it is taken, else why
+        it is refused.
+        """
+        return None
+
+    def shared(self) -> Iterable[str]:
+        """Return those of its filters whose messages programs may listen to."""
+        return ()
 
     # Time, and what happens
 

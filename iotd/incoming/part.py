@@ -51,6 +51,10 @@ class Incoming(Part):
         """Return the filters with their QoS."""
         return {entry.filter: entry.qos for entry in self._subscriptions}
 
+    def shared(self) -> tuple[str, ...]:
+        """Return all of the filters."""
+        return tuple(entry.filter for entry in self._subscriptions)
+
     def heard(self, received: Received, now: float) -> None:
         """Log the message, where it is on one of the filters, and run what is to be run for it."""
         matching = [entry for entry in self._subscriptions if topics.matches(entry.filter, received.topic)]

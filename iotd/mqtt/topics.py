@@ -95,6 +95,19 @@ def matches(filter: str, topic: str) -> bool:
     return len(levels) == len(names)
 
 
+def covers(filter: str, other: str) -> bool:
+    """Return whether a valid filter matches every topic name that another valid filter matches."""
+    if other.startswith("$") and filter.startswith(("+", "#")):
+        return False
+    levels, others = filter.split("/"), other.split("/")
+    for position, level in enumerate(levels):
+        if level == "#":
+            return True
+        if position == len(others) or others[position] == "#" or level not in ("+", others[position]):
+            return False
+    return len(levels) == len(others)
+
+
 def is_aws_endpoint(host: str) -> bool:
     """Return whether `host` is an endpoint of AWS IoT Core by its name; a custom domain does not show."""
     return "amazonaws" in host.lower() and re.fullmatch(_AWS_HOST, host, re.IGNORECASE) is not None

@@ -104,13 +104,14 @@ class Journal:
         self._recount()
         return dict(Counter(row.thing for row in self._rows.values() if row.thing != thing))
 
-    def add(self, row: Row) -> None:
-        """Add one message. Raises OSError where the file does not take it; then it is not here."""
-        self._file.append(_gone(self._gone) + _line(row))
+    def add_all(self, rows: Sequence[Row]) -> None:
+        """Add messages with one write(2). Raises OSError where the file does not take them; then none is here."""
+        self._file.append(_gone(self._gone) + b"".join(map(_line, rows)))
         self._gone.clear()
-        self._rows[row.id] = row
-        self.count += self._waits(row)
-        self.size += row.size
+        for row in rows:
+            self._rows[row.id] = row
+            self.count += self._waits(row)
+            self.size += row.size
 
     def hold(self, rows: Iterable[Row]) -> None:
         """Add the messages in memory alone, until `rewrite`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from iotd import schedule
@@ -22,7 +23,9 @@ from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.outbox import Waiting
 from iotd.outgoing.section import Publish
 from iotd.outgoing.spool import Spool
-from iotd.vocabulary import Changed, Entry, Json, Message
+from iotd.vocabulary import Changed, Entry, Json, Message, Offer, Taken
+
+AHEAD, AHEAD_S = 1000, 0.05  # messages, and the time for which programs wait while there are more
 
 Fill = Callable[[Mapping[str, Json]], str]
 Key = tuple[str, int]  # an entry over a reload: its topic, and how many of that stand before it
@@ -172,6 +175,28 @@ class Outgoing(Part):
         self._forget_acknowledged()
         self._spool.close(now, self._world.known_wall())
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep a program's messages as the bounds of the spool say, or send those that are not worth keeping."""
+        self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
+        taken: list[Taken] = []
+        for transient, group in groupby(offers, lambda offer: offer.offline == "drop"):
+            taken += ([self._send_offer(offer, now) for offer in group] if transient else
+                      self._keep_offers(list(group), now))
+        return taken
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs are to wait: they make messages faster than the line takes them.
+
+        At half of what may wait they wait for room. Before that they are only kept from running far ahead of a line
+        that takes what it is given, for so long that one which does not shows.
+        """
+        if not self._kernel.connected:
+            return 0.0
+        if self._spool.size >= self._spool.bounds.max_bytes / 2:
+            return math.inf
+        ahead = self._kernel.clear and self._again_at == math.inf and self._spool.count > AHEAD
+        return now + AHEAD_S if ahead else 0.0
+
     def waiting(self) -> int:
         """Return how many messages wait for their PUBACK."""
         return self._spool.count
@@ -244,10 +269,10 @@ class Outgoing(Part):
             log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
                         topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
             return False
+        message = Message(entry.topic, payload, entry.qos, entry.retain)
         if entry.offline == "drop":
-            return self._send_or_drop(entry, payload, now)
-        self._made.append((self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
-                           entry.offline == "latest"))
+            return not self._send_or_drop(message, now)
+        self._made.append((self._spool.next_id(), message, entry.offline == "latest"))
         return True
 
     def _on_changed(self, event: Changed, now: float) -> None:
@@ -302,22 +327,41 @@ class Outgoing(Part):
         for entry in verdict.entries:
             log.write(entry)
 
-    def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> bool:
-        """Send a message that is not worth keeping, or nothing; tell which."""
-        waiting = Waiting(self._spool.next_id(), entry.topic, payload, entry.qos, entry.retain)
+    def _keep_offers(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        ids = self._spool.keep_all([(message, offline == "latest") for message, offline in offers], now)
+        if min(ids) > 0:
+            return list(map(Taken, ids))
+        why = {0: f"the message is larger than spool.max_bytes, {self._spool.bounds.max_bytes} bytes",
+               -1: f"the spool cannot be written: {'; '.join(self._spool.failures)}"}
+        return [Taken(number) if number > 0 else Taken(refused=why[number]) for number in ids]
+
+    def _send_offer(self, offer: Offer, now: float) -> Taken:
+        if self._kernel.leaving:
+            return Taken(dropped="iotd is stopping, or about to reconnect")
+        return Taken(dropped=self._send_or_drop(offer.message, now))
+
+    def _send_or_drop(self, message: Message, now: float) -> str:
+        """Send a message that is not worth keeping; return why it is dropped, nothing where it is not."""
+        topic, payload, qos, retain = message
+        waiting = Waiting(self._spool.next_id(), topic, payload, qos, retain)
         chosen: list[tuple[int, Message]] = []
-        if self._kernel.connected and entry.topic not in self._outbox.denied:
+        if not self._kernel.connected:
+            why = "the line is down"
+        elif topic in self._outbox.denied:
+            why = "the broker denies the topic"
+        else:
+            why = "the broker would not take more now"
             cursor = self._outbox.cursor
             self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
             self._outbox = self._outbox._replace(cursor=cursor)
         if chosen:
-            if entry.retain:
-                self._spool.newest[entry.topic] = waiting.id
-            self._transient[waiting.id] = entry.topic
+            if retain:
+                self._spool.newest[topic] = waiting.id
+            self._transient[waiting.id] = topic
             self._give(chosen)
-        else:
-            self._spool.dropped[entry.topic] += 1
-        return bool(chosen)
+            return ""
+        self._spool.dropped[topic] += 1
+        return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
         for number, message in chosen:

@@ -130,20 +130,47 @@ class Spool:
 
     def put_all(self, made: Iterable[tuple[int, Message, bool]], now: float) -> None:
         """Keep messages that were made together, each as `put` does: what has to be on the disk takes one fsync."""
-        rows = [Row(number, message.topic, message.payload, message.qos, message.retain, latest,
-                    len(message.payload) + len(message.topic) + ROW_BYTES, self._boot, now, None, False, self._thing)
-                for number, message, latest in made]
-        disk = self._stores.opened_disk() if self.bounds.strict else None
-        if disk is None or not self._stores.write(disk, disk.add_all, rows):
+        rows = [self._row(number, message, latest, now) for number, message, latest in made]
+        if not self._written(rows):
             for row in rows:
-                if not self._stores.write(self._journal, self._journal.add, row):
+                if not self._stores.write(self._journal, self._journal.add_all, [row]):
                     self._hold(row)
-        for row in rows:
-            if row.latest:
-                self._supersede(row.topic, row.id)
-            self.last_id = row.id
-            if row.retain:
-                self.newest[row.topic] = row.id
+        self._took(rows, now)
+
+    def keep_all(self, offers: Sequence[tuple[Message, bool]], now: float) -> list[int]:
+        """Keep these messages of one program with one write, in their order; return their ids, 0 for one that is larger
+        than all that may wait.
+
+        It will be told that they are kept: where no file takes them, or under `strict` the disk does not, none is, and
+        every id is -1.
+        """
+        rows = [self._row(self.next_id(), message, latest, now) for message, latest in offers]
+        ids = [row.id if row.size <= self.bounds.max_bytes else 0 for row in rows]
+        rows = [row for row, number in zip(rows, ids) if number]
+        if rows and not self._written(rows):
+            return [-1] * len(offers)
+        if rows:
+            self._took(rows, now)
+        return ids
+
+    def _written(self, rows: Sequence[Row]) -> bool:
+        """Write the messages with one write, where the bounds say; tell whether that was done."""
+        if not self.bounds.strict and self._stores.write(self._journal, self._journal.add_all, rows):
+            return True
+        disk = self._stores.opened_disk()
+        return disk is not None and self._stores.write(disk, disk.add_all, rows)
+
+    def _row(self, number: int, message: Message, latest: bool, now: float) -> Row:
+        topic, payload, qos, retain = message
+        size = len(payload) + len(topic) + ROW_BYTES
+        return Row(number, topic, payload, qos, retain, latest, size, self._boot, now, None, False, self._thing)
+
+    def _took(self, rows: Sequence[Row], now: float) -> None:
+        """Messages have come: older ones that have to make room go."""
+        for topic, number in {row.topic: row.id for row in rows if row.latest}.items():
+            self._supersede(topic, number)
+        self.last_id = rows[-1].id
+        self.newest.update((row.topic, row.id) for row in rows if row.retain)
         if self.size > self.bounds.max_bytes:
             self._trim("max_bytes", self.size - self.bounds.max_bytes, self._stores.all)
         if self._journal.size > HELD_BYTES:

@@ -17,6 +17,7 @@ from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
+from iotd.local.section import Local
 from iotd.mqtt.settings import Backoff, Mqtt, Tls
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
@@ -64,7 +65,7 @@ def payload(line: str) -> str:
 def test_the_host_is_all_that_is_required() -> None:
     assert load("mqtt: {host: broker}") == Settings(
         thing="pi-7", mqtt=Mqtt(host="broker"), presence=Presence("MQTTServer/pi-7/will"),
-        sections={"publish": (), "spool": Bounds()}, hostname="pi-7")
+        sections={"publish": (), "spool": Bounds(), "local": Local()}, hostname="pi-7")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
             "publish": (Publish("MQTTServer/pi-7/0", 30.0, {
                 "Timestamp": "{timestamp}", "hostname": "{hostname}", "device_no": 0, "msg": "AWS IoT 接続ヨシッ👉"}),),
             "subscribe": (Subscription("MQTTServer/pi-7/0"),),
+            "local": Local(),
             "shadows": (Shadow(
                 "device_0", 30.0, {"device_no": 0, "state": "ヨシッ👉"}, {"device_no": 0, "state": "{health}"}),),
             "wifi": Wifi(essid=("fleet-ap",)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iotd.mqtt.topics import (
-    AWS_MAX_PAYLOAD_BYTES, filter_problem, is_aws_endpoint, matches, payload_problem, shadow_problem, thing_problem,
-    topic_problem,
+    AWS_MAX_PAYLOAD_BYTES, covers, filter_problem, is_aws_endpoint, matches, payload_problem, shadow_problem,
+    thing_problem, topic_problem,
 )
 
 DEEP = "a/b/c/d/e/f/g/h"  # seven slashes
@@ -194,3 +194,13 @@ def test_aws_endpoints_are_known_by_their_names(host: str, expected: bool) -> No
 def assert_says(problem: str | None, word: str | None) -> None:
     """Assert that there is no problem, or one that says `word`."""
     assert problem is None if word is None else problem is not None and word in problem, problem
+
+
+@pytest.mark.parametrize(("filter", "other", "expected"), [
+    ("a", "a", True), ("a", "b", False), ("#", "a/b", True), ("#", "#", True), ("#", "+", True), ("a/#", "a", True),
+    ("a/#", "a/+/#", True), ("a/#", "b/#", False), ("+", "a", True), ("+", "+", True), ("+", "#", False),
+    ("+", "a/b", False), ("a/+", "a/#", False), ("a/+/c", "a/b/c", True), ("a/b", "a/+", False),
+    ("#", "$SYS/#", False), ("+/a", "$SYS/a", False), ("$SYS/#", "$SYS/a", True), ("a/b", "a", False),
+])
+def test_a_filter_covers_another_where_it_matches_all_of_its_topics(filter: str, other: str, expected: bool) -> None:
+    assert covers(filter, other) == expected

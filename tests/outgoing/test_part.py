@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from pathlib import Path
 from typing import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Callable, Iterator
 import pytest
 
 from iotd.outgoing.outbox import DENIED_S
-from iotd.outgoing.part import build
+from iotd.outgoing.part import AHEAD, AHEAD_S, build
 from iotd.outgoing.section import Bounds, Publish
 from iotd.outgoing.spool import AGES_S, SETTLE_S
+from iotd.vocabulary import Message, Offer, Taken
 from tests.kernel import FakeKernel, settings
 
 
@@ -35,6 +37,15 @@ class Line:
     def apply(self, *publish: Publish) -> None:
         self.part.apply(settings({"publish": publish}), 0.0)
         self.part.next_due()
+
+    def publish(self, *offers: Offer, now: float = 0.0) -> list[Taken]:
+        """Offer a program's messages."""
+        taken = self.part.publish(offers, now)
+        assert taken is not None
+        return taken
+
+    def bound(self, bounds: Bounds) -> None:
+        self.part.apply(settings({"spool": bounds}), 0.0)
 
     def turn(self, now: float) -> list[int]:
         """Let the part do what is due, as the main loop does; return the ids that went."""
@@ -291,3 +302,50 @@ def test_a_thing_that_is_renamed_while_it_runs_leaves_its_backlog_aside(begin: B
     line.part.apply(settings({"publish": (queued("a"),)}), 25.0)
     line.rise()
     assert line.turn(26.0) == [1, 2] and line.part.status()["set_aside"] == {"other": 1}
+
+
+def offer(topic: str, offline: str = "queue", size: int = 1) -> Offer:
+    return Offer(Message(topic, b"x" * size), offline)
+
+
+def test_what_a_program_offers_waits_or_goes_as_it_says_and_its_ids_are_told(begin: Begin) -> None:
+    line = begin()
+    down = line.publish(offer("a"), offer("b", "latest"), offer("c", "drop"), offer("b", "latest"))
+    assert down == [Taken(1), Taken(2), Taken(dropped="the line is down"), Taken(4)]
+    assert line.part.waiting() == 2 and line.dropped == {"c": 1}
+    line.rise()
+    assert line.turn(1.0) == [1, 4]
+    assert line.publish(offer("c", "drop"), now=2.0) == [Taken()]
+    assert [message.topic for _, message in line.handed] == ["a", "b", "c"]
+    line.kernel.leaving = True
+    assert line.publish(offer("c", "drop"), offer("a"), now=3.0) == [
+        Taken(dropped="iotd is stopping, or about to reconnect"), Taken(6)]
+
+
+def test_a_message_of_a_program_that_could_never_be_kept_is_refused_and_takes_nothing_along(begin: Begin) -> None:
+    line = begin()
+    line.bound(Bounds(max_bytes=2000))
+    kept, large, other = line.publish(offer("a"), offer("a", size=2000), offer("a"))
+    assert (kept, other) == (Taken(1), Taken(3)) and "spool.max_bytes, 2000" in large.refused
+
+
+def test_programs_wait_for_room_at_half_of_the_bound_while_the_line_is_up(begin: Begin) -> None:
+    line = begin()
+    line.bound(Bounds(max_bytes=10_000))
+    line.publish(*(offer("a", size=1000) for _ in range(5)))
+    assert line.part.crowded_until(1.0) == 0.0, "offline the bounds of the spool are all there is"
+    line.rise()
+    assert line.part.crowded_until(1.0) == math.inf
+    line.acknowledge(*line.turn(1.0))
+    line.turn(2.0)
+    assert line.part.crowded_until(2.0) == 0.0
+
+
+def test_programs_wait_a_little_where_they_run_ahead_of_a_line_that_takes_all(begin: Begin) -> None:
+    line = begin()
+    line.rise()
+    line.publish(*(offer("a") for _ in range(AHEAD + 1)))
+    assert line.part.crowded_until(7.0) == 7.0 + AHEAD_S
+    line.acknowledge(*line.turn(8.0))
+    line.turn(9.0)
+    assert line.part.crowded_until(9.0) == 0.0

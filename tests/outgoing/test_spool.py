@@ -966,3 +966,32 @@ def test_a_damaged_file_of_before_is_saved_as_well(place: Place) -> None:
     spool = place.spool()
     saved = ids(spool)
     assert 1 in saved and 299 in saved and len(place.entries("spool.damaged")) == 1
+
+
+@pytest.mark.parametrize("bounds", [RELAXED, STRICT])
+def test_many_are_kept_with_one_write_where_the_bounds_say_and_outlive_a_kill(place: Place, bounds: Bounds) -> None:
+    spool = place.spool(bounds)
+    put(spool, "t/a")
+    assert spool.keep_all([(Message("t/b", b"1"), False), (Message("t/a", b"2"), True), (Message("t/a", b"3"), True)],
+                          0.0) == [2, 3, 4]
+    spool.flush()
+    assert (place.on_disk(), place.in_journal()) == (([1, 2, 4], []) if bounds.strict else ([], [1, 2, 4]))
+    again = place.spool(bounds)
+    assert [(row.topic, row.payload) for row in again.fetch(0, 10)][-2:] == [("t/b", b"1"), ("t/a", b"3")]
+
+
+def test_what_no_file_takes_is_not_kept_and_what_the_disk_alone_takes_is(place: Place) -> None:
+    (place.runtime / "spool.journal").mkdir()
+    spool = place.spool()
+    assert spool.keep_all([(Message("a", b"1"), False)], 0.0) and len(place.on_disk()) == 1
+    (place.state / "spool.db").unlink()
+    (place.state / "spool.db").mkdir()
+    other = place.spool()
+    assert other.keep_all([(Message("a", b"1"), False)], 0.0) == [-1] and other.failures and ids(other) == []
+
+
+def test_strict_keeps_nothing_for_a_program_that_the_disk_does_not_take(place: Place) -> None:
+    (place.state / "spool.db").mkdir()
+    spool = place.spool(STRICT)
+    assert spool.keep_all([(Message("a", b"1"), False)], 0.0) == [-1]
+    assert put(spool, "a") and len(ids(spool)) == 1, "of iotd's own the best is made"

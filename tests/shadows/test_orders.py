@@ -14,6 +14,7 @@ from iotd.config.base import with_value
 from iotd.config.settings import Presence, Settings
 from iotd.host import log
 from iotd.host.files import Files
+from iotd.local.section import Local
 from iotd.mqtt.settings import Mqtt
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.findings import Performed
@@ -62,7 +63,8 @@ def entries() -> io.StringIO:
 
 def settings(**actions: Action) -> Settings:
     return Settings("t", Mqtt("b", aws_limits=True), Presence("p"), sections={
-        "publish": (HELLO,), "spool": Bounds(), "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
+        "publish": (HELLO,), "spool": Bounds(), "local": Local(),
+        "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
 
 
 class Device:

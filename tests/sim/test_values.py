@@ -218,7 +218,7 @@ def test_what_a_program_tells_outlives_a_restart_and_a_kill_and_no_reboot() -> N
     assert bodies(simulation, "a") == [{"door": None, "level": None}]
     assert told(simulation, "door", "open\n") == "" and told(simulation, "level", 5) == ""
     assert told(simulation, "level", "high") == "level cannot be told that: not a number"
-    assert told(simulation, "window", 1) == "there is no such value"
+    assert told(simulation, "window", 1).startswith("there is no such value")
     simulation.run(30.0)
     assert bodies(simulation, "a")[-1] == {"door": "open", "level": 5}
     simulation.kill()

@@ -295,6 +295,26 @@ class SimulatedLooks:
             self._simulation.schedule.after(every_s, lambda: self._look(of_round, every_s, look))
 
 
+class SimulatedDoor:
+    """No program comes but what the test posts; what is ordered is noted."""
+
+    problem = ""
+
+    def __init__(self) -> None:
+        self.orders: list[Any] = []
+
+    def order(self, order: Any) -> None:
+        """Note the order."""
+        self.orders.append(order)
+
+    def alive(self, now: float) -> bool:
+        """Tell that it is."""
+        return True
+
+    def close(self, limit_s: float) -> None:
+        """Nothing is open."""
+
+
 class SimulatedSystemd:
     """Remembers what it was told, and when it was fed last."""
 
@@ -415,7 +435,8 @@ class Simulation:
 
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
-            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path))}
+            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
+            "local": lambda post, runtime: SimulatedDoor()}
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
