@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "run the daemon in the foreground",
     "check": "read and validate the configuration, print every problem",
     "status": "what the running daemon is doing",
+    "doctor": "which layer fails, from the configuration up, and what to do about it",
 }
 
 
@@ -50,6 +51,6 @@ def _options(arguments: list[str]) -> Any:
         command = commands.add_parser(name, help=summary, description=summary)
         if name != "status":
             command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
-        else:
-            command.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
+        if name in ("status", "doctor"):
+            command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     return parser.parse_args(arguments)
