@@ -10,13 +10,13 @@ import fcntl
 import os
 import select
 import socket
-import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from iotd.config.settings import Settings
@@ -25,6 +25,7 @@ from iotd.doctor.facts import (
     Interface, Mqtt, Policy, Tcp, Tls,
 )
 from iotd.host import clock, command, facts
+from iotd.host.tasks import Tasks
 from iotd.mqtt import credentials
 from iotd.mqtt.stream import HasFileno, StreamError, open_stream
 from iotd.vocabulary import Json
@@ -62,19 +63,22 @@ def gather(subject: Subject, limit_s: float = LIMIT_S) -> Facts:
     if subject.settings is not None and subject.settings.mqtt.tls is not None:
         looks["certificates"] = lambda: _certificates(subject.settings)
     looks["network"] = lambda: _network(subject, seen)
-    threads = [threading.Thread(target=_see, args=(name, look, seen), daemon=True) for name, look in looks.items()]
-    for thread in threads:
-        thread.start()
+    ended: SimpleQueue[str] = SimpleQueue()
+    tasks = Tasks(ended.put)
+    for name, look in looks.items():
+        tasks.start(name, partial(_see, name, look, seen))
     deadline = time.monotonic() + limit_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    with suppress(Empty):
+        for _ in looks:
+            ended.get(timeout=max(0.0, deadline - time.monotonic()))
     known = {name: value for name, value in list(seen.items()) if name in Facts._fields}
     return Facts(**known, **_from_status(subject, known))
 
 
-def _see(name: str, look: Callable[[], Any], seen: dict[str, Any]) -> None:
+def _see(name: str, look: Callable[[], Any], seen: dict[str, Any], stop: int) -> str:
     with suppress(OSError, ValueError, LookupError):
         seen[name] = look()
+    return name
 
 
 def _name(subject: Subject) -> str:
@@ -169,7 +173,7 @@ def _tcp(addresses: tuple[str, ...], port: int) -> Tcp:
     return Tcp(port, "", failures)
 
 
-def _over_tls(subject: Subject, host: str, port: int, context: ssl.SSLContext | None, seen: dict[str, Any]) -> None:
+def _over_tls(subject: Subject, host: str, port: int, context: Any, seen: dict[str, Any]) -> None:
     def wait(what: HasFileno, events: int, deadline: float) -> bool:
         poll = select.poll()
         poll.register(what.fileno(), events)
