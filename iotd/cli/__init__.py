@@ -5,6 +5,7 @@ Exit status 0, 1 fault or not healthy, 2 usage, 3 not running, 78 configuration.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import SimpleNamespace
@@ -24,6 +25,9 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process) and return its exit status."""
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        # Under ISO-8859-1 a path of the configuration would be another one than for the daemon, or none at all.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
         return int(import_module(f"iotd.cli.{options.command}").run(options))

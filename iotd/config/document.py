@@ -42,9 +42,13 @@ class Unreadable(ValueError):
 
 
 class Document:
-    """What reading a document gathers: its problems, and the line of every key path."""
+    """What reading a document gathers: its problems, and the line of every key path.
 
-    def __init__(self) -> None:
+    `lacking` are the placeholders that tell this host from no other, each with what to do about it.
+    """
+
+    def __init__(self, lacking: Mapping[str, str] = {}) -> None:
+        self.lacking = lacking
         self.problems: list[Problem] = []
         self.lines: dict[str, int] = {}
         self._wrong: set[str] = set()
@@ -172,7 +176,9 @@ class Cursor(NamedTuple):
         if not isinstance(self.node, yaml.ScalarNode):
             return self.node
         try:
-            return yaml.constructor.SafeConstructor().construct_object(self.node)
+            value = yaml.constructor.SafeConstructor().construct_object(self.node)
+            str(value)  # Python reads 0x… of any length, and refuses to write it
+            return value
         except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
             # PyYAML lets whatever its conversions raise through: `!!bool x` is a KeyError, a 13th month a ValueError.
             raise Wrong(f"YAML cannot read {quoted(self.node.value)} as a {_kind(self.node.tag)}; "

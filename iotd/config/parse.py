@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from iotd.config import base, template
 from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
-from iotd.config.section import Note, Section
+from iotd.config.readers import identity_problem
+from iotd.config.section import Note, Section, note_if
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
@@ -31,12 +32,14 @@ class Loaded(NamedTuple):
 
 def parse(text: str, file: str, identity: Identity) -> Loaded:
     """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
-    document = Document()
+    document = Document(identity.lacking())
     try:
         root = compose(text)
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
+    thing = values.get("thing", base.SECTIONS["thing"].default)
+    note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
     settings = _settings(values, identity)
     _check(settings, document.note_consequence)
     if document.problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = r"([0-9]{1,9})(KB|MB|GB)"
 _BYTES = {"KB": 1024, "MB": 1024 ** 2, "GB": 1024 ** 3}
 LONGEST_S = 3650 * 86400.0  # what threads can wait for at once ends not far above
+LONGEST_TIMEOUT_S = 86400.0  # what hangs for a day hangs
 
 
 def text(at: Cursor) -> str:
@@ -87,6 +89,14 @@ def seconds_of(written: Json) -> float | None:
     return int(match[1]) * _SECONDS[match[2]] if match else None
 
 
+def timeout(at: Cursor) -> float:
+    """Read a duration after which something is given up, in seconds."""
+    seconds = duration(at)
+    if seconds > LONGEST_TIMEOUT_S:
+        raise Wrong(f"expected a timeout of at most 1d, found {at.found()}")
+    return seconds
+
+
 def size(at: Cursor) -> int:
     """Read a size above zero, in bytes; 1 KB has 1024."""
     value = at.scalar()
@@ -109,6 +119,31 @@ def path(at: Cursor) -> str:
     return written
 
 
+def host_problem(host: str) -> str | None:
+    """Return why there can be no host of this name or address, None where there can.
+
+    A name has labels of 1 to 63 characters, at most 253 in all (RFC 1035 2.3.4), and may end with a dot.
+    """
+    if ":" in host:
+        address, _, zone = host.partition("%")
+        try:
+            socket.inet_pton(socket.AF_INET6, address)
+        except OSError:
+            return f"{quoted(host)} is no IPv6 address, and no name has a colon"
+        is_interface = re.fullmatch(r"[\w.-]{,15}", zone, re.ASCII)
+        return None if is_interface else f"{quoted(host)} has a zone that is no interface"
+    if not host.isprintable() or set(host) & set(" /@[]"):
+        return f"{quoted(host)} is no name of a host; expected one such as broker.example.com"
+    try:
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        return f"{quoted(host)} is no name of a host: {error}"
+    labels = name.removesuffix(".").split(".")
+    if not all(0 < len(label) <= 63 for label in labels) or len(name) > 254:
+        return f"{quoted(host)} is no name of a host; between its dots stand 1 to 63 characters, at most 253 in all"
+    return None
+
+
 def listed(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:
     """Return a reader of a list whose key may stand there with nothing behind it; `example` shows a right one."""
     return lambda at: () if at.is_empty() else at.items(reader, example)
@@ -120,12 +155,21 @@ def optional(reader: Reader[Any]) -> Reader[Any]:
 
 
 def template_text(known: frozenset[str]) -> Reader[str]:
-    """Return a reader of a text whose placeholders are `known`."""
+    """Return a reader of a text whose placeholders are `known`, and that is to be this device's own."""
     def read(at: Cursor) -> str:
         written = text(at)
         _check_template(written, known)
+        problem = identity_problem(written, at.document.lacking)
+        if problem:
+            raise Wrong(problem)
         return written
     return read
+
+
+def identity_problem(written: str, lacking: Mapping[str, str]) -> str | None:
+    """Return why a template makes the same text on many hosts, since all its placeholders are `lacking`."""
+    names = template.placeholders(written)
+    return f"{lacking[min(names)]}, or write this device's own name here" if names and names <= lacking.keys() else None
 
 
 def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:

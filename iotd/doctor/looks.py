@@ -66,7 +66,7 @@ def gather(subject: Subject, limit_s: float = LIMIT_S) -> Facts:
     ended: SimpleQueue[str] = SimpleQueue()
     tasks = Tasks(ended.put)
     for name, look in looks.items():
-        tasks.start(name, partial(_see, name, look, seen))
+        tasks.start(name, partial(_see, name, look, seen), str)  # a look with a bug in it has seen nothing
     deadline = time.monotonic() + limit_s
     with suppress(Empty):
         for _ in looks:

@@ -11,6 +11,7 @@ from typing import IO, Literal, NamedTuple
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
+POLL_S = 86400.0  # poll(2) takes no more than 24 days at once
 KILL_S = 2.0  # for a killed process to go; one that waits inside the kernel may not
 REASON_CHARACTERS = 120
 
@@ -77,7 +78,7 @@ def _attend(
         events.register(descriptor, select.POLLIN)
     how: Literal["exited", "late", "stopped"] = "late"
     while (left_s := deadline - time.monotonic()) > 0:
-        ready = {descriptor for descriptor, _ in events.poll(left_s * 1000)}
+        ready = {descriptor for descriptor, _ in events.poll(min(left_s, POLL_S) * 1000)}
         if pipe in ready and not _take(pipe, kept):
             events.unregister(pipe)
         if handle in ready:

@@ -44,8 +44,12 @@ def thing_problem(name: str, aws_limits: bool) -> str | None:
     """Judge a thing name, which is also the client id (at most 128 bytes)."""
     if aws_limits and not re.fullmatch(_THING, name):
         return f"{name!r} is no thing name; AWS IoT takes 1 to 128 of a-z A-Z 0-9 : _ -"
-    if not name or "\0" in name:
-        return f"{name!r} is no client id; it needs at least one character, and no NUL"
+    if not name:
+        return f"{name!r} is no client id; it needs at least one character"
+    if set(name) & set("+#"):
+        return f"{name!r} has a wildcard; a thing stands in topics, without + and #"
+    if problem := _character_problem(name):
+        return problem
     if len(name.encode()) > 128:
         return f"{name!r} is {len(name.encode())} bytes long; a client id has at most 128"
     return None
@@ -55,9 +59,9 @@ def shadow_problem(name: str, aws_limits: bool) -> str | None:
     """Judge the name of a named shadow."""
     if aws_limits and not re.fullmatch(_SHADOW, name):
         return f"{name!r} is no shadow name; AWS IoT takes 1 to 64 of a-z A-Z 0-9 : _ - $"
-    if not name or set(name) & set("/+#\0"):
-        return f"{name!r} is no shadow name; it becomes one level of a topic, without / + # or NUL"
-    return None
+    if not name or set(name) & set("/+#"):
+        return f"{name!r} is no shadow name; it becomes one level of a topic, without / + or #"
+    return _character_problem(name)
 
 
 def payload_problem(size_bytes: int, aws_limits: bool) -> str | None:
@@ -89,8 +93,8 @@ def _text_problem(text: str, aws_limits: bool) -> str | None:
     """Judge what names and filters have in common (MQTT 4.7.3)."""
     if not text:
         return "is empty; a topic has at least one character"
-    if "\0" in text:
-        return f"{text!r} has a NUL character; MQTT allows none"
+    if problem := _character_problem(text):
+        return problem
     # Both limits leave out the three levels of Basic Ingest.
     counted = re.sub(_BASIC_INGEST, "", text) if text.startswith("$") else text
     limit = 256 if aws_limits else 65535
@@ -99,3 +103,17 @@ def _text_problem(text: str, aws_limits: bool) -> str | None:
     if aws_limits and counted.count("/") > 7:
         return f"{text!r} has {counted.count('/')} slashes; AWS IoT allows 7"
     return None
+
+
+def _character_problem(text: str) -> str | None:
+    """Judge the characters of what MQTT sends as text (MQTT 1.5.3)."""
+    found = None if text.isprintable() else next((code for code in map(ord, text) if _is_unfit(code)), None)
+    if found is None:
+        return None
+    return f"{text!a} has {f'U+{found:04X}' if found else 'a NUL character'}, over which brokers close the line"
+
+
+def _is_unfit(code: int) -> bool:
+    """Tell whether it is a control character, half a pair of surrogates, or what Unicode says is no character."""
+    return (code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or 0xFDD0 <= code < 0xFDF0
+            or code & 0xFFFE == 0xFFFE)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Reader, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, path, size, text
+from iotd.config.readers import boolean, command, duration, host_problem, path, size, text, timeout
+from iotd.host.command import last_line
 from iotd.host.facts import HOST, Roots
 from iotd.shadows import checks, gateway
 from iotd.shadows.findings import CheckResult, Finding
@@ -43,6 +44,9 @@ def _endpoint(at: Cursor) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not host or not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise Wrong(f"expected HOST:PORT such as localhost:8080 or [::1]:8080, found {quoted(written)}")
+    problem = host_problem(host)
+    if problem:
+        raise Wrong(problem)
     return host, int(port)
 
 
@@ -87,7 +91,7 @@ def read(at: Cursor) -> Check:
     values = at.fields({
         "name": ("name", _name),
         "every": ("every_s", duration),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
         **{name: (name, kind.read) for name, kind in KINDS.items()},
         **{name: (name, reader) for name, reader in limits.items()},
     })
@@ -136,3 +140,8 @@ def make(check: Check, stop: int | None = None, roots: Roots = HOST) -> CheckRes
     except OSError as error:
         outcome, value, reason = "unknown", None, f"cannot be checked: {error.strerror or error}"
     return CheckResult(check, outcome, value, reason, time.monotonic())
+
+
+def faulty(check: Check, traceback: str) -> CheckResult:
+    """Return what a check has found that ended in a bug: nothing."""
+    return CheckResult(check, "unknown", None, f"a bug in iotd: {last_line(traceback)}", time.monotonic(), traceback)

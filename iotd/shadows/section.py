@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from iotd.config import override
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text
+from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text, timeout
 from iotd.config.section import Note, Section, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
@@ -93,7 +93,7 @@ def _action(at: Cursor) -> Action:
     values = at.fields({
         "run": ("command", command(frozenset({"value"}))),
         "set": ("setting", text),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
     })
     written = at.keys()
     if not at.is_mapping():

@@ -32,14 +32,14 @@ KEEPALIVE = "3: mqtt.keepalive: expected a duration with its unit, found "
 LIMITED = "mqtt: {host: broker, limits: aws}\n"
 
 
-def load(text: str) -> Settings:
-    return parse(text, "iotd.yaml", IDENTITY).settings
+def load(text: str, identity: Identity = IDENTITY) -> Settings:
+    return parse(text, "iotd.yaml", identity).settings
 
 
-def refused(text: str) -> list[str]:
+def refused(text: str, identity: Identity = IDENTITY) -> list[str]:
     """Return the problems of a configuration as `iotd check` prints them."""
     with pytest.raises(ConfigError) as error:
-        parse(text, "iotd.yaml", IDENTITY)
+        parse(text, "iotd.yaml", identity)
     return error.value.lines()
 
 
@@ -276,7 +276,35 @@ def test_limits_follow_the_host_unless_told(host: str, limits: str, expected: bo
     assert load(f"mqtt: {{host: {host}, limits: {limits}, tls: }}").mqtt.aws_limits is expected
 
 
-@pytest.mark.parametrize("host", ["broker", "192.0.2.1", "::1", "2001:db8::1", "broker.example.com."])
+NAMELESS, UNBORN = Identity("localhost", "0123"), Identity("pi-7", "")
+
+
+@pytest.mark.parametrize("identity, text, expected", [
+    (NAMELESS, "", ": thing: this host is called 'localhost', as any host without a name is; name it: "
+     "hostnamectl set-hostname NAME, or write this device's own name here"),
+    (NAMELESS, "thing: 'pi-{hostname}'", ":2: thing: this host is called 'localhost'"),
+    (UNBORN, "thing: '{machine_id}'", ":2: thing: this host has no machine-id yet; make one: systemd-machine-id-setup"),
+    (Identity("(none)", ""), "thing: '{hostname}-{machine_id}'", ":2: thing: this host is called '(none)'"),
+    (UNBORN, "subscribe: [{topic: 'a/{machine_id}'}]", ":2: subscribe[0].topic: this host has no machine-id"),
+    (NAMELESS, "thing: a\npresence: {topic: 'a/{hostname}'}", ":3: presence.topic: this host is called 'localhost'"),
+])
+def test_what_tells_a_device_from_no_other_is_no_name_for_it(identity: Identity, text: str, expected: str) -> None:
+    [line] = refused(f"mqtt: {{host: b}}\n{text}\n", identity)
+    assert line.removeprefix("iotd.yaml").startswith(expected)
+
+
+@pytest.mark.parametrize("identity, text", [
+    (NAMELESS, "thing: a"), (NAMELESS, "thing: 'a-{machine_id}'"), (NAMELESS, "thing: '{hostname}-{machine_id}'"),
+    (NAMELESS, "thing: a\nsubscribe: [{topic: '{thing}/{hostname}'}]"), (UNBORN, ""),
+    (NAMELESS, "thing: a\npublish: [{topic: a, every: 1s, payload: {a: '{hostname}{machine_id}'}}]"),
+])
+def test_a_device_needs_one_name_of_its_own(identity: Identity, text: str) -> None:
+    load(f"mqtt: {{host: b}}\n{text}\n", identity)
+
+
+@pytest.mark.parametrize("host", [
+    "broker", "192.0.2.1", "::1", "2001:db8::1", "fe80::1%wlan0", "broker.example.com.", "a_b", "a" * 63, "münchen.de",
+])
 def test_hosts_are_names_and_addresses(host: str) -> None:
     assert load(f"mqtt: {{host: '{host}'}}").mqtt.host == host
 
@@ -350,6 +378,19 @@ def test_a_topic_may_be_published_to_twice() -> None:
     ("mqtt: {host: 'mqtts://b'}", "1: mqtt.host: expected the name or address of the broker alone"),
     ("mqtt: {host: 'b:8883'}", "1: mqtt.host: expected the name or address of the broker alone"),
     ("mqtt: {host: 'b c'}", "1: mqtt.host: expected the name or address of the broker alone"),
+    ("mqtt: {host: '[::1]'}", "1: mqtt.host: expected the name or address of the broker alone, found '[::1]'; leave "
+     "out scheme, user, path and brackets"),
+    ("mqtt: {host: a..b}", "1: mqtt.host: 'a..b' is no name of a host; between its dots stand 1 to 63 characters"),
+    ("mqtt: {host: .example.com}", "1: mqtt.host: '.example.com' is no name of a host"),
+    ("mqtt: {host: .}", "1: mqtt.host: '.' is no name of a host"),
+    (f"mqtt: {{host: {'a' * 64}.b}}", f"1: mqtt.host: '{'a' * 64}.b' is no name of a host"),
+    (f"mqtt: {{host: {'a.' * 127}a}}", "1: mqtt.host: 'a.a.a."),
+    ("mqtt: {host: é..b}", "1: mqtt.host: 'é..b' is no name of a host"),
+    ("mqtt: {host: \"a\\x01\"}", "1: mqtt.host: 'a\\x01' is no name of a host"),
+    ("mqtt: {host: 'a:b:c'}", "1: mqtt.host: 'a:b:c' is no IPv6 address"),
+    ("mqtt: {host: 'fe80::1%a/b'}", "1: mqtt.host: expected the name or address"),
+    ("mqtt: {host: 'fe80::1%é'}", "1: mqtt.host: 'fe80::1%é' has a zone that is no interface"),
+    (under_mqtt(f"port: 0x{'f' * 5000}"), "3: mqtt.port: YAML cannot read '0xfff"),
     ("mqtt: {host: 5}", "1: mqtt.host: expected text, found 5; put it in quotes"),
     ("mqtt: 5", "1: mqtt: expected a mapping of keys, found 5"),
     ("mqtt: [host]", "1: mqtt: expected a mapping of keys, found a list"),
@@ -445,6 +486,7 @@ def test_wrong_values_of_a_published_message(line: str, expected: str) -> None:
     ("a: !!int ''", "6: publish[0].payload.a: YAML cannot read '' as a number"),
     ("a: !!timestamp x", "6: publish[0].payload.a: YAML cannot read 'x' as a date"),
     ("a: " + "9" * 5000, "6: publish[0].payload.a: YAML cannot read '999"),
+    ("a: 0x" + "f" * 5000, "6: publish[0].payload.a: YAML cannot read '0xfff"),
     ("a: =", "6: publish[0].payload.a: YAML cannot read '=' as a value"),
     ("a: \"\\0\"", "6: publish[0].payload.a: '\\x00' has a NUL character"),
     ("1: a", "6: publish[0].payload.1: expected a key that is text, found 1; put it in quotes"),
@@ -491,6 +533,8 @@ def test_wrong_shadows(yaml: str, expected: str) -> None:
     ("{recover: reboot}", "2: wifi.recover: expected a list, found text 'reboot'"),
     ("{interface: wlan0/../x}", "2: wifi.interface: expected the name of a network interface"),
     ("{interface: sixteencharacter}", "2: wifi.interface: expected the name of a network interface"),
+    ("{interface: -a}", "2: wifi.interface: expected the name of a network interface"),
+    ("{interface: é}", "2: wifi.interface: expected the name of a network interface"),
     ("{grace: 120}", "2: wifi.grace: expected a duration with its unit, found 120; write 120s"),
     ("{reboot: {max_per_day: 25}}", "2: wifi.reboot.max_per_day: expected a whole number from 0 to 24, found 25"),
     ("{reboot: {min_uptime: 0m}}", "2: wifi.reboot.min_uptime: expected a duration above zero"),
@@ -508,6 +552,8 @@ def test_wrong_wifi(yaml: str, expected: str) -> None:
     ("subscribe: [{topic: '{essid}'}]", "2: subscribe[0].topic: {essid} has no value here"),
     ("subscribe: a", "2: subscribe: expected a list, found text 'a'"),
     ("presence: {topic: 'a/+'}", "2: presence.topic: 'a/+' has a wildcard"),
+    ("presence: {topic: \"a\\nb\"}", "2: presence.topic: 'a\\nb' has U+000A"),
+    ("thing: 'line#4'\npresence: {topic: a}", "2: thing: 'line#4' has a wildcard"),
     ("publish: [{topic: 'MQTTServer/{thing}/will', every: 1s, payload: {}}]",
      "2: publish[0].topic: 'MQTTServer/pi-7/will' is presence.topic"),
 ])

@@ -77,6 +77,12 @@ def test_a_flood_is_read_to_its_end_and_kept_in_bounds() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 8192
 
 
+@pytest.mark.parametrize("timeout_s", [25 * 86400.0, 3650 * 86400.0, 1e300])
+def test_no_time_out_is_too_long(timeout_s: float) -> None:
+    """poll(2) takes no more than 24 days."""
+    assert shell("exit 3", timeout_s).status == 3
+
+
 def test_a_flood_without_end_is_killed_at_its_time_out() -> None:
     ended = command.run(("yes",), 0.3)
     assert (ended.how, len(ended.output)) == ("late", command.KEEP_BYTES)

@@ -27,6 +27,14 @@ LONG = "é" * 128  # 256 bytes
     ("a" * 65536, False, False, "65536 bytes"),
     ("", False, False, "empty"),
     ("a\0b", False, False, "NUL"),
+    ("a\nb", False, False, "U+000A"),
+    ("a\x7f", True, False, "U+007F"),
+    ("a\x85", False, False, "U+0085"),
+    ("\ufffe", False, False, "U+FFFE"),
+    ("a/\U0010ffff", False, False, "U+10FFFF"),
+    ("\ufdd0", False, False, "U+FDD0"),
+    ("a\udcff", False, False, "U+DCFF"),
+    ("a\u2028\u3000\ufffd", False, False, None),
     ("a/+/b", False, False, "wildcard"),
     ("a#", False, False, "wildcard"),
     ("$aws/rules/r/" + DEEP, True, False, None),
@@ -56,6 +64,8 @@ def test_topics_to_publish_to(topic: str, aws: bool, retain: bool, word: str | N
     ("++", False, "+ beside other text"),
     ("", False, "empty"),
     ("a\0", False, "NUL"),
+    ("a\r/#", False, "U+000D"),
+    ("\ud800/+", False, "U+D800"),
     (DEEP + "/#", True, "8 slashes"),
     (DEEP + "/#", False, None),
     (LONG + "/#", True, "258 bytes"),
@@ -77,6 +87,11 @@ def test_filters_to_subscribe_to(filter: str, aws: bool, word: str | None) -> No
     ("a" * 129, False, "129 bytes"),
     ("", False, "at least one character"),
     ("a\0", False, "NUL"),
+    ("a\x1b", False, "U+001B"),
+    ("a\udc80", False, "U+DC80"),
+    ("line#4", False, "wildcard"),
+    ("+", False, "wildcard"),
+    ("plant/4", False, None),
 ])
 def test_thing_names_are_client_ids_too(name: str, aws: bool, word: str | None) -> None:
     assert_says(thing_problem(name, aws), word)
@@ -94,6 +109,7 @@ def test_thing_names_are_client_ids_too(name: str, aws: bool, word: str | None) 
     ("a+", False, "one level"),
     ("#", False, "one level"),
     ("", False, "one level"),
+    ("a\n", False, "U+000A"),
 ])
 def test_shadow_names(name: str, aws: bool, word: str | None) -> None:
     assert_says(shadow_problem(name, aws), word)

@@ -37,7 +37,7 @@ def problems(yaml: str) -> list[str]:
     ("temperature: 80C", Check("temperature", "temperature", 80.0)),
     ("throttled: false", Check("throttled", "throttled", False)),
     ("gateway: true", Check("gateway", "gateway", True, timeout_s=10.0)),
-    ("process: x, name: it, every: 1s, timeout: 2s", Check("it", "process", "x", None, 1.0, 2.0)),
+    ("process: x, name: it, every: 1s, timeout: 1d", Check("it", "process", "x", None, 1.0, 86400.0)),
 ])
 def test_a_check(yaml: str, check: Check) -> None:
     assert shadow(f"{{checks: [{{{yaml}}}]}}").checks == (check,)
@@ -56,6 +56,9 @@ def test_a_check(yaml: str, check: Check) -> None:
     ("{file: /a, max_age: 3}", ".checks[0].max_age: expected a duration with its unit"),
     ("{process: /bin/a}", ".checks[0].process: expected a name without its path"),
     ("{tcp: localhost}", ".checks[0].tcp: expected HOST:PORT"), ("{tcp: 'a:0'}", ".checks[0].tcp: expected HOST:PORT"),
+    ("{tcp: 'db..example.com:80'}", ".checks[0].tcp: 'db..example.com' is no name of a host"),
+    ("{tcp: '[:80'}", ".checks[0].tcp: '[' is no name of a host"),
+    ("{process: a, timeout: 25d}", ".checks[0].timeout: expected a timeout of at most 1d, found text '25d'"),
     ("{tcp: 'a:70000'}", ".checks[0].tcp: expected"), ("{tcp: 80}", ".checks[0].tcp: expected text"),
     ("{command: ls}", ".checks[0].command: expected a list"), ("{command: []}", ".checks[0].command: is empty"),
     ("{command: [ls, 1]}", ".checks[0].command[1]: expected text, found 1"),
@@ -91,6 +94,7 @@ def test_an_action(yaml: str, action: Action) -> None:
 
 @pytest.mark.parametrize("yaml, problem", [
     ("{}", "key: expected either run"), ("{run: [a], set: log.level}", "key: expected either run"),
+    ("{run: [a], timeout: 2d}", "key.timeout: expected a timeout of at most 1d"),
     ("{timeout: 3s}", "key: expected either run"), ("{set: log.level, timeout: 3s}", "key: timeout is for run"),
     ("{run: a}", "key.run: expected a list"), ("{run: [a, '{valu}']}", "key.run[1]: unknown placeholder {valu}"),
     ("{run: [a, '{']}", "key.run[1]: "), ("{set: mqtt.host}", "key.set: is no setting that can be opened"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 from iotd.host import log
+from iotd.host.tasks import Tasks
 from iotd.shadows.findings import CheckResult, Outcome
 from iotd.shadows.section import Check, Shadow
 from iotd.shadows.watch import Watch
@@ -23,16 +26,16 @@ def entries() -> io.StringIO:
     return stream
 
 
-def events(entries: io.StringIO) -> list[tuple[str, str, str]]:
+def events(entries: io.StringIO) -> list[tuple[str, str | None, str]]:
     """Return the event, the shadow and the check of each entry since the last call."""
     lines = [json.loads(line) for line in entries.getvalue().splitlines()]
     entries.truncate(0)
     entries.seek(0)
-    return [(line["event"], line["shadow"], line["check"]) for line in lines]
+    return [(line["event"], line.get("shadow"), line["check"]) for line in lines]
 
 
 def watching(*shadows: Shadow) -> Watch:
-    watch = Watch(lambda key, work: True, lambda event: None)
+    watch = Watch(lambda key, work, failed: True, lambda event: None)
     watch.apply(shadows, 0.0)
     return watch
 
@@ -81,3 +84,23 @@ def test_the_end_of_a_check_that_is_configured_no_more_says_nothing(entries: io.
     watch = watching(Shadow("a", checks=(PUMP,)))
     assert watch.checked(result(WEB, "bad"), 0.0) == []
     assert watch.problems() == [] and watch.status() == [] and events(entries) == []
+
+
+@pytest.mark.parametrize("check", [
+    Check("odd", "process", 5), Check("odd", "tcp", ("localhost",)), Check("odd", "command", (5,)),
+], ids=["quick", "tcp", "command"])  # values that the file cannot have stand for a bug
+def test_a_bug_in_a_check_is_this_checks_unknown_and_is_told_once(entries: io.StringIO, check: Check) -> None:
+    found: SimpleQueue[Any] = SimpleQueue()
+    tasks = Tasks(found.put)
+    watch = Watch(tasks.start, found.put)
+    watch.apply((Shadow("a", checks=(check,)),), 0.0)
+    for now in (0.0, 30.0):
+        watch.keep(now)
+        result = found.get(timeout=5)
+        assert (result.check, result.outcome) == (check, "unknown") and result.reason.startswith("a bug in iotd: ")
+        assert watch.checked(result, now) == []
+        tasks.close(5.0)
+    logged = entries.getvalue()
+    assert "Traceback (most recent call last)" in logged
+    assert events(entries) == [("check.fault", None, "odd"), ("check.unknown", "a", "odd")]
+    assert watch.problems() == []

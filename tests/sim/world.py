@@ -11,7 +11,9 @@ import io
 import itertools
 import json
 import math
+import os
 import random
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
@@ -214,9 +216,19 @@ class SimulatedTasks:
         self._simulation = simulation
         self._post = post
 
-    def start(self, key: Hashable, work: Callable[[int], Any]) -> bool:
+    def start(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> bool:
         """Do the work."""
-        self._simulation.schedule.after(LATENCY_S, lambda: self._post(work(-1)))
+        def do() -> None:
+            never = os.eventfd(0)  # type: ignore[attr-defined]
+            try:
+                event = work(never)
+            except Exception:
+                event = failed(traceback.format_exc())
+            finally:
+                os.close(never)
+            self._post(event)
+
+        self._simulation.schedule.after(LATENCY_S, do)
         return True
 
     def close(self, limit_s: float) -> None:
@@ -344,7 +356,7 @@ class Simulation:
 
     def entries(self, event: str) -> list[dict[str, Any]]:
         """Return what was logged under this event."""
-        return [entry for entry in map(json.loads, self.log.getvalue().splitlines()) if entry["event"] == event]
+        return [entry for entry in map(json.loads, self.log.getvalue().split("\n")[:-1]) if entry["event"] == event]
 
     def _load(self) -> Checked:
         return Checked(parse(self.configuration, "iotd.yaml", self._identity).settings, ())

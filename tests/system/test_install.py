@@ -95,6 +95,8 @@ def test_a_removal_stops_it_and_keeps_what_was_configured(
     assert machine.run("pgrep", "-f", "iotd").out == "" and machine.run("iotd", "--version").status == 127
     machine.check("test", "-e", "/etc/iotd.yaml")
     machine.check("test", "-e", "/etc/iotd/certs/private.pem.key")
+    machine.check("test", "-e", "/var/lib/iotd")
+    machine.check("test", "!", "-e", "/run/iotd")
 
 
 @pytest.mark.usefixtures("newer")
