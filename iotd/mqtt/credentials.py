@@ -225,13 +225,8 @@ def _ends_of(path: str) -> list[float]:
 def _validities_of(path: str) -> list[tuple[float, float]]:
     """Return when each certificate in a PEM file begins and ends, epoch seconds; nothing where that cannot be told."""
     try:
-<<<<<<< HEAD
-        blocks = re.findall(_CERTIFICATE, Path(path).read_bytes().decode("ascii", "replace"))
-        return [_validity_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
-=======
         blocks = re.findall(_CERTIFICATE, _content(path).decode("ascii", "replace"))
-        return [_end_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
->>>>>>> main
+        return [_validity_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
     except (OSError, LookupError, ValueError):
         return []
 
