@@ -31,13 +31,15 @@ class Down(NamedTuple):
     """The line is down, or never came up.
 
     `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
-    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received.
+    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received. `layer` is that of `iotd doctor`,
+    where the cause alone does not tell it.
     """
 
     line: int
     cause: str
     reason: str
     was_up: bool
+    layer: str = ""
 
 
 class Acknowledged(NamedTuple):

@@ -86,6 +86,7 @@ class FakeKernel:
         self.eager: bool | None = None
         self.went_past = (0, 0)
         self.status_changes = 0
+        self.told: dict[str, Json] = {}
         self.reboots: list[tuple[str, Callable[[], None]]] = []
         self.looks: list[Looks] = []
         self._ids = 0
@@ -136,6 +137,10 @@ class FakeKernel:
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what is `found`, None for what is not."""
         return {name: self.found.get(name) for name in names}
+
+    def status(self) -> dict[str, Json]:
+        """Return what it is `told`."""
+        return self.told
 
     def status_changed(self) -> None:
         """Count it."""

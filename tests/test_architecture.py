@@ -22,7 +22,7 @@ HELPER_IMPORTS = {"iotd.helper.recover", "iotd.host", "iotd.host.log", "iotd.voc
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
          "sqlite3", "ssl", "subprocess", "threading", "time", "uuid"}
-VALUES = {"iotd.shadows.findings", "iotd.wifi.reading"}  # for rules and adapters alike
+VALUES = {"iotd.doctor.facts", "iotd.shadows.findings", "iotd.wifi.reading"}  # for rules and adapters alike
 ALLOWED = {  # what the world is touched with, and where alone
     "paho": {"iotd.mqtt.client"},
     "pythonjsonlogger": {"iotd.host.log"},

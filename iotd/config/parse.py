@@ -16,7 +16,8 @@ from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
 from iotd.mqtt import topics
-from iotd.wings import WINGS, Wing, module
+from iotd.wings import WINGS, Wing
+from iotd.wings import sections as sections_of
 
 
 class Loaded(NamedTuple):
@@ -65,7 +66,7 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
     """
     yield from base.SECTIONS.items()
     for wing in loaded_wings(settings):
-        yield from module(wing, "section").SECTIONS.items()
+        yield from sections_of(wing).items()
 
 
 def _read(root: Cursor) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _read(root: Cursor) -> dict[str, Any]:
 
 
 def _read_section(wing: Wing | None, key: str, at: Cursor) -> Any:
-    section: Section = base.SECTIONS[key] if wing is None else module(wing, "section").SECTIONS[key]
+    section: Section = base.SECTIONS[key] if wing is None else sections_of(wing)[key]
     return section.read(at)
 
 
@@ -85,7 +86,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     written = {key: value for key, value in values.items() if key not in known and value != ()}
     settings = Settings(**known, sections=written)
     for wing in loaded_wings(settings):
-        defaults = {key: section.default for key, section in module(wing, "section").SECTIONS.items()}
+        defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
     names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
     names["thing"] = template.compile_tree(settings.thing)(names)

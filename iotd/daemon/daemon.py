@@ -152,6 +152,21 @@ class Daemon:
         """Return what these placeholders stand for now."""
         return self._placeholders.values(names)
 
+    def status(self) -> dict[str, Json]:
+        """Return what `iotd status` shows."""
+        now, mqtt, up_since = self.world.monotonic(), self.settings.mqtt, self._line.up_since
+        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
+        status: dict[str, Json] = {
+            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
+            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
+            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
+            "down": None if self._line.up else self._down(now), "contested": self._line.suspicion.contested,
+            "healthy": not problems, "problems": problems,
+        }
+        for part in self._parts:
+            status.update(part.status())
+        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
         self._beat_from = self._beat_at = min(self._beat_at, self.world.monotonic() + SETTLED_S)
@@ -275,7 +290,7 @@ class Daemon:
         systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
                        f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
         try:
-            self.world.files.write_json(self._status_file, self._status(now), mode=0o644)
+            self.world.files.write_json(self._status_file, self.status(), mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
@@ -283,19 +298,15 @@ class Daemon:
                             path=str(self._status_file), reason=str(error))
             self._status_failed = True
 
-    def _status(self, now: float) -> dict[str, Json]:
-        """Return what `iotd status` shows."""
-        mqtt, up_since = self.settings.mqtt, self._line.up_since
-        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
-        status: dict[str, Json] = {
-            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
-            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
-            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
-            "healthy": not problems, "problems": problems,
-        }
-        for part in self._parts:
-            status.update(part.status())
-        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+    def _down(self, now: float) -> dict[str, Json]:
+        """Return why there is no line, since when (epoch seconds, None while nobody has set the clock), and when it is
+        dialled next.
+        """
+        line, wall = self._line, self.world.known_wall()
+        outage = self.outages.until(now, line.down_reason)
+        return {"for_s": outage.for_s, "since": None if wall is None else round(wall - outage.for_s),
+                "cause": line.down_cause, "reason": line.down_reason, "layer": outage.layer,
+                "retry_in_s": line.retry_in_s(now)}
 
     def close(self, exit_status: int) -> int:
         """End every part in order, each in its own try, so that none keeps the next from ending."""

@@ -32,6 +32,11 @@ class Suspicion(NamedTuple):
     resting: Mapping[str, float] = {}
     careful: bool = False
 
+    @property
+    def contested(self) -> bool:
+        """Whether the broker ends every new line over nothing, as where a second client has the same id."""
+        return self.quiet >= QUIET_FALLS
+
 
 def fell(suspicion: Suspicion, unanswered: Sequence[str], now: float) -> tuple[Suspicion, list[Entry]]:
     """The broker has ended the line while these actions were unanswered."""

@@ -43,7 +43,7 @@ class Line:
         now = world.monotonic()
         self.number = 0
         self.up_since: float | None = None
-        self.down_reason = "not dialled yet"
+        self.down_reason, self.down_cause = "not dialled yet", ""
         self.suspicion = denial.Suspicion()
         self._world = world
         self._session = session
@@ -91,6 +91,11 @@ class Line:
             if self._calm_at > self._kept_at:
                 due_at = min(due_at, self._calm_at)
         return due_at
+
+    def retry_in_s(self, now: float) -> float | None:
+        """Return when it is dialled next, None while it is up, being dialled, or given up."""
+        dial_at = self._attempts.dial_at
+        return None if dial_at == math.inf else round(max(0.0, dial_at - now), 1)
 
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
@@ -215,6 +220,9 @@ class Line:
         cause = event.cause
         if cause == "clock" and self._world.wall_is_set():
             cause = "certificate"
+        self.down_cause = cause
+        if cause != "asked":
+            self._outages.failed(cause, event.layer)
         self._attempts = reconnect.lost(self._attempts, self._settings.mqtt.backoff, cause, now, self._world.chance())
         if self.leaving:
             self._finish_goodbye(now)
@@ -224,6 +232,8 @@ class Line:
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
         found = [] if self.up else [f"not connected: {self.down_reason}"]
+        if self.suspicion.contested:
+            found.append("another client has the same client id: each ends the line of the other")
         found += [f"subscription to {name} refused" for name in self.subscriptions.refused]
         return found + [f"{action} denied" for action in self.suspicion.resting]
 
@@ -313,8 +323,7 @@ class Line:
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
-        dial_at = self._attempts.dial_at
-        retry_in_s = None if dial_at == math.inf else round(dial_at - now, 1)
+        retry_in_s = self.retry_in_s(now)
         if event.was_up:
             level = logging.INFO if cause == "asked" else logging.WARNING
             log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {

@@ -54,6 +54,9 @@ class Kernel(Protocol):
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now, None for one that nobody knows."""
 
+    def status(self) -> dict[str, Json]:
+        """Return what `iotd status` shows."""
+
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
 

@@ -69,11 +69,11 @@ class Gateway(NamedTuple):
 
 
 class Dns(NamedTuple):
-    """What the name of the broker has become, by the name servers of the host."""
+    """What the name of the broker has become, by the name servers of the host (None: not known which)."""
 
     host: str
     addresses: tuple[str, ...]
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] | None
     reason: str = ""
 
 

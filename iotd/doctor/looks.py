@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from iotd.config.settings import Settings
 from iotd.doctor.facts import (
-    Address, Association, Backlog, Certificates, Clock, Configuration, Daemon, Disk, Dns, Facts, Gateway, Host,
-    Interface, Mqtt, Policy, Tcp, Tls,
+    Address, Association, Certificates, Clock, Configuration, Daemon, Disk, Dns, Facts, Gateway, Host, Interface, Mqtt,
+    Tcp, Tls,
 )
+from iotd.doctor.known import known
 from iotd.host import clock, command, facts
 from iotd.host.tasks import Tasks
 from iotd.mqtt import credentials
@@ -71,8 +72,8 @@ def gather(subject: Subject, limit_s: float = LIMIT_S) -> Facts:
     with suppress(Empty):
         for _ in looks:
             ended.get(timeout=max(0.0, deadline - time.monotonic()))
-    known = {name: value for name, value in list(seen.items()) if name in Facts._fields}
-    return Facts(**known, **_from_status(subject, known))
+    found = {name: value for name, value in list(seen.items()) if name in Facts._fields}
+    return Facts(**found, **_from_status(subject, found))
 
 
 def _see(name: str, look: Callable[[], Any], seen: dict[str, Any], stop: int) -> str:
@@ -222,22 +223,12 @@ def _connect(stream: Any, settings: Settings, wait: Callable[..., bool], end: fl
     return Mqtt(True, "", "", "this look")
 
 
-def _from_status(subject: Subject, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what only the running daemon knows."""
-    status = subject.status
-    if status is None:
+def _from_status(subject: Subject, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what only the running daemon knows; what was seen just now counts more."""
+    if subject.status is None:
         return {}
-    problems = [str(problem) for problem in status.get("problems", [])]
-    down = next((problem for problem in problems if problem.startswith("not connected: ")), "")
-    denied = tuple(problem for problem in problems if problem.endswith((" denied", " refused")))
-    found: dict[str, Any] = {"policy": Policy(denied)}
-    dropped = status.get("dropped")
-    found["backlog"] = Backlog(int(status.get("waiting", 0)), int(status.get("waiting_bytes", 0)),
-                               sum(dropped.values()) if isinstance(dropped, dict) else 0)
-    if "mqtt" not in known:
-        found["mqtt"] = Mqtt(bool(status.get("connected")), str(status.get("cause", "")),
-                             down.removeprefix("not connected: "), "the daemon", bool(status.get("contested")))
-    return found
+    told = known(subject.status)
+    return {layer: told[layer] for layer in ("policy", "backlog", "mqtt") if layer not in seen}
 
 
 def _disk(subject: Subject) -> Disk:

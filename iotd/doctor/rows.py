@@ -84,7 +84,8 @@ def _certificates(facts: Facts) -> Judgement:
         return _unseen("the connection is without certificates, or they may not be read")
     if seen.problems:
         key, text = next(iter(seen.problems.items()))
-        return FAILED, f"mqtt.tls.{key}: {text}", "put a certificate and its key, a pair, under the names of mqtt.tls"
+        return FAILED, f"mqtt.tls.{key}: {text}" if key else text, \
+            "put a certificate and its key, a pair, under the names of mqtt.tls"
     now, clock_is_right = (facts.clock.wall, facts.clock.wall >= facts.clock.built_at) if facts.clock else (0.0, False)
     for end, what in ((seen.ends_at, "the certificate"), (seen.authority_ends_at, "the authority's certificate")):
         if end is not None and clock_is_right and end < now:
@@ -186,10 +187,11 @@ def _dns(facts: Facts) -> Judgement:
         return _unseen("no name to look up")
     if seen.addresses:
         return OK, f"{seen.host} is {', '.join(seen.addresses[:3])}", ""
-    if not seen.servers:
+    if seen.servers == ():
         return FAILED, "no name server is configured", "nmcli device show | grep DNS; cat /etc/resolv.conf"
     return FAILED, f"{seen.host}: {seen.reason}", \
-        f"does a name server answer? resolvectl query {seen.host}; configured: {', '.join(seen.servers[:3])}"
+        f"does a name server answer? getent hosts {seen.host}; configured in /etc/resolv.conf" + (
+            f": {', '.join(seen.servers[:3])}" if seen.servers else "")
 
 
 def _tcp(facts: Facts) -> Judgement:
@@ -199,7 +201,7 @@ def _tcp(facts: Facts) -> Judgement:
     if seen.connected:
         return OK, f"{seen.connected} port {seen.port} answers", ""
     address, why = next(iter(seen.failures.items()), ("", "no address"))
-    return FAILED, f"{address} port {seen.port}: {why}", \
+    return FAILED, f"{address} port {seen.port}: {why}" if address else why, \
         f"is port {seen.port} open on the way out? on AWS mqtt.port: 443 passes more firewalls"
 
 
@@ -229,6 +231,8 @@ def _mqtt(facts: Facts) -> Judgement:
     if seen.cause == "refused":
         return FAILED, seen.reason, "is the certificate, or the user, registered and active at the broker, and its " \
             "policy one that allows to connect under this client id?"
+    if not seen.cause:
+        return _unseen("the daemon dials for the first time")
     return FAILED, seen.reason or "not connected", "the reason is in: journalctl -u iotd -g session"
 
 

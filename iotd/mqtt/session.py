@@ -131,7 +131,8 @@ class Session:
         try:
             context = dial.context()
         except (OSError, ValueError) as error:
-            return Down(dial.line, "certificate", f"the certificates cannot be used: {error}", False)
+            return Down(dial.line, "certificate", f"the certificates cannot be used: {error}", False,
+                        "certificates")
 
         def wait(what: HasFileno, events: int, deadline: float) -> bool:
             return self._wait(dial.line, what, events, deadline)

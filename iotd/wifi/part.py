@@ -83,8 +83,8 @@ class WifiRecovery(Part):
             return
         before = (self.wrong, self.essid)
         self._reading = reading
-        self._state, effects = recovery.judge(settings, self._state, reading,
-                                              self._circumstances(settings, reading), now)
+        circumstances = self._circumstances(settings, reading)
+        self._state, effects = recovery.judge(settings, self._state, reading, circumstances, now)
         for effect in effects:
             if isinstance(effect, recovery.Keep):
                 if not self._kept(effect.budget):
@@ -95,6 +95,8 @@ class WifiRecovery(Part):
                 if isinstance(effect, recovery.Restored) and self._kernel.connected:
                     self._kernel.outages.mended()
                 _tell(effect)
+        if self.wrong and reading.outcome != "unknown" and not circumstances.other_default_route:
+            self._kernel.outages.explained("interface" if reading.outcome == "absent" else "association")
         if (self.wrong, self.essid) != before:
             self._kernel.status_changed()
 

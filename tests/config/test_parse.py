@@ -22,7 +22,8 @@ from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
 from iotd.shadows.section import Action, Check, Shadow
 from iotd.wifi.section import RebootBudget, Wifi
-from iotd.wings import WINGS, module
+from iotd.wings import WINGS
+from iotd.wings import sections as sections_of_wing
 
 IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef")
 AWS = "a1b2-ats.iot.ap-northeast-1.amazonaws.com"
@@ -131,7 +132,7 @@ ARTICLE = {
 def top_level() -> dict[str, Section]:
     """Return every key that can stand at the top of the file, with its section."""
     return {**base.SECTIONS, **{key: section for wing in WINGS
-                                for key, section in module(wing, "section").SECTIONS.items()}}
+                                for key, section in sections_of_wing(wing).items()}}
 
 
 def defaults_of(kind: type[Any]) -> dict[str, Any]:
