@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from iotd.cli import told
 from iotd.cli.load import load, places
+from iotd.cli.told import printable
 from iotd.config.settings import Settings
 from iotd.doctor import looks, rows
 from iotd.doctor.facts import Association, Configuration, Finding, Gateway
 from iotd.errors import EXIT_CONFIG, ConfigError
-from iotd.host.clock import uptime_s
 from iotd.host.facts import HOST
-from iotd.host.files import Files
 from iotd.vocabulary import Json
 
 EXIT_FAILED = 1
-STALE_S = 60.0
 _MARKS = {rows.OK: "ok      ", rows.WARNING: "warning ", rows.FAILED: "failed  ", rows.NOT_SEEN: "not seen"}
 
 
@@ -38,18 +37,13 @@ def run(options: Any) -> int:
 
 
 def _lines(findings: list[Finding]) -> list[str]:
-    lines = [_printable(rows.verdict(findings)), ""]
+    lines = [printable(rows.verdict(findings)), ""]
     for finding in findings:
         follows = f" (follows from {finding.consequence_of})" if finding.consequence_of else ""
-        lines.append(f"{_MARKS[finding.level]} {finding.layer:13} {_printable(finding.finding)}{follows}")
+        lines.append(f"{_MARKS[finding.level]} {finding.layer:13} {printable(finding.finding)}{follows}")
         if finding.fix and finding.level != rows.OK and not finding.consequence_of:
-            lines.append(f"{'':22}  → {_printable(finding.fix)}")
+            lines.append(f"{'':22}  → {printable(finding.fix)}")
     return lines
-
-
-def _printable(text: str) -> str:
-    """Return what a broker, a resolver or a file said as text that starts no line and commands no terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)[:400]
 
 
 def _configuration(file: str) -> tuple[Configuration, Settings | None]:
@@ -62,12 +56,8 @@ def _configuration(file: str) -> tuple[Configuration, Settings | None]:
 
 def _status() -> tuple[dict[str, Json] | None, float | None]:
     """Return what the running daemon says, and how old that is; None where none runs."""
-    status = Files().read_json(places().runtime / "status.json")
-    if not isinstance(status, dict):
-        return None, None
-    written_s = status.get("written_s")
-    age_s = round(uptime_s() - written_s, 1) if isinstance(written_s, (int, float)) else None
-    return (status, age_s) if age_s is not None and 0 <= age_s <= 10 * STALE_S else (None, None)
+    found = told.read(places().runtime)
+    return (found.status, found.age_s) if found is not None and found.lives else (None, None)
 
 
 def _association(settings: Settings | None) -> Any:

@@ -118,8 +118,10 @@ class WifiRecovery(Part):
     def sentences(self) -> list[str]:
         """Return the last look in words."""
         reading = self._reading
-        return [] if reading is None else [
-            f"{reading.interface}: {reading.outcome}, ESSID {self.essid}, {reading.rssi_dbm} dBm"]
+        if reading is None:
+            return []
+        told = f"ESSID {self.essid}, {reading.rssi_dbm} dBm" if reading.outcome == "associated" else reading.reason
+        return [f"{reading.interface}: {reading.outcome}, {told}"]
 
     def close(self, now: float) -> None:
         """End the thread after the look that it is making."""
