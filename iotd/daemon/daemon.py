@@ -241,8 +241,8 @@ class Daemon:
             log.warning("config.warning", warning)
 
     def _start_log(self) -> None:
-        log.start(self.settings.log.level, self.settings.log.format, self.world.under_journald,
-                  self.world.log_to)
+        form = "text" if self.world.on_terminal else self.settings.log.format
+        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to)
 
     # What happens beside the line
 

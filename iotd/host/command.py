@@ -6,12 +6,13 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import IO, Literal, NamedTuple
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
 POLL_S = 86400.0  # poll(2) takes no more than 24 days at once
+MAX_LINE_BYTES = 1 << 20  # of `lines`; the rest of a longer one is the next
 KILL_S = 2.0  # for a killed process to go; one that waits inside the kernel may not
 REASON_CHARACTERS = 120
 
@@ -57,6 +58,24 @@ def run(arguments: Sequence[str], timeout_s: float, stop: int | None = None) -> 
         os.close(handle)
         process.stdout.close()
     return Ended(how, status, output, _reason(how, status, output, timeout_s))
+
+
+def lines(arguments: Sequence[str]) -> Generator[bytes, None, None]:
+    """Yield each line that a command writes, as it comes; its errors go where ours go. It ends with the generator.
+
+    Raises OSError where it cannot be run, or ends with an error. For commands of iotd's own that print for a person.
+    """
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        while line := process.stdout.readline(MAX_LINE_BYTES):
+            yield line
+        if status := process.wait():
+            raise OSError(0, f"exit status {status}")
+    finally:
+        process.stdout.close()
+        process.terminate()
+        process.wait()
 
 
 def last_line(output: str) -> str:

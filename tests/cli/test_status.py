@@ -16,9 +16,10 @@ WELL: dict[str, Any] = {
     "version": "1", "pid": os.getpid(), "thing": "pi-7", "host": "broker", "port": 8883, "connected": True,
     "for_s": 3700, "down": None, "contested": False, "healthy": True, "problems": [], "verdict": None,
     "sentences": ["waiting for the broker: 0 messages"]}
-DOWN: dict[str, Any] = {**WELL, "connected": False, "for_s": None, "healthy": False, "problems": ["not connected: no route"], "down": {
-    "for_s": 400.2, "since": 1_790_000_000, "cause": "tcp", "reason": "no route", "layer": "gateway",
-    "retry_in_s": 30.0}}
+DOWN: dict[str, Any] = {
+    **WELL, "connected": False, "for_s": None, "healthy": False, "problems": ["not connected: no route"],
+    "down": {"for_s": 400.2, "since": 1_790_000_000, "cause": "tcp", "reason": "no route", "layer": "gateway",
+             "retry_in_s": 30.0}}
 
 
 @pytest.fixture
