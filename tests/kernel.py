@@ -142,6 +142,10 @@ class FakeKernel:
         """Return what it is `told`."""
         return self.told
 
+    def about(self) -> dict[str, Json]:
+        """Return nothing."""
+        return {}
+
     def status_changed(self) -> None:
         """Count it."""
         self.status_changes += 1

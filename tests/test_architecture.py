@@ -31,7 +31,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.mqtt.session", "iotd.mqtt.stream"},
-    "yaml": {"iotd.config.document"},
+    "yaml": {"iotd.config.difference", "iotd.config.document"},
 }
 
 

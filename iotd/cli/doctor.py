@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from iotd.cli import told
-from iotd.cli.load import load, places
+from iotd.cli.load import last_accepted, load, places
 from iotd.cli.told import printable
 from iotd.config.settings import Settings
 from iotd.doctor import looks, rows
@@ -50,7 +50,8 @@ def _configuration(file: str) -> tuple[Configuration, Settings | None]:
     try:
         checked = load(file, True)
     except ConfigError as error:
-        return Configuration(file, tuple(error.lines())), None
+        last = last_accepted(file, places().state)  # what the daemon runs on
+        return Configuration(file, tuple(error.lines())), last.settings if last else None
     return Configuration(file, (), checked.warnings), checked.settings
 
 

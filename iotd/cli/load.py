@@ -9,8 +9,10 @@ from pathlib import Path
 from iotd.config import parse
 from iotd.config.document import MAX_BYTES
 from iotd.config.settings import Checked
+from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
+from iotd.host.files import Files
 from iotd.host.identity import identity
 from iotd.mqtt import credentials
 
@@ -32,14 +34,38 @@ def load(file: str, running: bool) -> Checked:
     parsed = parse.parse(text, file, identity())
     tls = parsed.settings.mqtt.tls
     if tls is None:
-        return Checked(parsed.settings, ())
+        return Checked(parsed.settings, (), text)
     problems = credentials.unusable(tls, parsed.settings.mqtt.port)
     expired = credentials.expired(tls, time.time())
     if problems or (expired and not running):
         raise ConfigError(file, [Problem(parsed.line(f"mqtt.tls.{key}"), f"mqtt.tls.{key}", text)
                                  for found in (problems, expired) for key, text in found.items()])
     hidden = [] if running else credentials.hidden(tls)  # a unit of one's own may show what ours hides
-    return Checked(parsed.settings, (*credentials.warnings(tls), *hidden, *expired.values()))
+    return Checked(parsed.settings, (*credentials.warnings(tls), *hidden, *expired.values()), text)
+
+
+def load_or_last(file: str, state: Path) -> Checked:
+    """Return what the file says, or what the last one said that was accepted, for a device that nobody can visit.
+
+    Raises ConfigError with the problems of the file where there is no other that can be used. Certificates keep nobody
+    from it: they are read at every dialling, and may come.
+    """
+    try:
+        return load(file, True)
+    except ConfigError as error:
+        last = last_accepted(file, state)
+        if last is None:
+            raise
+        return last._replace(refused=tuple(error.lines()))
+
+
+def last_accepted(file: str, state: Path) -> Checked | None:
+    """Return the last configuration that was accepted, None where there is none that can be used or read."""
+    try:
+        text = Files().read_text(state / ACCEPTED)
+        return Checked(parse.parse(text, file, identity()).settings, (), text)
+    except (OSError, ValueError, ConfigError):
+        return None
 
 
 def places() -> Places:

@@ -36,7 +36,12 @@ class Settings(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Settings that can be used, and what is not right about them all the same."""
+    """Settings that can be used, and what is not right about them all the same; the text that says them.
+
+    `refused` are the problems of the file where these settings are those of an earlier one.
+    """
 
     settings: Settings
     warnings: tuple[str, ...]
+    text: str = ""
+    refused: tuple[str, ...] = ()

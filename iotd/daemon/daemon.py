@@ -19,12 +19,13 @@ from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import presence
+from iotd.daemon.configuration import Configuration
 from iotd.daemon.line import Line
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
 from iotd.daemon.placeholders import Placeholders
 from iotd.daemon.world import World
-from iotd.errors import EXIT_FAULT, ConfigError
+from iotd.errors import EXIT_FAULT
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
@@ -51,8 +52,7 @@ class Daemon:
         self._start_log()
         self.run_id = world.new_id()
         self.post = world.inbox.put
-        self._warnings: tuple[str, ...] = checked.warnings
-        self._load = load
+        self._configuration = Configuration(checked, load, world.files, world.places.state)
         self._session = world.session(self.post, world.inbox.size)
         self.outages = Outages(world.places.state, world.files, world.boot_id, world.uptime, now)
         self._placeholders = Placeholders(world, self.run_id)
@@ -88,7 +88,7 @@ class Daemon:
         self._take(self.written, now)
         log.info("daemon.started", f"iotd {__version__} runs as {self.settings.thing}", version=__version__,
                  thing=self.settings.thing, run=self.run_id, waiting=sum(part.waiting() for part in self._parts))
-        self._warn()
+        self._configuration.started()
         self.world.systemd.ready()
 
     def turn(self) -> None:
@@ -155,17 +155,27 @@ class Daemon:
     def status(self) -> dict[str, Json]:
         """Return what `iotd status` shows."""
         now, mqtt, up_since = self.world.monotonic(), self.settings.mqtt, self._line.up_since
-        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
+        problems = [*filter(None, [self._configuration.problem()]), *self._line.problems(),
+                    *(problem for part in self._parts for problem in part.problems())]
         status: dict[str, Json] = {
             "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
             "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
             "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
             "down": None if self._line.up else self._down(now), "contested": self._line.suspicion.contested,
             "healthy": not problems, "problems": problems,
+            "configuration": {"problems": list(self._configuration.refused)},
         }
         for part in self._parts:
             status.update(part.status())
         return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+
+    def about(self) -> dict[str, Json]:
+        """Return what a shadow tells of iotd itself, null where there is nothing to tell: the problems of a
+        configuration that was refused, and the last outage.
+        """
+        refused, last = [problem[:200] for problem in self._configuration.refused[:3]], self.outages.last
+        return {"problems": refused or None,
+                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer}}
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
@@ -222,24 +232,6 @@ class Daemon:
         self._line.apply(self.settings, now)
         self._due_at = {part: part.next_due() for part in self._parts}
 
-    def _reload(self, now: float) -> None:
-        """Read and validate the configuration anew; only a good one takes the old one's place."""
-        try:
-            checked = self._load()
-        except ConfigError as error:
-            log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
-                      problems=error.lines())
-            return
-        self._warnings = checked.warnings
-        self._take(checked.settings, now)
-        log.info("daemon.reloaded", "the configuration was read anew")
-        self._warn()
-
-    def _warn(self) -> None:
-        """Say what is not right about the configuration, and is used all the same."""
-        for warning in self._warnings:
-            log.warning("config.warning", warning)
-
     def _start_log(self) -> None:
         form = "text" if self.world.on_terminal else self.settings.log.format
         log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to)
@@ -249,7 +241,8 @@ class Daemon:
     def _on_signalled(self, event: Signalled, now: float) -> None:
         name = signal.Signals(event.number).name
         if event.number == signal.SIGHUP:
-            self._reload(now)
+            self._configuration.reload(lambda settings: self._take(settings, now))
+            self._changed(now)
         elif self._stopping:
             self.exit_status = 0
         else:
@@ -286,9 +279,6 @@ class Daemon:
         self._stuck = stuck
         if not stuck:
             systemd.feed()
-        mqtt = self.settings.mqtt
-        systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
-                       f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
         try:
             self.world.files.write_json(self._status_file, self.status(), mode=0o644)
             self._status_failed = False
@@ -297,6 +287,10 @@ class Daemon:
                 log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
                             path=str(self._status_file), reason=str(error))
             self._status_failed = True
+        mqtt = self.settings.mqtt
+        line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
+                f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
+        systemd.status("; ".join(filter(None, (line, self._configuration.problem()))))
 
     def _down(self, now: float) -> dict[str, Json]:
         """Return why there is no line, since when (epoch seconds, None while nobody has set the clock), and when it is

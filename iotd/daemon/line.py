@@ -263,6 +263,7 @@ class Line:
         if self.number > 1 or outage.tried:
             told = {**outage._asdict(), "waiting": waiting}
             self._story["outage"] = told
+            self._outages.last = outage
             log.info("outage.over", "the line was down and is up again", **told)
 
     def _opening(self, plan: subscriptions.Plan) -> Iterable[tuple[list[str], Callable[[], None]]]:

@@ -74,11 +74,13 @@ class Legacy(NamedTuple):
 class Outages:
     """The outage that lasts, from the start of the run or the fall of the line until Connected is acknowledged.
 
-    `dropped` is how many messages this run has dropped so far. `uptime` gives the host's, in seconds.
+    `dropped` is how many messages this run has dropped so far, `last` the last outage that is over. `uptime` gives
+    the host's, in seconds.
     """
 
     def __init__(self, state: Path, files: Files, boot_id: str, uptime: Callable[[], float], now: float) -> None:
         self.dropped = 0
+        self.last: Outage | None = None
         self._file = state / "last_reboot.json"
         self._files = files
         self._boot_id = boot_id

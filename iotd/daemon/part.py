@@ -57,6 +57,9 @@ class Kernel(Protocol):
     def status(self) -> dict[str, Json]:
         """Return what `iotd status` shows."""
 
+    def about(self) -> dict[str, Json]:
+        """Return what a shadow tells of iotd itself."""
+
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
 

@@ -138,3 +138,14 @@ def test_what_a_status_says_is_judged_by_the_same_rows(told: dict[str, Any], lay
 ])
 def test_a_status_of_another_shape_is_seen_as_far_as_it_makes_sense(told: dict[str, Any]) -> None:
     rows.judge(Facts(**known(told)))
+
+
+def test_a_shadow_tells_of_the_last_outage_in_its_own_key() -> None:
+    simulation = lived(CONFIGURATION + WIFI + "shadows: [{name: a, on_delta: {x: {run: [/bin/true, '{value}']}}}]\n",
+                       60.0, ssid=None)
+    mend(simulation)
+    assert simulation.daemon is not None
+    told = simulation.daemon.about()
+    assert told["problems"] is None and told["outage"]["layer"] == "association"
+    own = simulation.broker.shadows.state("pi", "a")["reported"]["iotd"]
+    assert own["outage"] == told["outage"] and not own.get("problems")
