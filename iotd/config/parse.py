@@ -1,6 +1,6 @@
 """From the text of the configuration file to Settings: the walk over its sections, and every problem at once.
 
-Text in, values out: nothing here opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
+Text in, values out: nothing but `impossible` opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,6 +52,14 @@ def problems(settings: Settings) -> list[Problem]:
     """Return what is wrong between the values of settings that were changed after they were read."""
     found: list[Problem] = []
     _check(settings, lambda key, text: found.append(Problem(0, key, text)))
+    return found
+
+
+def impossible(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what can never work on this host; this looks at files."""
+    found: list[tuple[str, str]] = []
+    for _, section in sections(settings):
+        section.look(settings, lambda key, text: found.append((key, text)))
     return found
 
 

@@ -3,11 +3,14 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Generator, Sequence
 from typing import IO, Literal, NamedTuple
+
+from iotd.host.identity import user_name
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
@@ -58,6 +61,16 @@ def run(arguments: Sequence[str], timeout_s: float, stop: int | None = None) -> 
         os.close(handle)
         process.stdout.close()
     return Ended(how, status, output, _reason(how, status, output, timeout_s))
+
+
+def program_problem(program: str) -> str | None:
+    """Return why this user cannot run a program, None where it can; one with a placeholder is not known yet."""
+    if "{" in program or shutil.which(program, path=ENVIRONMENT["PATH"]):
+        return None
+    if os.path.isfile(program):
+        return f"{program} may not be executed by user {user_name()}; run: chmod a+x {program}"
+    where = "" if "/" in program else f" in {ENVIRONMENT['PATH']}"
+    return f"{program} does not exist{where}, or may not be seen by user {user_name()}; write the path of a program"
 
 
 def lines(arguments: Sequence[str]) -> Generator[bytes, None, None]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import grp
 import os
-import pwd
 import re
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from iotd.host.identity import name_of, user_name
 from iotd.mqtt.settings import Tls
 
 DAEMON_USER = "iotd"
@@ -192,7 +191,7 @@ def _permission_problem(path: str, directory: str) -> str:
 
     Only what is ours is mended: another owner of a home directory, or of /etc, would lock its own users out.
     """
-    user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
+    user, group = user_name(), name_of(grp.getgrgid, os.getegid())
     # A person who asks `iotd check` is not to take the file away from the daemon.
     other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
     shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
@@ -208,14 +207,6 @@ def _hidden(path: str) -> str | None:
     if not any(Path(path).is_relative_to(place) for place in HIDDEN):
         return None
     return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
-
-
-def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
-    """Return the name of a user or group, its number where it has none, as in a container."""
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
 
 
 def _ends_of(path: str) -> list[float]:
