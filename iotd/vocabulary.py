@@ -30,15 +30,17 @@ class Dialled(NamedTuple):
 class Down(NamedTuple):
     """The line is down, or never came up.
 
-    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
-    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received. `layer` is that of `iotd doctor`,
-    where the cause alone does not tell it.
+    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
+    unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
+    `traceback`. `was_up` tells whether CONNACK had been received. `layer` is that of `iotd doctor`, where the cause
+    alone does not tell it.
     """
 
     line: int
     cause: str
     reason: str
     was_up: bool
+    traceback: str = ""
     layer: str = ""
 
 
@@ -66,6 +68,14 @@ class Received(NamedTuple):
     retain: bool
 
 
+class PassedOver(NamedTuple):
+    """A PUBLISH from the broker whose payload of so many `bytes` was too large to take; it was acknowledged."""
+
+    line: int
+    topic: str
+    bytes: int
+
+
 class Signalled(NamedTuple):
     """A POSIX signal was caught."""
 
@@ -81,6 +91,12 @@ class ThreadFailed(NamedTuple):
 
 class Overridden(NamedTuple):
     """The cloud has given a setting another value: the settings in force are to be made up anew."""
+
+
+class Changed(NamedTuple):
+    """These values, which stand from one reading to the next, are not what they were."""
+
+    names: frozenset[str]
 
 
 class Entry(NamedTuple):

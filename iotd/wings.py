@@ -2,7 +2,8 @@
 even imported.
 
 A wing's module `section` has SECTIONS, how its keys of the YAML are read, where it has any; its module `part` has
-`build`, which makes the object that the main loop drives (`iotd.daemon.part`). Parts are driven in this order.
+`build`, which makes the object that the main loop drives (`iotd.daemon.part`). Parts are driven, and their keys read,
+in this order.
 """
 
 from importlib import import_module
@@ -22,6 +23,7 @@ class Wing(NamedTuple):
 
 
 WINGS = (
+    Wing("values", ("values",)),  # first: its names are placeholders to what follows
     Wing("outgoing", ("publish", "spool"), always=True),
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from iotd.config.settings import Presence, Settings
@@ -146,6 +147,14 @@ class FakeKernel:
         """Return nothing."""
         return {}
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Give what is `found`, at once."""
+        then(self.values(names))
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Refuse it: no part that asks is tested with this kernel."""
+        return "there is no such value"
+
     def status_changed(self) -> None:
         """Count it."""
         self.status_changes += 1
@@ -162,6 +171,18 @@ class FakeKernel:
     def _new_looks(self, post: Callable[[Any], None]) -> Looks:
         self.looks.append(Looks(post))
         return self.looks[-1]
+
+
+class WaitingKernel(FakeKernel):
+    """A kernel whose events a test can wait for: those that other threads post."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.events: SimpleQueue[Any] = SimpleQueue()
+
+    def post(self, event: Any) -> None:
+        """Take an event, on any thread."""
+        self.events.put(event)
 
 
 def settings(sections: Mapping[str, Any] | None = None, **mqtt: Any) -> Settings:

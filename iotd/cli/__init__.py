@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from iotd import __version__
-from iotd.errors import EXIT_CONFIG, ConfigError
+from iotd.cli import output
+from iotd.errors import EXIT_CONFIG, EXIT_FAULT, ConfigError
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 COMMANDS = {
@@ -29,14 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None and sys.getfilesystemencoding() != "utf-8":
         # Under ISO-8859-1 a path of the configuration would be another one than for the daemon, or none at all.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    output.prepare()
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
-        return int(import_module(f"iotd.cli.{options.command}").run(options))
+    except SystemExit as end:  # argparse has printed the help, the version, or what is wrong with the usage
+        return int(end.code or 0) if output.flushed() else EXIT_FAULT
+    except OSError as error:  # or could not
+        output.give_up(error)
+        return EXIT_FAULT
+    try:
+        status = int(import_module(f"iotd.cli.{options.command}").run(options))
     except ConfigError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
-        return EXIT_CONFIG
+        output.complain("\n".join(error.lines()))
+        status = EXIT_CONFIG
     except KeyboardInterrupt:
-        return 130
+        status = 130
+    output.flushed()
+    return status
 
 
 def _options(arguments: list[str]) -> Any:

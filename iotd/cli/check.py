@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 from typing import Any
 
+from iotd.cli import output
 from iotd.cli.load import load
 from iotd.cli.user import as_daemon
-from iotd.errors import EXIT_CONFIG, ConfigError
+from iotd.errors import EXIT_CONFIG, EXIT_FAULT, ConfigError
 
 
 def run(options: Any) -> int:
@@ -21,9 +21,8 @@ def _check(file: str, directory: str) -> int:
     try:
         checked = load(file, False, directory)
     except ConfigError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
+        output.complain("\n".join(error.lines()))
         return EXIT_CONFIG
     for warning in checked.warnings:
-        print(f"{file}: warning: {warning}", file=sys.stderr)
-    print(f"{file}: no problem found")
-    return 0
+        output.complain(f"{file}: warning: {warning}")
+    return 0 if output.say(f"{file}: no problem found") else EXIT_FAULT

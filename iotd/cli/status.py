@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from datetime import datetime
 from typing import Any
 
-from iotd.cli import told
+from iotd.cli import output, told
 from iotd.cli.load import places
 from iotd.cli.told import Told, lasting, object_of, printable
 
@@ -20,14 +20,15 @@ def run(options: Any) -> int:
     found = told.read(runtime)
     if found is None:
         path = runtime / "status.json"
-        why = "cannot be read" if path.exists() else "is not there"
-        print(f"iotd is not running: {path} {why}; start it with: systemctl start iotd", file=sys.stderr)
+        why = "cannot be read" if os.path.lexists(path) else "is not there"
+        output.complain(f"iotd is not running: {path} {why}; start it with: systemctl start iotd")
         return EXIT_NOT_RUNNING
     if options.json:
-        print(json.dumps({**found.status, "age_s": found.age_s, "stale": found.stale}, ensure_ascii=False))
+        body = {**found.status, "age_s": found.age_s, "stale": found.stale}
+        printed = output.say_json(json.dumps(body, ensure_ascii=False))
     else:
-        print("\n".join(_sentences(found)))
-    return EXIT_NOT_RUNNING if found.stale else 0 if found.status.get("healthy") is True else EXIT_UNHEALTHY
+        printed = output.say("\n".join(_sentences(found)))
+    return EXIT_NOT_RUNNING if found.stale else 0 if found.status.get("healthy") is True and printed else EXIT_UNHEALTHY
 
 
 def _sentences(found: Told) -> list[str]:

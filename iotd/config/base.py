@@ -6,13 +6,12 @@ import re
 from typing import Any
 
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import (
-    boolean, choice, duration, duration_or_zero, host_problem, qos, template_text, text, whole,
-)
+from iotd.config.readers import boolean, choice, duration, duration_or_zero, qos, template_text, text, whole
 from iotd.config.section import Note, Section, Setting, note_if
 from iotd.config.settings import Log, Presence, Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
+from iotd.mqtt.addresses import host_problem
 from iotd.mqtt.settings import Backoff, Mqtt, Tls
 from iotd.vocabulary import Json
 
@@ -50,9 +49,9 @@ def _host(at: Cursor) -> str:
     host = "" if at.is_empty() or at.scalar() == "" else text(at)
     if not host:
         raise Wrong(f"is empty; {_ENDPOINT}")
-    if re.search(r"[\s/@\[]|^[^:]*:[^:]*$", host):
+    if re.search(r"[\s/@]|^[^:]*:[^:]*$", host):
         raise Wrong(f"expected the name or address of the broker alone, found {quoted(host)}; "
-                    "leave out scheme, user, path and brackets, and write the port under mqtt.port")
+                    "leave out scheme, user and path, and write the port under mqtt.port")
     problem = host_problem(host)
     if problem:
         raise Wrong(problem)

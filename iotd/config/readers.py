@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iotd.config import template
@@ -48,6 +48,14 @@ def whole(low: int, high: int, others: Mapping[int, str] = {}) -> Reader[int]:
             raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}" + others.get(value, ""))
         return value
     return read
+
+
+def number(at: Cursor) -> float:
+    """Read a number, whole or not."""
+    value = at.scalar()
+    if type(value) is int or type(value) is float and math.isfinite(value):
+        return value
+    raise Wrong(f"expected a number such as 20 or 0.5, found {at.found()}")
 
 
 def choice(*names: str) -> Reader[str]:
@@ -119,31 +127,6 @@ def path(at: Cursor) -> str:
     return written
 
 
-def host_problem(host: str) -> str | None:
-    """Return why there can be no host of this name or address, None where there can.
-
-    A name has labels of 1 to 63 characters, at most 253 in all (RFC 1035 2.3.4), and may end with a dot.
-    """
-    if ":" in host:
-        address, _, zone = host.partition("%")
-        try:
-            socket.inet_pton(socket.AF_INET6, address)
-        except OSError:
-            return f"{quoted(host)} is no IPv6 address, and no name has a colon"
-        is_interface = re.fullmatch(r"[\w.-]{,15}", zone, re.ASCII)
-        return None if is_interface else f"{quoted(host)} has a zone that is no interface"
-    if not host.isprintable() or set(host) & set(" /@[]"):
-        return f"{quoted(host)} is no name of a host; expected one such as broker.example.com"
-    try:
-        name = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        return f"{quoted(host)} is no name of a host: {error}"
-    labels = name.removesuffix(".").split(".")
-    if not all(0 < len(label) <= 63 for label in labels) or len(name) > 254:
-        return f"{quoted(host)} is no name of a host; between its dots stand 1 to 63 characters, at most 253 in all"
-    return None
-
-
 def listed(reader: Reader[Any], example: str) -> Reader[tuple[Any, ...]]:
     """Return a reader of a list whose key may stand there with nothing behind it; `example` shows a right one."""
     return lambda at: () if at.is_empty() else at.items(reader, example)
@@ -173,9 +156,9 @@ def identity_problem(written: str, lacking: Mapping[str, str]) -> str | None:
 
 
 def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
-    """Return a reader of a mapping with `known` placeholders in its texts."""
+    """Return a reader of a mapping with placeholders in its texts: `known` ones, and those that the file defines."""
     def read(at: Cursor) -> dict[str, Json]:
-        tree = at.tree(lambda written: _check_template(written, known))
+        tree = at.tree(lambda written: _check_template(written, known, at.document.defined))
         if not isinstance(tree, dict):
             raise Wrong(f"expected a mapping of keys, found {at.found()}")
         return tree
@@ -198,13 +181,15 @@ def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
         arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
         if not arguments or not arguments[0]:
             raise Wrong("is empty; expected a program and its arguments")
+        if known and template.placeholders(arguments[0]):
+            raise Wrong(f"{quoted(arguments[0])} would let others choose the program; write it out")
         return arguments
     return read
 
 
-def _check_template(written: str, known: frozenset[str]) -> None:
+def _check_template(written: str, known: frozenset[str], defined: Iterable[str] = ()) -> None:
     try:
-        template.check(written, known)
+        template.check(written, known, defined)
     except template.TemplateError as error:
         raise Wrong(str(error)) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -29,7 +29,8 @@ from iotd.errors import EXIT_FAULT
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Overridden, Received, Signalled, Subscribed, ThreadFailed,
+    Acknowledged, Dialled, Down, Json, Message, Overridden, PassedOver, Received, Signalled, Subscribed,
+    ThreadFailed,
 )
 from iotd.wings import module
 
@@ -63,6 +64,7 @@ class Daemon:
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._stirred = False
         self._stopping = False
         self._status_file = world.places.runtime / "status.json"
         self._status_failed = False
@@ -103,11 +105,12 @@ class Daemon:
             handler = self._handlers.get(type(event))
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
-        stirred = bool(events) or now >= self._line.next_due()  # what the line does may open parts, and let messages go
+        # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
+        self._stirred = bool(events) or now >= self._line.next_due()
         self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
-                if stirred or now >= self._due_at[part]:
+                if self._stirred or now >= self._due_at[part]:
                     part.keep(now)
                     self._due_at[part] = part.next_due()
         if now >= self._beat_from:
@@ -177,6 +180,25 @@ class Daemon:
         return {"problems": refused or None,
                 "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer}}
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
+        found = self._placeholders.values(names)
+
+        def measured(values: Mapping[str, Json]) -> None:
+            self._stirred = True
+            then({**found, **values})
+
+        for part in self._parts:
+            if part.fetch(names, measured):
+                self._due_at[part] = part.next_due()
+                return
+        then(found)
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Take a value that a program tells; return why it is refused, empty where it is taken."""
+        answers = (part.tell(name, value, now) for part in self._parts)
+        return next((answer for answer in answers if answer is not None), "there is no such value")
+
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
         self._beat_from = self._beat_at = min(self._beat_at, self.world.monotonic() + SETTLED_S)
@@ -217,8 +239,8 @@ class Daemon:
         self._handlers = {
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
-            Overridden: lambda event, now: self._apply(now), Signalled: self._on_signalled,
-            ThreadFailed: self._on_thread_failed,
+            PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
+            Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: handler for part in self._parts for kind, handler in part.handlers().items()}}
 
     def _apply(self, now: float) -> None:
@@ -232,6 +254,11 @@ class Daemon:
         self._line.apply(self.settings, now)
         self._due_at = {part: part.next_due() for part in self._parts}
 
+    def _reload(self, now: float) -> None:
+        """Read and validate the configuration anew; only a good one takes the old one's place."""
+        self._configuration.reload(lambda settings: self._take(settings, now))
+        self._changed(now)
+
     def _start_log(self) -> None:
         form = "text" if self.world.on_terminal else self.settings.log.format
         log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to)
@@ -241,8 +268,7 @@ class Daemon:
     def _on_signalled(self, event: Signalled, now: float) -> None:
         name = signal.Signals(event.number).name
         if event.number == signal.SIGHUP:
-            self._configuration.reload(lambda settings: self._take(settings, now))
-            self._changed(now)
+            self._reload(now)
         elif self._stopping:
             self.exit_status = 0
         else:

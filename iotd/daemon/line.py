@@ -22,10 +22,11 @@ from iotd.host import log
 from iotd.mqtt import credentials
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
-from iotd.vocabulary import Acknowledged, Dialled, Down, Entry, Json, Message, Received, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Entry, Json, Message, PassedOver, Received, Subscribed
 
 GOODBYE_S = 5.0  # for the acknowledgement of Stopped
 REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
+MAX_NAMED = 100  # topics of which is remembered when they were named
 
 GOODBYE, HELLO = 0, -1  # tokens beside the numbers of messages that are kept, which begin at 1
 
@@ -62,6 +63,8 @@ class Line:
         self._goodbye_until: float | None = None
         self._afterwards: Callable[[float], None] | None = None  # once the goodbye is said
         self._passed = (0, 0)
+        self._passed_over: dict[str, float] = {}  # when a topic was named for a message too large to take
+        self._downgraded: set[str] = set()  # filters that the broker grants a lower QoS than is wanted
         self._held_file = world.places.runtime / "subscriptions.json"
         self._held_written: dict[str, Json] | None = None
         self.subscriptions = subscriptions.Subscriptions({}, self._read_held())
@@ -186,6 +189,7 @@ class Line:
             if name in self.subscriptions.refused and name not in known:
                 log.warning("subscription.refused", "the broker refused a subscription; check the policy",
                             filter=name, code=code)
+            self._look_for_downgrade(name, code)
             self._unanswered.pop(f"subscription to {name}", None)
         self._write_held()
         self._open_further(now)
@@ -208,6 +212,17 @@ class Line:
                 log.write(entry)
         for part in self._parts:
             part.heard(event, now)
+
+    def on_passed_over(self, event: PassedOver, now: float) -> None:
+        """Name a topic on which a message was too large to take; again only after an hour."""
+        if event.line != self.number or now < self._passed_over.get(event.topic, -math.inf) + REPEAT_LOG_S:
+            return
+        self._passed_over.pop(event.topic, None)
+        self._passed_over[event.topic] = now
+        if len(self._passed_over) > MAX_NAMED:
+            del self._passed_over[next(iter(self._passed_over))]
+        log.warning("message.passed_over", "a message of more than 1 MB came in; it is acknowledged and not kept",
+                    topic=event.topic, bytes=event.bytes)
 
     def on_down(self, event: Down, now: float) -> None:
         """The line is down, or did not come up."""
@@ -329,6 +344,7 @@ class Line:
             level = logging.INFO if cause == "asked" else logging.WARNING
             log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {
                 "reason": event.reason, "cause": cause, "retry_in_s": retry_in_s}))
+            self._log_fault(event)
             return
         said, said_at, count = self._failure
         if cause == "asked" or (said == f"{cause}: {event.reason}" and now < said_at + REPEAT_LOG_S):
@@ -336,7 +352,23 @@ class Line:
             return
         log.warning("session.connect_failed", f"no line to the broker: {event.reason}", reason=event.reason,
                     cause=cause, retry_in_s=retry_in_s, attempts=count + 1)
+        self._log_fault(event)
         self._failure = (f"{cause}: {event.reason}", now, 0)
+
+    def _log_fault(self, event: Down) -> None:
+        if event.traceback:
+            log.error("daemon.fault", "a bug in iotd ended this line; the next one is dialled all the same",
+                      traceback=event.traceback)
+
+    def _look_for_downgrade(self, name: str, code: int) -> None:
+        """Tell once of a filter that is granted a lower QoS than was asked for (MQTT 3.1.1, 3.8.4)."""
+        wanted = self.subscriptions.wanted.get(name, 0)
+        if code >= wanted:
+            self._downgraded.discard(name)
+        elif name not in self._downgraded:
+            self._downgraded.add(name)
+            log.warning("subscription.downgraded", "the broker grants a subscription less than it was asked for; what"
+                        " it sends while the line is down or bad may be lost", filter=name, asked=wanted, granted=code)
 
     def _finish_goodbye(self, now: float) -> None:
         afterwards, self._afterwards, self._goodbye_until = self._afterwards, None, None

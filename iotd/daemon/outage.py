@@ -17,8 +17,8 @@ from iotd.host.files import Files
 
 
 # Where a line ends, or does not come up, by the cause of that.
-LAYERS = {"dns": "dns", "tcp": "tcp", "proxy": "tcp", "silent": "tcp", "tls": "tls", "certificate": "tls",
-          "clock": "clock"}
+LAYERS = {"dns": "dns", "tcp": "tcp", "proxy": "tcp", "silent": "tcp", "network": "tcp", "tls": "tls",
+          "certificate": "tls", "clock": "clock"}
 AT_THE_BROKER = "mqtt"  # every other cause
 
 # Who says in which layer the cause lies; the later ones know more.

@@ -60,6 +60,12 @@ class Kernel(Protocol):
     def about(self) -> dict[str, Json]:
         """Return what a shadow tells of iotd itself."""
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Take a value that a program tells; return why it is refused, empty where it is taken."""
+
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
 
@@ -90,6 +96,20 @@ class Part:
     def placeholders(self) -> Mapping[str, Callable[[], Json]]:
         """Return how to look up each placeholder that is this part's."""
         return {}
+
+    def fetch(self, names: Iterable[str], then: Callable[[Mapping[str, Json]], None]) -> bool:
+        """Find out what those of these placeholders stand for that take time, and call `then` with them, now or later.
+
+        False where none is this part's: then nothing is called. All of them are one part's.
+        """
+        return False
+
+    def tell(self, name: str, value: Json, now: float) -> str | None:
+        """Take a value that a program tells.
+
+        None where the name is not this part's, empty where it is taken, else why it is refused.
+        """
+        return None
 
     # The line
 

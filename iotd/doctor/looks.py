@@ -28,7 +28,8 @@ from iotd.doctor.known import known
 from iotd.host import clock, command, facts
 from iotd.host.tasks import Tasks
 from iotd.mqtt import credentials
-from iotd.mqtt.stream import HasFileno, StreamError, open_stream
+from iotd.mqtt.addresses import HasFileno
+from iotd.mqtt.stream import StreamError, open_stream
 from iotd.vocabulary import Json
 
 LIMIT_S = 4.0  # for all looks together, where everything answers
@@ -208,18 +209,15 @@ def _connect(stream: Any, settings: Settings, wait: Callable[..., bool], end: fl
             if not wait(stream, select.POLLIN, end):
                 return Mqtt(False, "connack", "no CONNACK came; is this an MQTT broker?", "this look")
             with suppress(BlockingIOError):
-                piece = stream.recv(4 - len(answer))
-                if not piece:
-                    return Mqtt(False, "closed", "the broker closed the line over CONNECT", "this look")
-                answer += piece
+                answer += stream.recv(4 - len(answer))
         if answer[0] != 0x20:
             return Mqtt(False, "protocol", "what answers there is no MQTT broker", "this look")
         if answer[3]:
             return Mqtt(False, "refused", f"the broker refuses this device (CONNACK code {answer[3]})", "this look")
         stream.send(b"\xe0\x00")
         stream.flush()
-    except OSError as error:
-        return Mqtt(False, "closed", f"the broker ended the line over CONNECT: {error}", "this look")
+    except StreamError as error:
+        return Mqtt(False, error.cause, f"over CONNECT: {error}", "this look")
     return Mqtt(True, "", "", "this look")
 
 

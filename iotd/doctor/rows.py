@@ -25,6 +25,8 @@ SCARCE_MEMORY_BYTES = 32 << 20
 STALE_S = 60.0
 BACKLOG_WARNING = 1000
 
+OF_THIS_DEVICE = "the certificate of this device"  # as a broker refuses it in TLS, amid the handshake or after it
+
 Judgement = tuple[str, str, str]  # level, finding, what to do
 
 
@@ -211,6 +213,8 @@ def _tls(facts: Facts) -> Judgement:
         return _unseen("the connection is without TLS, or there was nobody to shake hands with")
     if not seen.cause:
         return OK, f"the broker's certificate is verified{f', issued by {seen.issuer}' if seen.issuer else ''}", ""
+    if OF_THIS_DEVICE in seen.reason:
+        return FAILED, seen.reason, "is it registered and active at the broker, and of an authority that it knows?"
     if seen.cause == "certificate":
         return FAILED, seen.reason, "is mqtt.tls.ca the authority of this broker, and mqtt.host a name in its " \
             "certificate? a captive portal or an inspecting firewall shows one of its own"
@@ -228,7 +232,7 @@ def _mqtt(facts: Facts) -> Judgement:
             "find the copied card, or the second thing of this name; give each device its own"
     if seen.connected:
         return OK, f"the broker takes this device (seen by {seen.by})", ""
-    if seen.cause == "refused":
+    if seen.cause in ("refused", "closed") or OF_THIS_DEVICE in seen.reason:
         return FAILED, seen.reason, "is the certificate, or the user, registered and active at the broker, and its " \
             "policy one that allows to connect under this client id?"
     if not seen.cause:

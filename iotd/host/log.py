@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NoReturn, TextIO
@@ -42,7 +43,7 @@ def start(level: str, form: str, under_journald: bool, stream: TextIO | None = N
     if isinstance(stream, io.TextIOWrapper):
         # UTF-8 in every locale; and what half a surrogate pair becomes here is just how JSON escapes it.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(_Text(coloured(stream)) if form == "text" else _Json(under_journald))
     _logger.handlers = [handler]
     _logger.setLevel(LEVELS[level])
@@ -67,6 +68,15 @@ def line(at: datetime, entry: Mapping[str, Any], in_colour: bool = False, form: 
     text = f"{level.upper():7} {_worded(entry.get('event', ''))}: {message}" + (f" [{rest}]" if rest else "")
     before, after = (_COLOURS.get(level, ""), _PLAIN) if in_colour and level in _COLOURS else ("", "")
     return f"{clock} {before}{text}{after}"
+
+
+def is_journal() -> bool:
+    """Tell whether stdout is the stream to the journal that systemd has opened (systemd.exec(5) JOURNAL_STREAM)."""
+    try:
+        stdout = os.fstat(1)
+    except OSError:  # closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stdout.st_dev}:{stdout.st_ino}"
 
 
 def enabled(level: int) -> bool:
@@ -116,6 +126,22 @@ def _no_json(constant: str) -> NoReturn:
 def _stamp(record: logging.LogRecord) -> str:
     at = datetime.fromtimestamp(record.created, timezone.utc)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A stream that may fail: a full disk or a reader that has gone ends nothing, and is told once on stderr."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Take an exception that came of writing the record."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told and sys.stderr is not None:
+            self._told = True
+            with suppress(OSError):
+                print(f"iotd: the log cannot be written: {error.strerror}; iotd goes on without it", file=sys.stderr)
 
 
 class _Json(JsonFormatter):  # type: ignore[misc]

@@ -22,13 +22,14 @@ OWN_KEY = "iotd"  # what iotd itself reports of checks and orders
 class Check(NamedTuple):
     """One thing that is watched, of a kind in `kinds.KINDS`; two shadows with an equal check share its results.
 
-    `subject` is what stands under the kind's own key, `limit` under the one that is required with it.
+    `subject` is what stands under the kind's own key, `limit` under those that stand beside it: of a value, its least,
+    its most (None: any) and for how many seconds it may be outside.
     """
 
     name: str
     kind: str
     subject: Any
-    limit: float | None = None
+    limit: Any = None
     every_s: float = 30.0
     timeout_s: float = 5.0
 

@@ -8,7 +8,8 @@ from iotd.config.readers import choice, duration, text, whole
 from iotd.config.section import Section
 
 ESSID_MAX_BYTES = 32
-INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"  # what the recovery helper takes
+# No leading dash, which a command of the helper's would read as an option. 15: IFNAMSIZ less its NUL.
+INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
 STEPS = ("reconnect", "radio-cycle", "restart-network", "reboot")
 
 

@@ -39,7 +39,7 @@ def test_a_device_lives_from_ready_to_its_will(
 
         broker.kill()
         lost = iotd.wait_for("session.disconnected")
-        assert lost["level"] == "warning" and lost["retry_in_s"] > 1.0
+        assert lost["level"] == "warning" and lost["retry_in_s"] >= 1.0
         iotd.wait_for("session.connect_failed")
         broker.start()
         iotd.wait_for("session.connected", since=iotd.entries.index(lost))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -10,7 +12,7 @@ import pytest
 
 from iotd.outgoing.outbox import DENIED_S
 from iotd.outgoing.part import build
-from iotd.outgoing.section import Publish
+from iotd.outgoing.section import Bounds, Publish
 from iotd.outgoing.spool import AGES_S, SETTLE_S
 from tests.kernel import FakeKernel, settings
 
@@ -155,4 +157,59 @@ def test_the_wall_clock_is_asked_for_what_goes_to_the_disk_and_not_for_a_look_at
     line.turn(AGES_S)
     assert line.clock_asked == 0 and line.part.next_due() == AGES_S + SETTLE_S
     line.turn(AGES_S + SETTLE_S)
+    assert line.clock_asked == 0, "to open the disk is a turn of its own"
+    line.turn(AGES_S + SETTLE_S)
     assert line.clock_asked == 1
+
+
+def on_disk(path: Path) -> int:
+    """Return how many messages a power cut would leave."""
+    with contextlib.closing(sqlite3.connect(path / "state" / "spool.db")) as database:
+        return int(database.execute("SELECT count(*) FROM message").fetchone()[0])
+
+
+@pytest.mark.parametrize("falls", [True, False])
+def test_the_first_use_of_the_disk_is_spread_over_turns_so_that_the_watchdog_is_fed_between(
+    begin: Begin, tmp_path: Path, falls: bool
+) -> None:
+    """On a worn card one fsync takes seconds; nine in one turn took over a minute."""
+    line = begin(queued("a"))
+    line.rise()
+    line.turn(0.0)
+    now = 1.0 if falls else SETTLE_S
+    if falls:
+        line.fall(now)
+        line.part.next_due()
+    assert line.part.next_due() <= now
+    line.turn(now)
+    assert on_disk(tmp_path) == 0 and line.part.next_due() <= now
+    line.turn(now)
+    assert on_disk(tmp_path) == 1 and line.part.next_due() > now
+
+
+def test_what_was_due_together_is_kept_together(begin: Begin, tmp_path: Path) -> None:
+    line = begin()
+    line.part.apply(settings({"spool": Bounds(strict=True), "publish": tuple(queued(topic) for topic in "abc")}), 0.0)
+    said: list[str] = []
+    line.turn(0.0)
+    store = line.part._spool._stores.disk
+    assert store is not None
+    store._db.set_trace_callback(said.append)
+    line.turn(10.0)
+    assert said.count("COMMIT") == 1 and on_disk(tmp_path) == 6
+
+
+def test_a_thing_that_is_renamed_while_it_runs_leaves_its_backlog_aside(begin: Begin) -> None:
+    line = begin(queued("a"))
+    line.turn(0.0)
+    line.turn(10.0)
+    renamed = settings({"publish": (queued("a"),)})._replace(thing="other")
+    line.part.apply(renamed, 15.0)
+    line.rise()
+    assert line.turn(20.0) == [3] and line.part.waiting() == 1
+    assert line.part.status()["set_aside"] == {"test-thing": 2}
+    assert "set aside: 2 messages of the thing test-thing" in line.part.sentences()
+    line.fall(21.0)
+    line.part.apply(settings({"publish": (queued("a"),)}), 25.0)
+    line.rise()
+    assert line.turn(26.0) == [1, 2] and line.part.status()["set_aside"] == {"other": 1}

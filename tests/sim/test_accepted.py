@@ -12,8 +12,8 @@ import paho.mqtt.client as paho
 import pytest
 import yaml
 
-from iotd.config.readers import host_problem
 from iotd.errors import ConfigError
+from iotd.mqtt.addresses import host_problem
 from tests.aws.document import Refusal
 from tests.sim.world import Simulation
 

@@ -99,7 +99,7 @@ class SimulatedSession:
     def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
         self.eager = True
         self.gone = False
-        self.line = 0
+        self.line = self._dialling = 0
         self._up = False
         self._simulation = simulation
         self._post = post
@@ -123,9 +123,12 @@ class SimulatedSession:
 
     def dial(self, dial: Dial) -> None:
         """Open a line."""
-        self.line = dial.line
+        self.line = self._dialling = dial.line
 
         def answer() -> None:
+            if self._dialling != dial.line:
+                return
+            self._dialling = 0
             broker = self._simulation.broker
             if not (self._simulation.network_is_up and broker.is_up):
                 return self._post(Down(dial.line, "tcp", "no answer within 10 s", False))
@@ -178,6 +181,9 @@ class SimulatedSession:
             self._up = False
             self._simulation.broker.leave(self._client_id)
             self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", True)))
+        elif line == self._dialling:
+            self._dialling = 0
+            self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", False)))
 
     def lose(self, cause: str) -> None:
         """The line is lost from without; the broker says the will."""
@@ -217,7 +223,7 @@ class SimulatedTasks:
         self._post = post
 
     def start(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> bool:
-        """Do the work."""
+        """Do the work; what it is about (a value, a topic) may take as long as the test says."""
         def do() -> None:
             never = os.eventfd(0)  # type: ignore[attr-defined]
             try:
@@ -228,7 +234,8 @@ class SimulatedTasks:
                 os.close(never)
             self._post(event)
 
-        self._simulation.schedule.after(LATENCY_S, do)
+        about = key[1] if isinstance(key, tuple) else key
+        self._simulation.schedule.after(self._simulation.takes_s.get(about, LATENCY_S), do)
         return True
 
     def close(self, limit_s: float) -> None:
@@ -303,6 +310,9 @@ class Simulation:
         self.connected: SimulatedSession | None = None
         self.boots = 0
         self.log = io.StringIO()
+        self.takes_s: dict[Hashable, float] = {}
+        self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
+        self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
         self._chance = random.Random(seed)
         self._identity = Identity(hostname, "0" * 32)
         self.configuration = configuration
@@ -386,8 +396,19 @@ class Simulation:
         if "wifi" in self.configuration:  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False)
+            adapters["wifi"] = WifiAdapters(self._look, lambda interface: False, lambda directory: False)
+        if "values:" in self.configuration:
+            from iotd.values.part import Adapters as ValuesAdapters
+
+            adapters["values"] = ValuesAdapters(self._measure)
         return adapters
+
+    def _measure(self, value: Any, stop: int | None) -> Any:
+        from iotd.values.reading import Reading, of_bytes
+
+        found = self.measured.get(value.name, "there is no such file")
+        self.readings.append((value.name, self.schedule.now))
+        return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
 
     def _look(self, interface: str) -> Any:
         from iotd.wifi.reading import Reading
