@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import partial
 from typing import Any
 
 from iotd.cli import told
-from iotd.cli.load import last_accepted, load, places
+from iotd.cli.load import last_accepted, places, read
 from iotd.cli.told import printable
+from iotd.cli.user import as_daemon
+from iotd.config import parse
 from iotd.config.settings import Settings
 from iotd.doctor import looks, rows
-from iotd.doctor.facts import Association, Configuration, Finding, Gateway
+from iotd.doctor.facts import FAILED, NOT_SEEN, OK, WARNING, Association, Configuration, Finding, Gateway
 from iotd.errors import EXIT_CONFIG, ConfigError
 from iotd.host.facts import HOST
+from iotd.host.identity import user_name
+from iotd.mqtt import credentials
 from iotd.vocabulary import Json
 
 EXIT_FAILED = 1
-_MARKS = {rows.OK: "ok      ", rows.WARNING: "warning ", rows.FAILED: "failed  ", rows.NOT_SEEN: "not seen"}
+_MARKS = {OK: "ok      ", WARNING: "warning ", FAILED: "failed  ", NOT_SEEN: "not seen"}
 
 
 def run(options: Any) -> int:
     """Print the verdict, then each layer. Exit status 0 all well, 1 something failed, 78 a bad configuration."""
-    configuration, settings = _configuration(options.file)
+    configuration, settings, certificates = _configuration(options.file)
     status, age_s = _status()
     findings = rows.judge(looks.gather(looks.Subject(
-        configuration, settings, status, age_s, places().state, _association(settings), _gateway)))
+        configuration, settings, certificates, status, age_s, places().state, _association(settings), _gateway)))
     lowest = rows.cause(findings)
     if options.json:
         print(json.dumps({"verdict": rows.verdict(findings), "cause": lowest.layer if lowest else None,
                           "findings": [finding.to_json() for finding in findings]}, ensure_ascii=False))
     else:
         print("\n".join(_lines(findings)))
-    if configuration.problems:
+    if configuration is not None and configuration.problems:
         return EXIT_CONFIG
     return EXIT_FAILED if lowest else 0
 
@@ -41,18 +47,55 @@ def _lines(findings: list[Finding]) -> list[str]:
     for finding in findings:
         follows = f" (follows from {finding.consequence_of})" if finding.consequence_of else ""
         lines.append(f"{_MARKS[finding.level]} {finding.layer:13} {printable(finding.finding)}{follows}")
-        if finding.fix and finding.level != rows.OK and not finding.consequence_of:
+        if finding.fix and finding.level != OK and not finding.consequence_of:
             lines.append(f"{'':22}  → {printable(finding.fix)}")
     return lines
 
 
-def _configuration(file: str) -> tuple[Configuration, Settings | None]:
+def _configuration(file: str) -> tuple[Configuration | None, Settings | None, dict[str, str] | None]:
+    """Return what is wrong with the file, the settings in force, and what is wrong with the certificates: as the daemon
+    meets them, where that can be told. None is not seen: who asks may not read it.
+    """
+    path = os.path.abspath(file)
+    told = as_daemon(partial(_judged, path))
     try:
-        checked = load(file, True)
+        settings: Settings | None = read(path).parsed.settings
+    except ConfigError:
+        last = last_accepted(path, places().state)  # what the daemon runs on
+        settings = last.settings if last else None
+    configuration = Configuration(file, tuple(told["problems"]), tuple(told["warnings"]))
+    return None if told["unseen"] else configuration, settings, told["certificates"]
+
+
+def _judged(path: str) -> Json:
+    told: dict[str, Json] = {"unseen": False, "problems": [], "warnings": [], "certificates": None}
+    try:
+        settings = read(path).parsed.settings
     except ConfigError as error:
-        last = last_accepted(file, places().state)  # what the daemon runs on
-        return Configuration(file, tuple(error.lines())), last.settings if last else None
-    return Configuration(file, (), checked.warnings), checked.settings
+        if isinstance(error.__cause__, PermissionError) and _is_a_guest():
+            return {**told, "unseen": True}
+        return {**told, "problems": error.lines()}
+    told["warnings"] = [f"{key}: {problem}" for key, problem in parse.impossible(settings)] if not _is_a_guest() else []
+    tls = settings.mqtt.tls
+    if tls is not None and not (_is_a_guest() and any(map(_is_shut, tls))):
+        told["certificates"] = credentials.unusable(tls, settings.mqtt.port)
+        told["warnings"] += credentials.warnings(tls)
+    return told
+
+
+def _is_a_guest() -> bool:
+    """Tell whether who asks may see less than the daemon."""
+    return user_name() not in ("root", credentials.DAEMON_USER)
+
+
+def _is_shut(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _status() -> tuple[dict[str, Json] | None, float | None]:

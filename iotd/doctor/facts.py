@@ -6,6 +6,9 @@ from typing import NamedTuple
 from iotd.vocabulary import Json
 
 
+OK, WARNING, FAILED, NOT_SEEN = "ok", "warning", "failed", "not seen"
+
+
 class Configuration(NamedTuple):
     """What `iotd check` would print: each problem and each warning a line."""
 
@@ -32,12 +35,15 @@ class Clock(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """The interface that is watched, or that leads out; `blocked` is rfkill's soft or hard, else empty."""
+    """The interface that is watched, or that leads out; `blocked` is rfkill's soft or hard, else empty.
+
+    `state` is up, down (it is switched on and has no carrier), or off.
+    """
 
     name: str
     exists: bool
     is_wifi: bool
-    operstate: str = ""
+    state: str = ""
     blocked: str = ""
     power_save: bool | None = None
 

@@ -32,19 +32,22 @@ from iotd.mqtt.addresses import HasFileno
 from iotd.mqtt.stream import StreamError, open_stream
 from iotd.vocabulary import Json
 
-LIMIT_S = 4.0  # for all looks together, where everything answers
+LIMIT_S = 9.0  # for all looks together, where something is silent; else they end in a second or two
+TCP_S, OPEN_S = 3.0, 5.0  # for the addresses in turn; for TLS and CONNACK, which take several ways over a slow line
 NET = Path("/sys/class/net")
-SIOCGIFADDR = 0x8915  # linux/sockios.h
+SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915  # linux/sockios.h
+IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40  # linux/if.h
 COMMAND_S = 3.0
 
 
 class Subject(NamedTuple):
-    """What is looked at: settings that can be used (None: there are none), what the running daemon says (None: it does
-    not run), and the looks of wings that the configuration names.
+    """What is looked at: settings that can be used (None: there are none), why certificates cannot (None: not seen),
+    what the running daemon says (None: it does not run), and the looks of wings that the configuration names.
     """
 
-    configuration: Configuration
+    configuration: Configuration | None
     settings: Settings | None
+    unusable: Mapping[str, str] | None
     status: Mapping[str, Json] | None
     status_age_s: float | None
     state: Path
@@ -54,7 +57,7 @@ class Subject(NamedTuple):
 
 def gather(subject: Subject, limit_s: float = LIMIT_S) -> Facts:
     """Return what is seen within the limit; a look that has not ended by then is not seen."""
-    seen: dict[str, Any] = {"configuration": subject.configuration}
+    seen: dict[str, Any] = {} if subject.configuration is None else {"configuration": subject.configuration}
     looks: dict[str, Callable[[], Any]] = {
         "clock": _clock, "disk": lambda: _disk(subject), "host": _host, "daemon": lambda: _daemon(subject),
         "interface": lambda: _interface(_name(subject)), "address": lambda: _address(_name(subject)),
@@ -62,8 +65,8 @@ def gather(subject: Subject, limit_s: float = LIMIT_S) -> Facts:
     for name, look in (("association", subject.association), ("gateway", subject.gateway)):
         if look is not None:
             looks[name] = look
-    if subject.settings is not None and subject.settings.mqtt.tls is not None:
-        looks["certificates"] = lambda: _certificates(subject.settings)
+    if subject.unusable is not None:
+        looks["certificates"] = lambda: _certificates(subject)
     looks["network"] = lambda: _network(subject, seen)
     ended: SimpleQueue[str] = SimpleQueue()
     tasks = Tasks(ended.put)
@@ -84,14 +87,24 @@ def _see(name: str, look: Callable[[], Any], seen: dict[str, Any], stop: int) ->
 
 
 def _name(subject: Subject) -> str:
-    """Return the interface that is watched, else the one that leads out."""
+    """Return the interface that is watched, else the one that leads out, else the one that is nearest to it."""
     wifi = subject.settings.sections.get("wifi") if subject.settings is not None else None
     if wifi is not None:
         return str(wifi.interface)
     found = subject.gateway() if subject.gateway is not None else None
-    if found is None or found.interface is None:
-        raise LookupError("no interface leads out")
-    return found.interface
+    if found is not None and found.interface is not None:
+        return found.interface
+    names = [name for _, name in socket.if_nameindex() if not _flags(name) & IFF_LOOPBACK]
+    real = [name for name in names if (NET / name / "device").exists()] or names
+    return max(real, key=lambda name: (bool(_flags(name) & IFF_RUNNING), bool(_address(name).addresses)))
+
+
+def _flags(name: str) -> int:
+    """Return the flags of an interface (netdevice(7)). Raises OSError where there is none of this name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = array.array("B", struct.pack("16s24x", name.encode()[:15]))
+        fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+        return int(struct.unpack_from("H", request, 16)[0])
 
 
 def _clock() -> Clock:
@@ -105,12 +118,15 @@ def _clock() -> Clock:
 
 def _interface(name: str) -> Interface:
     directory = NET / name
-    if not directory.exists():
+    try:
+        flags = _flags(name)
+    except OSError:
         return Interface(name, False, False)
     blocked = ""
     for switch in directory.glob("phy80211/rfkill*"):
         blocked = "hard" if _line(switch / "hard") == "1" else "soft" if _line(switch / "soft") == "1" else blocked
-    return Interface(name, True, (directory / "phy80211").exists(), _line(directory / "operstate"), blocked)
+    state = "up" if flags & IFF_RUNNING else "down" if flags & IFF_UP else "off"
+    return Interface(name, True, (directory / "phy80211").exists(), state, blocked)
 
 
 def _address(name: str) -> Address:
@@ -126,12 +142,9 @@ def _address(name: str) -> Address:
     return Address(name, tuple(found))
 
 
-def _certificates(settings: Settings | None) -> Certificates:
-    assert settings is not None and settings.mqtt.tls is not None
-    tls = settings.mqtt.tls
-    problems = credentials.unusable(tls, settings.mqtt.port)
-    begins_at, ends_at, authority_ends_at = credentials.validity(tls)
-    return Certificates(problems, begins_at, ends_at, authority_ends_at)
+def _certificates(subject: Subject) -> Certificates:
+    assert subject.settings is not None and subject.settings.mqtt.tls is not None and subject.unusable is not None
+    return Certificates(subject.unusable, *credentials.validity(subject.settings.mqtt.tls))
 
 
 def _network(subject: Subject, seen: dict[str, Any]) -> None:
@@ -141,6 +154,7 @@ def _network(subject: Subject, seen: dict[str, Any]) -> None:
     mqtt = subject.settings.mqtt
     servers = tuple(line.split()[1] for line in _text("/etc/resolv.conf").splitlines()
                     if line.startswith("nameserver") and len(line.split()) > 1)
+    seen["dns"] = Dns(mqtt.host, (), servers, "no name server answers")  # until one does: getaddrinfo(3) has no limit
     try:
         found = socket.getaddrinfo(mqtt.host, mqtt.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -162,7 +176,7 @@ def _network(subject: Subject, seen: dict[str, Any]) -> None:
 
 def _tcp(addresses: tuple[str, ...], port: int) -> Tcp:
     failures: dict[str, str] = {}
-    deadline = time.monotonic() + LIMIT_S / 2
+    deadline = time.monotonic() + TCP_S
     for left, address in zip(range(len(addresses), 0, -1), addresses):
         share_s = max(0.2, (deadline - time.monotonic()) / left)
         try:
@@ -181,7 +195,7 @@ def _over_tls(subject: Subject, host: str, port: int, context: Any, seen: dict[s
         poll.register(what.fileno(), events)
         return bool(poll.poll(max(0.0, min(deadline, end) - time.monotonic()) * 1000))
 
-    end = time.monotonic() + LIMIT_S / 2
+    end = time.monotonic() + OPEN_S
     try:
         stream = open_stream(host, port, context, wait)
     except StreamError as error:
@@ -226,7 +240,8 @@ def _from_status(subject: Subject, seen: Mapping[str, Any]) -> dict[str, Any]:
     if subject.status is None:
         return {}
     told = known(subject.status)
-    return {layer: told[layer] for layer in ("policy", "backlog", "mqtt") if layer not in seen}
+    skipped = {*seen, "configuration", "association"}
+    return {layer: facts for layer, facts in told.items() if layer not in skipped}
 
 
 def _disk(subject: Subject) -> Disk:

@@ -4,8 +4,8 @@ import pytest
 
 from iotd.doctor import rows
 from iotd.doctor.facts import (
-    Address, Association, Backlog, Certificates, Clock, Configuration, Daemon, Disk, Dns, Facts, Gateway, Host,
-    Interface, Mqtt, Policy, Tcp, Tls,
+    FAILED, NOT_SEEN, OK, WARNING, Address, Association, Backlog, Certificates, Clock, Configuration, Daemon, Disk, Dns,
+    Facts, Gateway, Host, Interface, Mqtt, Policy, Tcp, Tls,
 )
 
 NOW, DAY_S = 1_800_000_000.0, 86400.0
@@ -26,7 +26,7 @@ def levels(facts: Facts) -> dict[str, str]:
 
 def test_a_healthy_device_raises_no_alarm() -> None:
     findings = rows.judge(WELL)
-    assert {finding.level for finding in findings} == {rows.OK}
+    assert {finding.level for finding in findings} == {OK}
     assert [finding.layer for finding in findings] == list(Facts._fields)
     assert (rows.cause(findings), rows.verdict(findings)) == (None, "all is well")
 
@@ -67,7 +67,7 @@ def test_the_lowest_failed_layer_is_the_cause_and_says_what_to_do(facts: Facts, 
     lowest = rows.cause(findings)
     assert lowest is not None and lowest.layer == layer and lowest.fix
     assert rows.verdict(findings).startswith(f"{layer}: ")
-    assert {finding.consequence_of for finding in findings if finding.level == rows.FAILED} <= {None, layer}
+    assert {finding.consequence_of for finding in findings if finding.level == FAILED} <= {None, layer}
 
 
 @pytest.mark.parametrize("facts, layer", [
@@ -86,13 +86,13 @@ def test_the_lowest_failed_layer_is_the_cause_and_says_what_to_do(facts: Facts, 
     (WELL._replace(daemon=Daemon(True, "active", "watchdog", 1, 3.0)), "daemon"),
 ])
 def test_what_should_not_stay_so_is_a_warning_and_no_failure(facts: Facts, layer: str) -> None:
-    assert {name for name, level in levels(facts).items() if level != rows.OK} == {layer}
-    assert levels(facts)[layer] == rows.WARNING and rows.cause(rows.judge(facts)) is None
+    assert {name for name, level in levels(facts).items() if level != OK} == {layer}
+    assert levels(facts)[layer] == WARNING and rows.cause(rows.judge(facts)) is None
     assert rows.verdict(rows.judge(facts)) == "all is well, with 1 warning"
 
 
 def test_what_nobody_could_look_at_is_not_seen_and_blames_nobody() -> None:
-    assert set(levels(Facts()).values()) == {rows.NOT_SEEN}
+    assert set(levels(Facts()).values()) == {NOT_SEEN}
     assert rows.cause(rows.judge(Facts())) is None
 
 
