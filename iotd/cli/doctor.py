@@ -70,12 +70,15 @@ def _configuration(file: str) -> tuple[Configuration | None, Settings | None, di
 def _judged(path: str) -> Json:
     told: dict[str, Json] = {"unseen": False, "problems": [], "warnings": [], "certificates": None}
     try:
-        settings = read(path).parsed.settings
+        parsed = read(path).parsed
     except ConfigError as error:
         if isinstance(error.__cause__, PermissionError) and _is_a_guest():
             return {**told, "unseen": True}
         return {**told, "problems": error.lines()}
-    told["warnings"] = [f"{key}: {problem}" for key, problem in parse.impossible(settings)] if not _is_a_guest() else []
+    settings = parsed.settings
+    told["warnings"] = [warning.render(path) for warning in parsed.warnings]
+    if not _is_a_guest():  # who may not see every program
+        told["warnings"] += [f"{key}: {problem}" for key, problem in parse.impossible(settings)]
     tls = settings.mqtt.tls
     if tls is not None and not (_is_a_guest() and any(map(_is_shut, tls))):
         told["certificates"] = credentials.unusable(tls, settings.mqtt.port)

@@ -59,7 +59,8 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
         warned = [*credentials.warnings(tls), *warned, *expired.values()]
     if found:
         raise ConfigError(file, [Problem(parsed.line(key), key, problem) for key, problem in found])
-    return Checked(parsed.settings, tuple(warned), text)
+    warnings = (*parsed.warnings, *(Problem(0, "", problem) for problem in warned))
+    return Checked(parsed.settings, warnings, text)
 
 
 def _mended(error: OSError) -> str:

@@ -21,10 +21,11 @@ from iotd.wings import sections as sections_of
 
 
 class Loaded(NamedTuple):
-    """A configuration without problems, and the line of every key path in its file."""
+    """A configuration without problems, the line of every key path in its file, and what is probably not meant."""
 
     settings: Settings
     lines: Mapping[str, int]
+    warnings: tuple[Problem, ...] = ()
 
     def line(self, key: str) -> int:
         """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
@@ -45,7 +46,7 @@ def parse(text: str, file: str, identity: Identity) -> Loaded:
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
-    return Loaded(settings, document.lines)
+    return Loaded(settings, document.lines, tuple(sorted(document.warnings)))
 
 
 def problems(settings: Settings) -> list[Problem]:

@@ -7,6 +7,7 @@ Texts that may hold placeholders are kept as written; `template` fills them.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from iotd.errors import Problem
 from iotd.mqtt.settings import Mqtt
 
 
@@ -42,6 +43,6 @@ class Checked(NamedTuple):
     """
 
     settings: Settings
-    warnings: tuple[str, ...]
+    warnings: tuple[Problem, ...]
     text: str = ""
     refused: tuple[str, ...] = ()

@@ -627,8 +627,8 @@ def test_what_aws_just_takes_is_taken(text: str) -> None:
 @pytest.mark.parametrize("text, expected", [
     ("mqtt:\n\thost: a\n", "2: is no YAML: 'host: a': it has a tab; indent with spaces"),
     ("a: b: c\n", "1: is no YAML: 'a: b: c': mapping values are not allowed in this context"),
-    ("mqtt: {host: a\n", "2: is no YAML: "),
-    ("a: \"b\n", "2: is no YAML: "),
+    ("mqtt: {host: a\n", "1: is no YAML: "),
+    ("a: \"b\n", "1: is no YAML: "),
     ("a:\n  *b\n", "2: is no YAML: '*b': found undefined alias"),
     ("a: 1\n---\nb: 2\n", "2: is no YAML: '---': but found another document"),
     ("a: 1\nb: \0\n", "2: is no YAML: control characters are not allowed: U+0000"),
