@@ -13,6 +13,7 @@ from typing import Any
 from iotd.host import facts
 from iotd.host.command import Ended, last_line, run
 from iotd.host.facts import Roots
+from iotd.host.identity import user_name
 from iotd.mqtt.addresses import HasFileno, connected, encoded, in_turn
 from iotd.shadows.findings import Finding
 from iotd.shadows.section import Check
@@ -133,6 +134,11 @@ def file(check: Check, stop: int | None, roots: Roots) -> Finding:
     if age_s <= max_age_s:
         return "good", age_s, ""
     return "bad", age_s, f"{path} was written {age_s:g} s ago, expected at most {max_age_s:g} s"
+
+
+def no_disk(path: str) -> str | None:
+    """Return why no disk can be looked at there, None where one can."""
+    return None if os.path.exists(path) else f"{path} is not there, or may not be seen by user {user_name()}"
 
 
 def disk(check: Check, stop: int | None, roots: Roots) -> Finding:

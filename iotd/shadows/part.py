@@ -235,7 +235,7 @@ class Shadows(Part):
         done = self._executor.reported(entry.name) if self._executor else {}
         own = {**self._fills[report.shadow](values), **{key: value for key, value in done.items() if value is not None}}
         if entry.checks or entry.on_delta:
-            own[OWN_KEY] = {"checks": own_report, "orders": {"failed": self._failures(entry)}}
+            own[OWN_KEY] = {"checks": own_report, "orders": {"failed": self._failures(entry)}, **self._kernel.about()}
         reported = {**done, **self._from_files(entry, own), **own}
         seed = template.compile_tree(report.desired)(values) if report.desired else {}
         self._conversation, effects = conversation.report(self._conversation, report.shadow, reported, seed, now)

@@ -143,6 +143,19 @@ def _check_watching(settings: Settings, shadow: Shadow, key: str, note: Note) ->
             note_if(note, f"{key}.on_delta.{desired_key}.set", override.problem(action.setting, settings))
 
 
+def _look(settings: Settings, note: Note) -> None:
+    from iotd.shadows import kinds
+
+    for position, shadow in enumerate(settings.sections["shadows"]):
+        for place, check in enumerate(shadow.checks):
+            kind = kinds.KINDS[check.kind]
+            note_if(note, f"shadows[{position}].checks[{place}].{check.kind}", kind.impossible(check.subject))
+        for key, action in shadow.on_delta.items():
+            if isinstance(action, Run):
+                note_if(note, f"shadows[{position}].on_delta.{key}.run",
+                        kinds.KINDS["command"].impossible(action.command))
+
+
 def _size_of(tree: Json) -> int:
     return len(json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -155,4 +168,4 @@ def _depth(tree: Json) -> int:
 
 SECTIONS = {"shadows": Section(
     listed(_shadow, "- name: …"), (), check=_check, filters=lambda shadows: FILTERS * len(shadows),
-    settable=(period_of_an_item("shadows"),))}
+    settable=(period_of_an_item("shadows"),), look=_look)}
