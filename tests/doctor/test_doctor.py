@@ -74,7 +74,7 @@ def test_a_device_that_is_well_is_well_for_every_user(
             iotd.wait_told("STATUS=connected")
             for name in shut:
                 (iotd.directory / name).chmod(0o700)
-            result = subprocess.run([sys.executable, "-m", "iotd", "doctor", "--json", "-c", str(iotd.file)],
+            result = subprocess.run([os.path.realpath(sys.executable), "-m", "iotd", "doctor", "--json", "-c", str(iotd.file)],
                                     env=iotd.environment(), cwd="/", capture_output=True, text=True, user="nobody",
                                     timeout=PATIENCE_S)
     body = json.loads(result.stdout)
