@@ -25,6 +25,7 @@ COMMANDS = {
     "set": "tell the running daemon a value",
     "listen": "print the messages that come in",
     "doctor": "which layer fails, from the configuration up, and what to do about it",
+    "bundle": "what support needs of this device, in one file, without its secrets",
     "log": "what happened, one line an event, from the journal of iotd's units",
 }
 OF_PROGRAMS = ("publish", "set", "listen")  # whose options may stand anywhere; their modules say which
@@ -75,6 +76,8 @@ def _options(arguments: list[str]) -> Any:
             command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
         if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+        if name == "bundle":
+            command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
         if name == "log":
             command.add_argument("-f", dest="follow", action="store_true", help="go on with what comes")
             command.add_argument("--since", metavar="TIME", help="from when on, such as today, -2h or 2027-01-31 08:00")

@@ -7,7 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
-from iotd.cli import told
+from iotd.cli import output, told
 from iotd.cli.load import last_accepted, places, read
 from iotd.cli.told import printable
 from iotd.cli.user import as_daemon
@@ -27,19 +27,29 @@ _MARKS = {OK: "ok      ", WARNING: "warning ", FAILED: "failed  ", NOT_SEEN: "no
 
 def run(options: Any) -> int:
     """Print the verdict, then each layer. Exit status 0 all well, 1 something failed, 78 a bad configuration."""
-    configuration, settings, certificates = _configuration(options.file)
-    status, age_s = _status()
-    findings = rows.judge(looks.gather(looks.Subject(
-        configuration, settings, certificates, status, age_s, places().state, _association(settings), _gateway)))
-    lowest = rows.cause(findings)
+    configuration, findings = examined(options.file)
     if options.json:
-        print(json.dumps({"verdict": rows.verdict(findings), "cause": lowest.layer if lowest else None,
-                          "findings": [finding.to_json() for finding in findings]}, ensure_ascii=False))
+        printed = output.say_json(json.dumps(as_json(findings), ensure_ascii=False))
     else:
-        print("\n".join(_lines(findings)))
+        printed = output.say("\n".join(_lines(findings)))
     if configuration is not None and configuration.problems:
         return EXIT_CONFIG
-    return EXIT_FAILED if lowest else 0
+    return EXIT_FAILED if rows.cause(findings) or not printed else 0
+
+
+def examined(file: str) -> tuple[Configuration | None, list[Finding]]:
+    """Look at every layer; return what is wrong with the configuration, and all findings."""
+    configuration, settings, certificates = _configuration(file)
+    status, age_s = _status()
+    return configuration, rows.judge(looks.gather(looks.Subject(
+        configuration, settings, certificates, status, age_s, places().state, _association(settings), _gateway)))
+
+
+def as_json(findings: list[Finding]) -> dict[str, Json]:
+    """Return the findings as `--json` prints them."""
+    lowest = rows.cause(findings)
+    return {"verdict": rows.verdict(findings), "cause": lowest.layer if lowest else None,
+            "findings": [finding.to_json() for finding in findings]}
 
 
 def _lines(findings: list[Finding]) -> list[str]:

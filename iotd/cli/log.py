@@ -13,6 +13,7 @@ from iotd.host import command, log
 from iotd.vocabulary import Json
 
 UNITS = ("iotd.service", "iotd-*.service")  # the daemon, and what runs as root for it
+JOURNAL = ("journalctl", "--output=json", "--all", "--no-pager", *(f"--unit={unit}" for unit in UNITS))
 LAST = 500  # lines, where nobody says since when
 LEVELS = {"0": "error", "1": "error", "2": "error", "3": "error", "4": "warning", "7": "debug"}
 
@@ -35,7 +36,7 @@ def run(options: Any) -> int:
 
 def arguments(options: Any) -> list[str]:
     """Return the command that prints the journal, an object a line."""
-    words = ["journalctl", "--output=json", "--all", "--no-pager", *(f"--unit={unit}" for unit in UNITS)]
+    words = list(JOURNAL)
     if options.follow:
         words.append("--follow")
     if options.since:

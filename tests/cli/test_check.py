@@ -16,8 +16,8 @@ from tests.running import ROOT
 
 
 def check(file: Path | str, cwd: Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "iotd", "check", "-c", str(file)], cwd=cwd, capture_output=True,
-                          text=True, timeout=20, stdin=subprocess.DEVNULL,
+    return subprocess.run([os.path.realpath(sys.executable), "-m", "iotd", "check", "-c", str(file)], cwd=cwd,
+                          capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
                           env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}, **how)
 
 

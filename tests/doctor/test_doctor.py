@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,29 @@ def test_a_device_that_is_well_is_well_in_every_layer(
     assert (failed, body["exit"], body["cause"]) == (set(), 0, None)
     assert body["layers"]["mqtt"]["finding"] == "the broker takes this device (seen by the daemon)"
     assert text.startswith("all is well") and len(text.splitlines()) >= 2 + 16
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("shut", [[], ["iotd.yaml"], ["state"], ["iotd.yaml", "state"]])
+def test_a_device_that_is_well_is_well_for_every_user(
+    broker: Mosquitto, certificates: Certificates, shut: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # that of the tests is root's alone, the certificates' too
+        path = Path(directory)
+        path.chmod(0o755)
+        with Iotd(path / "iotd", configuration(broker, certificates)) as iotd:
+            iotd.wait_for("session.connected")
+            iotd.wait_told("STATUS=connected")
+            for name in shut:
+                (iotd.directory / name).chmod(0o700)
+            python = os.path.realpath(sys.executable)
+            result = subprocess.run([python, "-m", "iotd", "doctor", "--json", "-c", str(iotd.file)],
+                                    env=iotd.environment(), cwd="/", capture_output=True, text=True, user="nobody",
+                                    timeout=PATIENCE_S)
+    body = json.loads(result.stdout)
+    assert (result.returncode, body["cause"], result.stderr) == (0, None, ""), body
+    levels = {finding["layer"]: finding["level"] for finding in body["findings"]}
+    assert (levels["mqtt"], levels["certificates"], levels["daemon"]) == ("ok", "not seen", "ok")
 
 
 def test_a_stopped_daemon_is_named_and_the_broker_is_asked_under_its_name(
