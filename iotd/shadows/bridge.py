@@ -19,6 +19,7 @@ import stat
 from itertools import islice
 from pathlib import Path
 
+from iotd.shadows.documents import depth
 from iotd.vocabulary import Json
 
 MAX_FILES = 32
@@ -134,7 +135,6 @@ def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
             return None, f"is larger than {MAX_BYTES} bytes"
         value = json.loads(data)
         _text(value)
-        depth = _depth(value)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
     except ValueError as error:
@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
         os.close(descriptor)
     if not isinstance(value, dict):
         return None, f"is a JSON {type(value).__name__}, expected an object"
-    if depth > MAX_DEPTH:
+    if depth(value, MAX_DEPTH) > MAX_DEPTH:
         return None, _TOO_DEEP
     return _without_null(value), ""
 
@@ -181,12 +181,6 @@ def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
 def _without_null(tree: dict[str, Json]) -> dict[str, Json]:
     return {key: _without_null(value) if isinstance(value, dict) else value
             for key, value in tree.items() if value is not None}
-
-
-def _depth(value: Json) -> int:
-    if not isinstance(value, (dict, list)):
-        return 0
-    return 1 + max((_depth(child) for child in (value.values() if isinstance(value, dict) else value)), default=0)
 
 
 def _shown(name: str) -> str:

@@ -3,7 +3,6 @@
 On every new line: get each shadow, report, seed what is desired and lacking; then report whenever asked. What the
 service says is translated into log entries and into effects: `Report`, which the part answers by filling the templates
 and calling `report`; `Wanted` and `Desired`, which tell what is to be done.
-Requests are never kept for a later line: the get and the report made there say more.
 
 Source: AWS IoT Core developer guide, "Device Shadow MQTT topics" and "Device Shadow service documents".
 """
@@ -14,15 +13,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from iotd.shadows.documents import desired_of, difference, lacking, same, size_of
+from iotd.shadows import messages, requests
+from iotd.shadows.documents import MAX_BYTES, desired_of, difference, lacking, same, size_of
+from iotd.shadows.messages import prefix, version_in
+from iotd.shadows.requests import Request, Requests
 from iotd.shadows.section import Shadow
 from iotd.vocabulary import Entry, Json, Message, Received, Send
 
-ANSWERS = ("update/accepted", "update/rejected", "update/delta", "update/documents", "get/accepted", "get/rejected")
-
-MAX_IN_FLIGHT = 10  # unanswered requests of one thing on one connection; AWS answers 429 beyond
-MAX_DOCUMENT_BYTES = 8192  # desired and reported, without metadata
-ANSWER_S = 10.0  # no answer by then: the request is forgotten
 PAUSE_FIRST_S, PAUSE_MAX_S = 10.0, 300.0  # before a get is made again on the same line, doubling
 THROTTLED_S = 5.0  # no request at all after a 429
 
@@ -50,15 +47,6 @@ class Desired(NamedTuple):
     state: Mapping[str, Json]
 
 
-class Request(NamedTuple):
-    """One request: which shadow, get or update, its body without the token, and when it was sent."""
-
-    shadow: int
-    verb: str
-    body: Mapping[str, Json]
-    sent_at: float = 0.0
-
-
 class Standing(NamedTuple):
     """What is known of one shadow.
 
@@ -80,32 +68,20 @@ class Conversation(NamedTuple):
 
     thing: str
     shadows: tuple[Shadow, ...]
-    run: str
     standings: tuple[Standing, ...]
-    in_flight: Mapping[str, Request] = {}
-    waiting: tuple[Request, ...] = ()
-    requests: int = 0
-    hold_until: float = 0.0
+    requests: Requests
     mute_told: bool = False
-    most_in_flight: int = MAX_IN_FLIGHT
     resting: frozenset[str] = frozenset()
 
 
-def start(thing: str, shadows: tuple[Shadow, ...], run: str) -> Conversation:
-    """Return the conversation of a run (`run` makes its tokens its own) that has not spoken yet."""
-    return Conversation(thing, shadows, run, tuple(Standing() for _ in shadows))
-
-
-def prefix(thing: str, name: str | None) -> str:
-    """Return the topic prefix of a shadow; `name` None is the classic one."""
-    classic = f"$aws/things/{thing}/shadow"
-    return classic if name is None else f"{classic}/name/{name}"
+def start(thing: str, shadows: tuple[Shadow, ...], run: str, made: int = 0) -> Conversation:
+    """Return a conversation that has not spoken yet; `run` and the requests it has `made` make its tokens its own."""
+    return Conversation(thing, shadows, tuple(Standing() for _ in shadows), Requests(run, made))
 
 
 def filters(conversation: Conversation) -> tuple[str, ...]:
-    """Return the filters to subscribe. One by one: AWS may add topics below `shadow/` and asks to avoid `#`."""
-    prefixes = (prefix(conversation.thing, shadow.name) for shadow in conversation.shadows)
-    return tuple(f"{start_of_topic}/{answer}" for start_of_topic in prefixes for answer in ANSWERS)
+    """Return the filters to subscribe."""
+    return messages.filters(conversation.thing, conversation.shadows)
 
 
 def action(conversation: Conversation, index: int) -> str:
@@ -116,7 +92,7 @@ def action(conversation: Conversation, index: int) -> str:
 
 def unanswered(conversation: Conversation) -> list[str]:
     """Return the actions that the service has yet to answer."""
-    return [action(conversation, request.shadow) for request in conversation.in_flight.values()]
+    return [action(conversation, request.shadow) for request in conversation.requests.in_flight.values()]
 
 
 def opened(
@@ -128,8 +104,8 @@ def opened(
     """
     standings = tuple(Standing("getting", delta=old.delta) for old in conversation.standings)
     conversation = conversation._replace(
-        standings=standings, in_flight={}, waiting=(), hold_until=0.0, mute_told=False,
-        most_in_flight=1 if careful else MAX_IN_FLIGHT, resting=frozenset(resting))
+        standings=standings, requests=requests.fresh(conversation.requests, careful), mute_told=False,
+        resting=frozenset(resting))
     for index in range(len(conversation.shadows)):
         conversation = _ask(conversation, Request(index, "get", {}))
     return _pump(conversation, now)
@@ -138,7 +114,7 @@ def opened(
 def closed(conversation: Conversation) -> Conversation:
     """The line is down: no answer will come any more."""
     standings = tuple(standing._replace(stage="silent", get_at=math.inf) for standing in conversation.standings)
-    return conversation._replace(standings=standings, in_flight={}, waiting=())
+    return conversation._replace(standings=standings, requests=requests.fresh(conversation.requests))
 
 
 def report(
@@ -152,10 +128,10 @@ def report(
     if standing.stage != "reporting":
         return conversation, []
     size = size_of(reported) + size_of(desired)
-    if size > MAX_DOCUMENT_BYTES:
+    if size > MAX_BYTES:
         name = conversation.shadows[index].name
         entry = Entry(logging.WARNING, "shadow.rejected", "the report is too large and was not sent; shorten it",
-                      {"shadow": name, "code": 413, "reason": f"{size} bytes, at most {MAX_DOCUMENT_BYTES}"})
+                      {"shadow": name, "code": 413, "reason": f"{size} bytes, at most {MAX_BYTES}"})
         return _stand(conversation, index, too_large=True), [] if standing.too_large else [entry]
     conversation = _stand(conversation, index, too_large=False)
     conversation = _ask(conversation, Request(index, "update", {"state": {"reported": reported}}))
@@ -166,12 +142,12 @@ def report(
 
 def heard(conversation: Conversation, received: Received, now: float) -> tuple[Conversation, list[Effect]]:
     """Take a message on one of `filters`; anything that is not as the service writes it is one log entry."""
-    place = _place(conversation, received.topic)
+    place = messages.place(conversation.thing, conversation.shadows, received.topic)
     if place is None:
         return conversation, []
     index, answer = place
     name = conversation.shadows[index].name
-    body, reason = _parsed(received.payload)
+    body, reason = messages.parsed(received.payload)
     if body is None:
         return conversation, [Entry(logging.WARNING, "shadow.unreadable", "a shadow message makes no sense; ignored",
                                     {"shadow": name, "topic": received.topic, "reason": reason})]
@@ -188,9 +164,8 @@ def heard(conversation: Conversation, received: Received, now: float) -> tuple[C
 def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
     """Do what is due: forget requests without an answer, make failed gets again, send what was held back."""
     effects: list[Effect] = []
-    late = [token for token, request in conversation.in_flight.items() if request.sent_at + ANSWER_S <= now]
-    for token in late:
-        request = conversation.in_flight[token]
+    for token in requests.late(conversation.requests, now):
+        request = conversation.requests.in_flight[token]
         conversation = _forget(conversation, token)
         if not conversation.mute_told:
             conversation = conversation._replace(mute_told=True)
@@ -211,14 +186,7 @@ def keep(conversation: Conversation, now: float) -> tuple[Conversation, list[Eff
 
 def next_due(conversation: Conversation) -> float:
     """Return when `keep` has something to do, math.inf for never."""
-    due_at = math.inf
-    if conversation.waiting and len(conversation.in_flight) < conversation.most_in_flight:
-        due_at = conversation.hold_until
-    for request in conversation.in_flight.values():
-        due_at = min(due_at, request.sent_at + ANSWER_S)
-    for standing in conversation.standings:
-        due_at = min(due_at, standing.get_at)
-    return due_at
+    return min([requests.next_due(conversation.requests), *(standing.get_at for standing in conversation.standings)])
 
 
 def _get_accepted(
@@ -227,7 +195,7 @@ def _get_accepted(
     if not _ours(conversation, index, "get", body):
         return conversation, []
     conversation = _forget(conversation, body["clientToken"])
-    state, version = body.get("state"), _version(body)
+    state, version = body.get("state"), version_in(body)
     if not isinstance(state, dict) or version is None:
         conversation, more = _get_failed(conversation, index, now)
         return conversation, [_nonsense(conversation, index, "a document without state and version"), *more]
@@ -245,7 +213,7 @@ def _get_accepted(
 def _update_accepted(
     conversation: Conversation, index: int, body: dict[str, Json], now: float
 ) -> tuple[Conversation, list[Effect]]:
-    version = _version(body)
+    version = version_in(body)
     if not _ours(conversation, index, "update", body) or version is None:
         return conversation, []
     conversation = _forget(conversation, body["clientToken"])
@@ -260,7 +228,7 @@ def _update_accepted(
 def _delta(
     conversation: Conversation, index: int, body: dict[str, Json], now: float
 ) -> tuple[Conversation, list[Effect]]:
-    state, version = body.get("state"), _version(body)
+    state, version = body.get("state"), version_in(body)
     if not isinstance(state, dict) or version is None:
         return conversation, [_nonsense(conversation, index, "a delta without state and version")]
     # Accepted, delta and documents of one update share a version and come in any order: only older is stale.
@@ -273,7 +241,7 @@ def _documents(
     conversation: Conversation, index: int, body: dict[str, Json], now: float
 ) -> tuple[Conversation, list[Effect]]:
     current = body.get("current")
-    version = _version(current) if isinstance(current, dict) else None
+    version = version_in(current) if isinstance(current, dict) else None
     state = current.get("state") if isinstance(current, dict) else None
     if version is None or not isinstance(state, dict):
         return conversation, [_nonsense(conversation, index, "documents without a current state and version")]
@@ -291,11 +259,10 @@ def _documents(
 def _rejected(
     conversation: Conversation, index: int, body: dict[str, Json], now: float
 ) -> tuple[Conversation, list[Effect]]:
-    token = body.get("clientToken")
-    request = conversation.in_flight.get(token) if isinstance(token, str) else None
-    if request is None or request.shadow != index:
+    request = requests.found(conversation.requests, index, body.get("clientToken"))
+    if request is None:
         return conversation, []
-    conversation = _forget(conversation, str(token))
+    conversation = _forget(conversation, body["clientToken"])
     code = body.get("code")
     if request.verb == "get" and code == 404:
         # Not yet born: the first report creates it.
@@ -306,7 +273,7 @@ def _rejected(
                                    {"shadow": conversation.shadows[index].name, "code": code,
                                     "reason": str(body.get("message", ""))[:200]})]
     if code == 429:
-        conversation = conversation._replace(hold_until=now + THROTTLED_S)
+        conversation = conversation._replace(requests=conversation.requests._replace(hold_until=now + THROTTLED_S))
     if request.verb == "get":
         conversation, more = _get_failed(conversation, index, now)
         effects += more
@@ -343,66 +310,30 @@ def _differs(
 
 
 def _ask(conversation: Conversation, request: Request) -> Conversation:
-    """Put a request in the queue, in place of a waiting one that it makes worthless; not where its shadow rests."""
+    """Put a request in the queue, but not where its shadow rests."""
     if action(conversation, request.shadow) in conversation.resting:
         return conversation
-    section = list(request.body.get("state", {}))
-    kept = tuple(other for other in conversation.waiting
-                 if (other.shadow, other.verb, list(other.body.get("state", {}))) !=
-                 (request.shadow, request.verb, section))
-    return conversation._replace(waiting=kept + (request,))
+    return conversation._replace(requests=requests.asked(conversation.requests, request))
 
 
 def _pump(conversation: Conversation, now: float) -> tuple[Conversation, list[Effect]]:
-    """Send what waits, as far as the service's limit of unanswered requests allows."""
-    room = max(0, conversation.most_in_flight - len(conversation.in_flight))
-    going = conversation.waiting[:room] if now >= conversation.hold_until else ()
-    if not going:
-        return conversation, []
-    in_flight, effects = dict(conversation.in_flight), []
-    for number, request in enumerate(going, conversation.requests + 1):
-        token = f"{conversation.run}-{number}"
-        in_flight[token] = request._replace(sent_at=now)
+    """Send what waits and may go."""
+    queue, going = requests.sent(conversation.requests, now)
+    effects: list[Effect] = []
+    for token, request in going:
         topic = f"{prefix(conversation.thing, conversation.shadows[request.shadow].name)}/{request.verb}"
         payload = json.dumps({**request.body, "clientToken": token}, ensure_ascii=False, separators=(",", ":"))
         effects.append(Send(Message(topic, payload.encode("utf-8"))))
-    return conversation._replace(in_flight=in_flight, waiting=conversation.waiting[len(going):],
-                                 requests=conversation.requests + len(going)), effects
-
-
-def _place(conversation: Conversation, topic: str) -> tuple[int, str] | None:
-    """Return which shadow and which answer a topic stands for, or None for one that is not ours."""
-    for index, shadow in enumerate(conversation.shadows):
-        start_of_topic = prefix(conversation.thing, shadow.name) + "/"
-        if topic.startswith(start_of_topic) and topic[len(start_of_topic):] in ANSWERS:
-            return index, topic[len(start_of_topic):]
-    return None
-
-
-def _parsed(payload: bytes) -> tuple[dict[str, Json] | None, str]:
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}"[:200]
-    if not isinstance(body, dict):
-        return None, f"a JSON {type(body).__name__}, not an object"
-    return body, ""
-
-
-def _version(body: Mapping[str, Json]) -> int | None:
-    version = body.get("version")
-    return version if isinstance(version, int) and not isinstance(version, bool) else None
+    return conversation._replace(requests=queue), effects
 
 
 def _ours(conversation: Conversation, index: int, verb: str, body: Mapping[str, Json]) -> bool:
-    token = body.get("clientToken")
-    request = conversation.in_flight.get(token) if isinstance(token, str) else None
-    return request is not None and request.shadow == index and request.verb == verb
+    request = requests.found(conversation.requests, index, body.get("clientToken"))
+    return request is not None and request.verb == verb
 
 
 def _forget(conversation: Conversation, token: str) -> Conversation:
-    return conversation._replace(in_flight={key: request for key, request in conversation.in_flight.items()
-                                            if key != token})
+    return conversation._replace(requests=requests.answered(conversation.requests, token))
 
 
 def _stand(conversation: Conversation, index: int, **changes: Any) -> Conversation:

@@ -16,18 +16,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from iotd.config import template
+from iotd.shadows.documents import canonical, is_json
 from iotd.shadows.section import Action, Run, Set
 from iotd.vocabulary import Entry, Json
 
 RETRY_FIRST_S, RETRY_MAX_S = 30.0, 3600.0  # after a failure, doubling
 LOOP_S, LOOP_ACTS, LOOP_REPORTS = 60.0, 5, 3  # more than so many in a minute is a loop
-MAX_VALUE_BYTES = 8192  # of JSON: a whole shadow
-MAX_DEPTH = 8
 MAX_FAILURES_BYTES = 1024  # of the reported state
 REASON_CHARACTERS = 120
-
-KNOWN = frozenset({"value"})
 
 Effect = Any  # Entry, Duty or Act
 
@@ -125,7 +121,7 @@ def heard(orders: Orders, delta: Json, now: float) -> tuple[Orders, list[Effect]
     wanted = delta if isinstance(delta, dict) else {}
     effects: list[Effect] = []
     for key, value in wanted.items():
-        text, problem = _canonical(value)
+        text, problem = canonical(value)
         if key not in orders.actions:
             orders, more = _left(orders, key, text or problem)
         elif problem:
@@ -203,24 +199,6 @@ def overrides(orders: Orders) -> dict[str, Json]:
             if isinstance(order.action, Set) and order.applied is not None}
 
 
-def arguments(command: tuple[str, ...], value: Json) -> tuple[str, ...]:
-    """Return the command with `value` in the place of `{value}`: text as it is, anything else as JSON writes it.
-
-    Raises ValueError for a text that no program can be given (NUL), or that it may take for an option.
-    """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if "\0" in text:
-        raise ValueError("it has a NUL character, which no argument of a command can have")
-    filled: list[str] = []
-    for argument in command:
-        filled.append(str(template.compile_tree(argument, KNOWN)({"value": text})))
-        is_option = isinstance(value, str) and argument.startswith("{value}") and text.startswith("-")
-        if is_option and "--" not in filled[:-1]:
-            raise ValueError("it begins with -, which the command may take for an option; "
-                             "put \"--\" before {value} where the command knows that")
-    return tuple(filled)
-
-
 def _wanted(orders: Orders, key: str, text: str, now: float) -> tuple[Orders, list[Effect]]:
     order = orders.orders.get(key)
     action = orders.actions[key]
@@ -295,7 +273,7 @@ def _restored(action: Action, entry: Json, now: float) -> Order | None:
         return None
     text, stage, reason, applied, failed = (entry.get(name) for name in
                                             ("text", "stage", "reason", "applied", "failures"))
-    if not (text == "" or _is_json(text)) or not (applied is None or _is_json(applied)) or type(failed) is not int:
+    if not (text == "" or is_json(text)) or not (applied is None or is_json(applied)) or type(failed) is not int:
         return None
     order = Order(action, str(text), "over", str(reason), applied=applied, failures=failed)
     if stage == "acting" and isinstance(action, Run):
@@ -309,38 +287,6 @@ def _restored(action: Action, entry: Json, now: float) -> Order | None:
 
 def _kind(action: Action) -> str:
     return f"set {action.setting}" if isinstance(action, Set) else "run"
-
-
-def _canonical(value: Json) -> tuple[str, str]:
-    """Return the JSON text by which a value is compared, or what keeps it from being acted on."""
-    if _depth(value) > MAX_DEPTH:
-        return "", f"it is nested deeper than {MAX_DEPTH} levels"
-    try:
-        text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
-        size = len(text.encode("utf-8"))
-    except ValueError:
-        return "", "it is no JSON: a number that is none, or half a character"
-    return (text, "") if size <= MAX_VALUE_BYTES else ("", f"it has {size} bytes, at most {MAX_VALUE_BYTES} are taken")
-
-
-def _depth(value: Json) -> int:
-    """Return how deep a value is nested, without recursion, and no further than it matters."""
-    level, layer = 0, [value]
-    while level <= MAX_DEPTH:
-        layer = [child for parent in layer if isinstance(parent, (dict, list))
-                 for child in (parent.values() if isinstance(parent, dict) else parent)]
-        if not layer:
-            return level
-        level += 1
-    return level
-
-
-def _is_json(text: Json) -> bool:
-    try:
-        json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return isinstance(text, str)
 
 
 def _within(times: tuple[float, ...], now: float) -> tuple[float, ...]:

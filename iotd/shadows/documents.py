@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 from iotd.vocabulary import Json
 
+MAX_BYTES = 8192  # of desired and reported together, without metadata
+MAX_DEPTH = 8  # the highest of the three numbers that AWS documents
+
 
 def lacking(wanted: Mapping[str, Json], present: Mapping[str, Json]) -> dict[str, Json]:
     """Return the part of `wanted` whose keys `present` does not have, at any depth; a null is a value that it has."""
@@ -59,3 +62,36 @@ def desired_of(state: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return what a state desires, nothing where it says nothing that makes sense."""
     desired = state.get("desired")
     return desired if isinstance(desired, dict) else {}
+
+
+def depth(value: Json, most: int) -> int:
+    """Return how many lists and objects a value has inside each other, without recursion, `most` + 1 for any more."""
+    level, layer = 0, [value]
+    while level <= most:
+        layer = [parent for parent in layer if isinstance(parent, (dict, list))]
+        if not layer:
+            return level
+        layer = [child for parent in layer for child in (parent.values() if isinstance(parent, dict) else parent)]
+        level += 1
+    return level
+
+
+def canonical(value: Json) -> tuple[str, str]:
+    """Return the JSON text by which a value is compared, or what keeps it from being acted on."""
+    if depth(value, MAX_DEPTH) > MAX_DEPTH:
+        return "", f"it is nested deeper than {MAX_DEPTH} levels"
+    try:
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        size = len(text.encode("utf-8"))
+    except ValueError:
+        return "", "it is no JSON: a number that is none, or half a character"
+    return (text, "") if size <= MAX_BYTES else ("", f"it has {size} bytes, at most {MAX_BYTES} are taken")
+
+
+def is_json(text: Json) -> bool:
+    """Tell whether this is the JSON text of something."""
+    try:
+        json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(text, str)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iotd.config import override, parse
+from iotd.config import override, parse, template
 from iotd.config.settings import Settings
 from iotd.errors import Problem
 from iotd.host import log
@@ -25,6 +25,8 @@ from iotd.shadows.section import Run, Set
 from iotd.vocabulary import Entry, Json, Overridden
 
 Start = Callable[[Hashable, Callable[[int], Any]], bool]
+
+KNOWN = frozenset({"value"})
 
 
 class Executor:
@@ -175,7 +177,7 @@ def perform(shadow: str | None, key: str, action: Run, value: Json, stop: int | 
     from iotd.host import command  # costs memory, which a device without orders keeps
 
     try:
-        arguments = desired.arguments(action.command, value)
+        arguments = arguments_of(action.command, value)
     except ValueError as error:
         return Performed(shadow, key, str(error))
     return Performed(shadow, key, command.run(arguments, action.timeout_s, stop).reason)
@@ -188,3 +190,21 @@ def _unfit(settings: Settings, values: dict[str, Json]) -> str:
     except ValueError as error:
         return str(error)
     return "; ".join(f"{problem.key} {problem.text}" for problem in problems[:1])
+
+
+def arguments_of(command: tuple[str, ...], value: Json) -> tuple[str, ...]:
+    """Return the command with `value` in the place of `{value}`: text as it is, anything else as JSON writes it.
+
+    Raises ValueError for a text that no program can be given (NUL), or that it may take for an option.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if "\0" in text:
+        raise ValueError("it has a NUL character, which no argument of a command can have")
+    filled: list[str] = []
+    for argument in command:
+        filled.append(str(template.compile_tree(argument, KNOWN)({"value": text})))
+        is_option = isinstance(value, str) and argument.startswith("{value}") and text.startswith("-")
+        if is_option and "--" not in filled[:-1]:
+            raise ValueError("it begins with -, which the command may take for an option; "
+                             "put \"--\" before {value} where the command knows that")
+    return tuple(filled)

@@ -81,8 +81,8 @@ class Shadows(Part):
         if subject != self._subject:
             self._subject = subject
             # Tokens go on, so that an answer on its way is not taken for one to come.
-            self._conversation = conversation.start(settings.thing, self._shadows, self._kernel.run_id)._replace(
-                requests=self._conversation.requests)
+            self._conversation = conversation.start(settings.thing, self._shadows, self._kernel.run_id,
+                                                    self._conversation.requests.made)
             self.is_open = False
         self._fills = [template.compile_tree(entry.reported) for entry in self._shadows]
         self._names = template.placeholders(

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from iotd.shadows.conversation import (
-    ANSWER_S, ANSWERS, MAX_DOCUMENT_BYTES, MAX_IN_FLIGHT, PAUSE_FIRST_S, PAUSE_MAX_S, THROTTLED_S, Conversation,
-    Desired, Report, Wanted, closed, filters, heard, keep, next_due, opened, prefix, report, start, unanswered,
+    PAUSE_FIRST_S, PAUSE_MAX_S, THROTTLED_S, Conversation, Desired, Report, Wanted, closed,
+    filters, heard, keep, next_due, opened, report, start, unanswered,
 )
-from iotd.shadows.documents import difference, lacking
+from iotd.shadows.documents import MAX_BYTES, difference, lacking
+from iotd.shadows.messages import ANSWERS, prefix
+from iotd.shadows.requests import ANSWER_S, MAX_IN_FLIGHT
 from iotd.shadows.section import Shadow
 from iotd.vocabulary import Entry, Message, Received, Send
 from tests.aws import document
@@ -262,7 +264,7 @@ def test_a_rejected_report_is_said_and_not_repeated(code: Any) -> None:
     conversation, effects = hear(conversation, "update/rejected", {"code": code, "clientToken": "run-2"})
     assert [(effect.event, effect.level, effect.fields["code"]) for effect in effects] == [
         ("shadow.rejected", logging.WARNING, code)]
-    assert next_due(conversation) == math.inf and not conversation.in_flight
+    assert next_due(conversation) == math.inf and not conversation.requests.in_flight
 
 
 @pytest.mark.parametrize("code, again", [(429, True), (500, True), (409, True), (400, False), (403, False)])
@@ -344,7 +346,7 @@ def test_a_careful_line_asks_for_one_thing_at_a_time_and_nothing_of_a_shadow_tha
 def test_at_most_ten_requests_are_unanswered_and_the_others_wait_their_turn() -> None:
     shadows = tuple(Shadow(f"s{number}") for number in range(25))
     conversation, effects = opened(start("t", shadows, "run"), 0.0)
-    assert len(sent(effects)) == len(conversation.in_flight) == MAX_IN_FLIGHT
+    assert len(sent(effects)) == len(conversation.requests.in_flight) == MAX_IN_FLIGHT
     body = {"code": 404, "clientToken": "run-3"}
     conversation, effects = heard(conversation, Received(
         1, "$aws/things/t/shadow/name/s2/get/rejected", json.dumps(body).encode(), 1, False), 1.0)
@@ -386,7 +388,7 @@ def test_a_device_whose_get_is_not_answered_still_reports_and_gets_again_after_g
 
 def test_a_report_of_eight_kilobytes_is_sent_and_a_larger_one_said_once() -> None:
     conversation = reporting()
-    fits = {"a": "x" * (MAX_DOCUMENT_BYTES - len('{"a":""}'))}
+    fits = {"a": "x" * (MAX_BYTES - len('{"a":""}'))}
     conversation, effects = report(conversation, 0, fits, {}, 1.0)
     assert len(sent(effects)) == 1
     large = {"a": fits["a"] + "x"}
@@ -445,12 +447,12 @@ def test_whatever_comes_never_raises_and_is_at_most_one_warning(answer: str) -> 
         body: Any = {key: chance.choice([chance.choice(HOSTILE), tree(chance, 3)])
                      for key in KEYS if chance.random() < 0.7}
         if chance.random() < 0.6:
-            body["clientToken"] = chance.choice(list(conversation.in_flight) or ["run-1"])
+            body["clientToken"] = chance.choice(list(conversation.requests.in_flight) or ["run-1"])
         if chance.random() < 0.4:
             body["version"] = chance.randrange(10)
         after, effects = hear(conversation, answer, chance.choice([body, body, body, tree(chance, 2)]))
         assert sum(effect.level >= logging.WARNING for effect in effects if isinstance(effect, Entry)) <= 1
-        assert len(after.in_flight) <= MAX_IN_FLIGHT
+        assert len(after.requests.in_flight) <= MAX_IN_FLIGHT
         keep(after, 30.0)
 
 
@@ -591,7 +593,7 @@ class World:
         return ([(name, stored and stored.deleted_at is None and stored.state) for name, stored in self.stored.items()],
                 [(standing.stage, standing.delta) for standing in self.conversation.standings],
                 self.orders[-1:], self.wanted, self.desired,
-                bool(self.conversation.in_flight or self.conversation.waiting))
+                bool(self.conversation.requests.in_flight or self.conversation.requests.waiting))
 
 
 SCENARIOS: dict[str, list[Callable[[World], None]]] = {

@@ -12,6 +12,7 @@ import pytest
 from iotd.shadows import desired
 from iotd.shadows.desired import Act, Duty, Orders
 from iotd.shadows.documents import difference
+from iotd.shadows.orders import arguments_of
 from iotd.shadows.section import Run, Set
 from iotd.vocabulary import Entry, Json
 
@@ -163,8 +164,8 @@ def test_anything_else_is_taken(value: Json) -> None:
     ("", ""), (3, "3"), (-3, "-3"), (True, "true"), (1.5, "1.5"), ({"a": [1, "雪"]}, '{"a": [1, "雪"]}'),
 ])
 def test_a_value_is_exactly_one_argument(value: Json, text: str) -> None:
-    assert desired.arguments(("fan", "{value}", "{{now}}"), value) == ("fan", text, "{now}")
-    assert desired.arguments(("fan", "--speed={value}"), value) == ("fan", f"--speed={text}")
+    assert arguments_of(("fan", "{value}", "{{now}}"), value) == ("fan", text, "{now}")
+    assert arguments_of(("fan", "--speed={value}"), value) == ("fan", f"--speed={text}")
 
 
 @pytest.mark.parametrize("command, value", [
@@ -173,11 +174,11 @@ def test_a_value_is_exactly_one_argument(value: Json, text: str) -> None:
 ])
 def test_nul_and_what_looks_like_an_option_are_refused(command: tuple[str, ...], value: str) -> None:
     with pytest.raises(ValueError):
-        desired.arguments(command, value)
+        arguments_of(command, value)
 
 
 def test_after_a_double_dash_nothing_is_an_option() -> None:
-    assert desired.arguments(("fan", "--", "{value}"), "--help") == ("fan", "--", "--help")
+    assert arguments_of(("fan", "--", "{value}"), "--help") == ("fan", "--", "--help")
 
 
 def test_a_value_that_changes_without_end_is_done_five_times_a_minute_and_named_once() -> None:
