@@ -53,9 +53,21 @@ def same(one: Json, other: Json) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+def merged(old: Json, new: Mapping[str, Json]) -> dict[str, Json]:
+    """Return `new` laid over `old` as the service does it: objects into each other, and a null takes its key out."""
+    found = dict(old) if isinstance(old, dict) else {}
+    for key, value in new.items():
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = merged(found.get(key), value) if isinstance(value, dict) else value
+    return found
+
+
 def size_of(section: Json) -> int:
     """Return how many bytes of a document the section takes."""
-    return len(json.dumps(section, ensure_ascii=False, separators=(",", ":")).encode("utf-8")) if section else 0
+    text = json.dumps(section, ensure_ascii=False, separators=(",", ":")) if section else ""
+    return len(text.encode("utf-8", "backslashreplace"))
 
 
 def desired_of(state: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -76,6 +88,13 @@ def depth(value: Json, most: int) -> int:
     return level
 
 
+def has_null_in_list(value: Json) -> bool:
+    """Tell whether a list has a null, which the service refuses; one in an object only takes its key out."""
+    if isinstance(value, dict):
+        return any(map(has_null_in_list, value.values()))
+    return isinstance(value, list) and any(child is None or has_null_in_list(child) for child in value)
+
+
 def canonical(value: Json) -> tuple[str, str]:
     """Return the JSON text by which a value is compared, or what keeps it from being acted on."""
     if depth(value, MAX_DEPTH) > MAX_DEPTH:
@@ -86,6 +105,11 @@ def canonical(value: Json) -> tuple[str, str]:
     except ValueError:
         return "", "it is no JSON: a number that is none, or half a character"
     return (text, "") if size <= MAX_BYTES else ("", f"it has {size} bytes, at most {MAX_BYTES} are taken")
+
+
+def alike(one: str, other: str) -> bool:
+    """Compare two JSON texts by what they mean, as `same` does."""
+    return one == other or same(json.loads(one), json.loads(other))
 
 
 def is_json(text: Json) -> bool:

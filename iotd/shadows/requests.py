@@ -14,11 +14,15 @@ ANSWER_S = 10.0  # no answer by then: the request is forgotten
 
 
 class Request(NamedTuple):
-    """One request: which shadow, get or update, its body without the token, and when it was sent."""
+    """One request: which shadow, get or update, its body without the token, and when it was sent.
+
+    `piece`: a piece of a report, sent to learn whether the service takes it; no other request makes it worthless.
+    """
 
     shadow: int
     verb: str
     body: Mapping[str, Json]
+    piece: bool = False
     sent_at: float = 0.0
 
     @property
@@ -45,8 +49,8 @@ def fresh(requests: Requests, careful: bool = False) -> Requests:
 
 def asked(requests: Requests, request: Request) -> Requests:
     """Put a request in the queue, in place of a waiting one that it makes worthless."""
-    kept = tuple(other for other in requests.waiting
-                 if (other.shadow, other.verb, other.section) != (request.shadow, request.verb, request.section))
+    kept = tuple(other for other in requests.waiting if request.piece or other.piece
+                 or (other.shadow, other.verb, other.section) != (request.shadow, request.verb, request.section))
     return requests._replace(waiting=kept + (request,))
 
 
@@ -69,6 +73,11 @@ def found(requests: Requests, index: int, token: Json) -> Request | None:
 def answered(requests: Requests, token: str) -> Requests:
     """Return what is left once this request has its answer, or will have none."""
     return requests._replace(in_flight={key: request for key, request in requests.in_flight.items() if key != token})
+
+
+def of(requests: Requests, index: int) -> list[Request]:
+    """Return the requests to this shadow that wait or are unanswered."""
+    return [request for request in (*requests.in_flight.values(), *requests.waiting) if request.shadow == index]
 
 
 def late(requests: Requests, now: float) -> list[str]:
