@@ -11,6 +11,7 @@ from iotd.config.section import Note, Section, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
 from iotd.mqtt import topics
+from iotd.shadows.documents import has_null_in_list
 from iotd.vocabulary import Json
 
 AWS_MAX_SHADOW_BYTES = 8 * 1024
@@ -121,6 +122,8 @@ def _check(settings: Settings, note: Note) -> None:
         for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
             if aws and _depth(state) > AWS_MAX_SHADOW_DEPTH:
                 note(f"{key}.{part}", f"{_depth(state)} levels deep; AWS IoT is sure to take {AWS_MAX_SHADOW_DEPTH}")
+            for name in (name for name, value in state.items() if has_null_in_list(value)):
+                note(f"{key}.{part}.{name}", "a list in it has a null, which a shadow cannot hold; leave it out")
         _check_watching(settings, shadow, key, note)
         if shadow.files and any(other.files for other in shadows[:position]):
             note(f"{key}.files", "another shadow has the files already; one at most can have them")

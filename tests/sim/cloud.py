@@ -13,7 +13,7 @@ from iotd.vocabulary import Json, Message
 from tests.aws import document
 from tests.aws.document import Document, Refusal
 
-_SHADOW = re.compile(r"\$aws/things/(?P<thing>[^/]+)/shadow(?:/name/(?P<name>[^/]+))?/(?P<verb>get|update)")
+_SHADOW = re.compile(r"\$aws/things/(?P<thing>[^/]+)/shadow(?:/name/(?P<name>[^/]+))?/(?P<verb>get|update|delete)")
 
 
 class Delivered(NamedTuple):
@@ -35,6 +35,7 @@ class Client:
         self.will: Message | None = None
         self.deliver: Callable[[Message], None] | None = None
         self.waiting: list[Message] = []
+        self.unacknowledged: list[Message] = []
 
 
 class SimulatedBroker:
@@ -54,7 +55,7 @@ class SimulatedBroker:
         self.retained: dict[str, Message] = {}
         self.seen: list[Delivered] = []
         self.clients: dict[str, Client] = {}
-        self.shadows = SimulatedShadows(self)
+        self.shadows = SimulatedShadows(self, now)
         self._now = now
 
     def connect(self, dial: Dial, deliver: Callable[[Message], None]) -> bool:
@@ -68,21 +69,22 @@ class SimulatedBroker:
         client.will, client.deliver = dial.will, deliver
         waiting, client.waiting = client.waiting, []
         for message in waiting:
-            deliver(message)
+            self._pass(client, message)
         return present or self.says_present
 
     def lose(self, client_id: str) -> None:
         """The line of a client is gone without a DISCONNECT: its will is published."""
         client = self.clients.get(client_id)
         if client is not None and client.deliver is not None:
-            client.deliver = None
+            self._gone(client)
             will, client.will = client.will, None
             if will is not None:
                 self.publish(will)
 
     def leave(self, client_id: str) -> None:
         """A client has sent DISCONNECT."""
-        self.clients[client_id].will = self.clients[client_id].deliver = None
+        self.clients[client_id].will = None
+        self._gone(self.clients[client_id])
 
     def subscribe(self, client_id: str, filters: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
         """Take a SUBSCRIBE; return the code of each filter. What is retained on it is delivered."""
@@ -109,51 +111,106 @@ class SimulatedBroker:
             self.retained.pop(message.topic, None)
         for client in self.clients.values():
             if any(matches(name, message.topic) for name in client.filters):
-                passed = message._replace(retain=False)
-                if client.deliver is not None:
-                    client.deliver(passed)
-                else:
-                    client.waiting.append(passed)
+                self._pass(client, message._replace(retain=False))
         found = _SHADOW.fullmatch(message.topic)
         if found is not None:
-            self.shadows.take(found["thing"], found["name"], found["verb"], message)
+            self.shadows.asked(found["thing"], found["name"], found["verb"], message)
+
+    def acknowledged(self, client_id: str, message: Message) -> None:
+        """A client has sent PUBACK."""
+        client = self.clients[client_id]
+        if message in client.unacknowledged:
+            client.unacknowledged.remove(message)
+
+    def _pass(self, client: Client, message: Message) -> None:
+        if client.deliver is None:
+            client.waiting.append(message)
+        else:
+            client.unacknowledged.append(message)
+            client.deliver(message)
+
+    def _gone(self, client: Client) -> None:
+        """What it has not acknowledged is delivered again on its next line."""
+        client.deliver = None
+        client.waiting[:0], client.unacknowledged = client.unacknowledged, []
 
     def on(self, topic: str) -> list[Delivered]:
         """Return what came on a topic, in order."""
         return [delivered for delivered in self.seen if delivered.message.topic == topic]
 
 
+class Change(NamedTuple):
+    """What a shadow holds from the monotonic time `at` on; of its deletion nobody is told who did not ask."""
+
+    at: float
+    name: str | None
+    state: Json
+    deleted: bool = False
+
+
 class SimulatedShadows:
-    """The Device Shadow service, by the same document rules as the stand-in of `tests.aws`."""
+    """The Device Shadow service, by the same document rules as the stand-in of `tests.aws`.
 
-    def __init__(self, broker: SimulatedBroker) -> None:
+    `refuse` is asked about each request over MQTT, `courier` delivers the answers to each: it may reorder, double or
+    lose them. `history` is every change.
+    """
+
+    def __init__(self, broker: SimulatedBroker, now: Callable[[], float]) -> None:
         self.documents: dict[tuple[str, str | None], Document] = {}
+        self.history: list[Change] = []
+        self.refuse: Callable[[str], Refusal | None] = lambda verb: None
+        self.courier: Callable[[list[Message]], list[Message]] = lambda answers: answers
         self._broker = broker
+        self._now = now
 
-    def take(self, thing: str, name: str | None, verb: str, message: Message) -> None:
+    def take(self, thing: str, name: str | None, verb: str, message: Message, refused: Refusal | None = None) -> None:
         """Answer a request."""
-        request = document.parse(message.payload)
+        request: Any = {}
         try:
+            request = document.parse(message.payload)
+            if refused is not None:
+                raise refused
             answers = self._answers(thing, name, verb, request)
         except Refusal as refusal:
-            answers = {f"{verb}/rejected": refusal.payload(0, document.token_of(request))}
-        for kind, body in answers.items():
-            self._broker.publish(Message(f"{message.topic.removesuffix(verb)}{kind}", document.dump(body)))
+            answers = {f"{verb}/rejected": refusal.payload(int(self._now()), document.token_of(request))}
+        prefix = message.topic.removesuffix(verb)
+        for answer in self.courier([Message(f"{prefix}{kind}", document.dump(body)) for kind, body in answers.items()]):
+            self._broker.publish(answer)
+
+    def asked(self, thing: str, name: str | None, verb: str, message: Message) -> None:
+        """Take a request of a device's."""
+        self.take(thing, name, verb, message, self.refuse(verb))
+
+    def write(self, thing: str, name: str | None, state: Json) -> None:
+        """Write to a shadow as a user of the cloud would."""
+        self.take(thing, name, "update", Message(f"{_prefix(thing, name)}/update", document.dump({"state": state})))
 
     def desire(self, thing: str, name: str | None, desired: dict[str, Json]) -> None:
-        """Write to a shadow as a user of the cloud would."""
-        prefix = f"$aws/things/{thing}/shadow" + ("" if name is None else f"/name/{name}")
-        self.take(thing, name, "update", Message(f"{prefix}/update", document.dump({"state": {"desired": desired}})))
+        """Desire something as a user of the cloud would."""
+        self.write(thing, name, {"desired": desired})
+
+    def delete(self, thing: str, name: str | None) -> None:
+        """Delete a shadow as a user of the cloud would."""
+        self.take(thing, name, "delete", Message(f"{_prefix(thing, name)}/delete", b"{}"))
 
     def state(self, thing: str, name: str | None) -> Any:
         """Return the state of a shadow."""
         return self.documents[thing, name].state
 
     def _answers(self, thing: str, name: str | None, verb: str, request: Any) -> dict[str, Any]:
-        key = (thing, name)
+        key, label, now = (thing, name), name or thing, int(self._now())
         if verb == "get":
-            return {"get/accepted": document.get(self.documents.get(key), name or thing, request, 0)}
-        updated = document.update(self.documents.get(key), request, 0)
+            return {"get/accepted": document.get(self.documents.get(key), label, request, now)}
+        if verb == "delete":
+            self.documents[key], deleted = document.delete(self.documents.get(key), label, request, now)
+            self.history.append(Change(self._now(), name, {}, deleted=True))
+            return {"delete/accepted": deleted}
+        updated = document.update(self.documents.get(key), request, now)
         self.documents[key] = updated.document
+        self.history.append(Change(self._now(), name, updated.document.state))
         answers = {"accepted": updated.accepted, "delta": updated.delta, "documents": updated.documents}
         return {f"update/{kind}": body for kind, body in answers.items() if body is not None}
+
+
+def _prefix(thing: str, name: str | None) -> str:
+    return f"$aws/things/{thing}/shadow" + ("" if name is None else f"/name/{name}")

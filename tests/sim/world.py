@@ -15,6 +15,7 @@ import os
 import random
 import traceback
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from iotd.config.parse import parse
@@ -29,7 +30,7 @@ from iotd.host.tasks import Tasks
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
 from iotd.outgoing.part import Adapters as OutgoingAdapters
-from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Signalled, Spent, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Json, Message, Received, Signalled, Spent, Subscribed
 from tests.sim.cloud import SimulatedBroker
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
@@ -38,6 +39,7 @@ from tests.sim.disk import (
 EPOCH_S = 1_790_000_000.0
 LATENCY_S = 0.02
 SPENT_S = 70.0  # a packet, and six repeats
+TURN_S = 1e-6
 BOOT_S = 30.0
 SIGTERM = 15
 
@@ -60,7 +62,8 @@ class Schedule:
 
     def step(self) -> None:
         """Go on to the next event and have it happen."""
-        self.now, _, do = heapq.heappop(self._events)
+        at, _, do = heapq.heappop(self._events)
+        self.now = max(self.now, at)
         do()
 
 
@@ -86,7 +89,8 @@ class SimulatedInbox:
         while not self.events and self._schedule.next_at() <= deadline:
             self._schedule.step()
         if not self.events:
-            self._schedule.now = max(self._schedule.now, deadline)
+            # A turn takes time: what is due but for a rounding error would be due for ever.
+            self._schedule.now = max(self._schedule.now + TURN_S, deadline)
         taken, self.events = self.events, []
         return taken
 
@@ -102,6 +106,7 @@ class SimulatedSession:
         self.gone = False
         self.line = self._dialling = 0
         self._up = False
+        self._hung_up = 0
         self._simulation = simulation
         self._post = post
         self._taken: list[int] = []
@@ -132,9 +137,12 @@ class SimulatedSession:
                 return
             self._dialling = 0
             broker = self._simulation.broker
+            if self._hung_up == dial.line:
+                return self._post(Down(dial.line, "asked", "asked to disconnect", False))
             if not (self._simulation.network_is_up and broker.is_up):
                 return self._post(Down(dial.line, "tcp", "no answer within 10 s", False))
             self._client_id, self._up = dial.client_id, True
+            self._simulation.connected_at = self._simulation.schedule.now
             self._simulation.connected = self
             waiting: list[Message] = []
             present = broker.connect(dial, waiting.append)
@@ -194,7 +202,8 @@ class SimulatedSession:
         return taken
 
     def hang_up(self, line: int) -> None:
-        """Send DISCONNECT and close."""
+        """Send DISCONNECT and close; a dialling under way ends as well."""
+        self._hung_up = line
         if self._up and line == self.line:
             self._up = False
             self._simulation.broker.leave(self._client_id)
@@ -226,6 +235,7 @@ class SimulatedSession:
 
         def arrive() -> None:
             if self._is_up(line):
+                self._simulation.broker.acknowledged(self._client_id, message)
                 self._post(Received(line, message.topic, message.payload, message.qos, message.retain))
 
         self._later(arrive)
@@ -238,7 +248,7 @@ class SimulatedSession:
 
 
 class SimulatedTasks:
-    """Work that is done at once, and whose end comes later."""
+    """Work that is done at once, and whose end comes later; commands of orders are the simulation's."""
 
     def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
         self._simulation = simulation
@@ -246,6 +256,14 @@ class SimulatedTasks:
 
     def start(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> bool:
         """Do the work; what it is about (a value, a topic) may take as long as the test says."""
+        match key, work:
+            case ("order", shadow, str(name)), partial(args=(*_, value)):
+                from iotd.shadows.findings import Performed  # a device without shadows does not even import them
+
+                took_s, reason = self._simulation.command(name, value)
+                self._simulation.schedule.after(took_s, lambda: self._post(Performed(shadow, name, reason)))
+                return True
+
         def do() -> None:
             never = os.eventfd(0)  # type: ignore[attr-defined]
             try:
@@ -341,7 +359,11 @@ class SimulatedSystemd:
 
 
 class Simulation:
-    """One device with its configuration, and everything around it."""
+    """One device with its configuration, and everything around it.
+
+    `command` runs what an order asks for: it is given the key and the value, and returns how long it takes and why it
+    failed.
+    """
 
     def __init__(self, configuration: str, seed: int = 0, hostname: str = "pi") -> None:
         self.schedule = Schedule()
@@ -351,6 +373,8 @@ class Simulation:
         self.ssid: bytes | None = b"fleet-ap"
         self.other_route_fault: type[Exception] | None = None
         self.connected: SimulatedSession | None = None
+        self.connected_at = 0.0
+        self.command: Callable[[str, Json], tuple[float, str]] = lambda key, value: (LATENCY_S, "")
         self.boots = 0
         self.log = io.StringIO()
         self.takes_s: dict[Hashable, float] = {}
