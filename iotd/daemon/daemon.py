@@ -166,7 +166,7 @@ class Daemon:
             "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
             "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
             "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
-            "down": None if self._line.up else self._down(now), "contested": self._line.opening.suspicion.contested,
+            "down": None if self._line.up else self._down(now), "contested": self._line.contested(),
             "healthy": not problems, "problems": problems,
             "configuration": {"problems": list(self._configuration.refused)},
         }

@@ -217,10 +217,14 @@ class Line:
         self._log_down(event, cause, now)
         self._changed(now)
 
+    def contested(self) -> bool:
+        """Tell whether the broker ends each new line over nothing; one that has proven stable is not contested."""
+        return self.opening.suspicion.contested and not reconnect.stable(self._attempts, self._world.monotonic())
+
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
         found = [] if self.up else [f"not connected: {self.down_reason}"]
-        if self.opening.suspicion.contested:
+        if self.contested():
             found.append("another client has the same client id: each ends the line of the other")
         return found + self.opening.problems()
 

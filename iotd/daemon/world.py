@@ -8,7 +8,6 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -77,7 +76,7 @@ def real(places: Places, under_journald: bool) -> World:
 
     return World(
         monotonic=time.monotonic, wall=time.time, wall_is_set=clock.clock_is_set, uptime=clock.uptime_s,
-        chance=random.random, new_id=lambda: uuid.uuid4().hex[:16], identity=identity(), boot_id=clock.boot_id(),
+        chance=random.random, new_id=lambda: os.urandom(8).hex(), identity=identity(), boot_id=clock.boot_id(),
         pid=os.getpid(), under_journald=under_journald, places=places, files=Files(), systemd=Systemd(),
         inbox=Inbox(), session=Session, tasks=Tasks, periodic=Periodic, catch_signals=catch_signals,
         on_terminal=sys.stdout is not None and sys.stdout.isatty())

@@ -203,19 +203,20 @@ def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
 
 
 def suspects(outbox: Outbox, now: float) -> set[str]:
-    """Return the topics in flight that the line may end over now."""
-    return {flight.topic for flight in outbox.in_flight.values()
-            if now - flight.sent_at <= BLAME_S and flight.topic not in outbox.welcome}
+    """Return the topics in flight that the line may end over now: one that was welcome only where it is on trial."""
+    return {flight.topic for number, flight in outbox.in_flight.items()
+            if now - flight.sent_at <= BLAME_S and (flight.topic not in outbox.welcome or number == outbox.trial)}
 
 
 def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
     """The line is down: everything in flight goes out again on the next one.
 
-    `blamed` tells that the broker ended it.
+    `blamed` tells that the broker ended it, and over nothing else. Where it may have been over something else as well
+    the falls in a row are neither more nor over: with a shadow unanswered on every other line they would never be two.
     """
     recent = [number for number, flight in outbox.in_flight.items() if now - flight.sent_at <= BLAME_S]
     guilty = blamed and bool(recent)
-    falls = outbox.falls + 1 if guilty else 0 if not outbox.careful else outbox.falls
+    falls = outbox.falls + 1 if guilty else outbox.falls if recent or outbox.careful else 0
     empty = outbox._replace(in_flight={}, cursor=0, publishes_left=0.0, bytes_left=0.0, falls=falls, quiet_from=None,
                             trial=None, left_out=frozenset(), last_acknowledged=0,
                             careful=guilty and falls >= FALLS_BEFORE_CARE and not outbox.careful)

@@ -144,5 +144,5 @@ class Stores:
         """Find out whether a file that failed is well again, where no message has told."""
         if self.journal.is_open and (self.journal.behind or self.journal.path in self.failures):
             self.write(self.journal, self.journal.rewrite)
-        if self.disk is not None and self.disk_fails and not self.journal.count:
+        if self.disk is not None and self.disk_fails:
             self.write(self.disk, self.disk.probe)

@@ -71,6 +71,20 @@ def test_a_denied_shadow_is_one_action_found_within_a_minute_while_messages_arri
     assert simulation.daemon is not None and not simulation.entries("session.contested")
 
 
+@pytest.mark.parametrize("was_welcome", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_denied_topic_is_found_beside_shadows_that_are_asked_for_on_every_line(was_welcome: bool, seed: int) -> None:
+    simulation = Simulation(CONFIGURATION, seed=seed)
+    simulation.broker.denied = set() if was_welcome else {STATE}
+    simulation.start()
+    simulation.run(600.0)
+    simulation.broker.denied = {STATE}
+    simulation.run(HOUR_S - 600.0)
+    assert [entry["topic"] for entry in simulation.entries("publish.denied")] == [STATE]
+    assert not simulation.entries("session.contested") and not simulation.entries("session.denied")
+    assert len(simulation.entries("session.connected")) < 25
+
+
 def test_what_rests_is_asked_for_again_on_the_first_line_after_an_hour() -> None:
     simulation = Simulation(CONFIGURATION)
     simulation.broker.denied = FILTERS
