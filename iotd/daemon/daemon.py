@@ -341,8 +341,8 @@ class Daemon:
         systemd.status("; ".join(filter(None, (line, self._configuration.problem()))))
 
     def _down(self, now: float) -> dict[str, Json]:
-        """Return why there is no line, since when (epoch seconds, None for less than BEAT_S and while nobody has set the
-        clock), and when it is dialled next.
+        """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set
+        the clock), and when it is dialled next.
         """
         line, outage = self._line, self.outages.until(now, self._line.down_reason)
         # To ask whether the clock is set takes 1 MB and 3 ms the first time, which no start needs.
