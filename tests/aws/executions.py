@@ -124,7 +124,8 @@ class Executions:
         """End what has taken too long."""
         now, answers = self._now(), list[Answer]()
         for one in self.all:
-            if one.status == "IN_PROGRESS" and now >= min(one.ends_at or now + 1, one.step_ends_at or now + 1):
+            ends = [at for at in (one.ends_at, one.step_ends_at) if at is not None]
+            if one.status == "IN_PROGRESS" and ends and now >= min(ends):
                 one.turn("TIMED_OUT", now)
                 answers += self._news(one.thing)
         return answers
