@@ -12,6 +12,6 @@ def run(options: Any) -> int:
     """Print every warning, and that there is no problem. Raises ConfigError with all of them where there are."""
     checked = load(options.file, False)
     for warning in checked.warnings:
-        print(f"{options.file}: warning: {warning}", file=sys.stderr)
+        print(warning, file=sys.stderr)
     print(f"{options.file}: no problem found")
     return 0

@@ -1,4 +1,4 @@
-"""Reads the configuration file, and opens the certificates that it names."""
+"""Reads the configuration file, and opens the certificates and passwords that it names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 import time
 from pathlib import Path
 
-from iotd.config import parse
+from iotd.config import broker, parse
 from iotd.config.document import MAX_BYTES
 from iotd.config.settings import Checked
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import identity
 from iotd.mqtt import credentials
+from iotd.mqtt.settings import Mqtt
 
 
 def load(file: str, running: bool) -> Checked:
-    """Return what the file says; raise ConfigError with every problem of it and of the certificates.
+    """Return what the file says; raise ConfigError with every problem of it and of the files that it names.
 
     An expired certificate keeps nobody from `running`: it is the broker's to refuse, and the clock may be wrong.
     """
@@ -30,16 +31,37 @@ def load(file: str, running: bool) -> Checked:
     except UnicodeDecodeError as error:
         raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
     parsed = parse.parse(text, file, identity())
-    tls = parsed.settings.mqtt.tls
-    if tls is None:
-        return Checked(parsed.settings, ())
-    problems = credentials.unusable(tls, parsed.settings.mqtt.port)
-    expired = credentials.expired(tls, time.time())
-    if problems or (expired and not running):
-        raise ConfigError(file, [Problem(parsed.line(f"mqtt.tls.{key}"), f"mqtt.tls.{key}", text)
-                                 for found in (problems, expired) for key, text in found.items()])
-    hidden = [] if running else credentials.hidden(tls)  # a unit of one's own may show what ours hides
-    return Checked(parsed.settings, (*credentials.warnings(tls), *hidden, *expired.values()))
+    problems, warnings = _of_files(parsed.settings.mqtt, running)
+    if problems:
+        raise ConfigError(file, [Problem(parsed.line(key), key, text) for key, text in problems])
+    found = (Problem(parsed.line(key), key, text) for key, text in (*broker.warnings(parsed.settings), *warnings))
+    return Checked(parsed.settings, tuple(problem.render(file, "warning: ") for problem in sorted(found)))
+
+
+def _of_files(mqtt: Mqtt, running: bool) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Open the files of the certificates and passwords; return the problems and the warnings, each with its key."""
+    tls, proxy = mqtt.tls, mqtt.proxy
+    problems: list[tuple[str, str]] = []
+    warnings: list[tuple[str, str]] = []
+    secrets = {"mqtt.password_file": mqtt.password_file, "mqtt.proxy.password_file": proxy and proxy.password_file}
+    for key, path in secrets.items():
+        try:
+            if path:
+                credentials.password(path)
+        except ValueError as error:
+            problems.append((key, str(error)))
+    paths: dict[str, str | None] = {}
+    if tls is not None:
+        problems += [(f"mqtt.tls.{key}", text) for key, text in credentials.unusable(tls, mqtt.alpn).items()]
+        expired = [(f"mqtt.tls.{key}", text) for key, text in credentials.expired(tls, time.time()).items()]
+        (warnings if running else problems).extend(expired)
+        secrets["mqtt.tls.key"] = tls.key
+        paths = {f"mqtt.tls.{key}": path for key, path in zip(tls._fields, tls)}
+    warnings += [(key, text) for key, path in secrets.items() if path and (text := credentials.open_to_all(path))]
+    for key, path in {**paths, **secrets}.items():
+        if path and not running and (text := credentials.hidden(path)):  # a unit of one's own may show what ours hides
+            warnings.append((key, text))
+    return problems, warnings
 
 
 def places() -> Places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +23,8 @@ MAX_DEPTH = 32
 
 T = TypeVar("T")
 Reader = Callable[["Cursor"], T]
-Schema = Mapping[str, "tuple[str, Reader[Any]]"]  # a key of the file: the name of its field, and its reader
+# A key of the file: the name of its field, and its reader; no name for one that is always wrong, as its reader says.
+Schema = Mapping[str, "tuple[str, Reader[Any]]"]
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"map": "mapping", "seq": "list", "str": "text", "int": "number", "float": "number", "timestamp": "date",
@@ -98,7 +100,7 @@ class Cursor(NamedTuple):
                 name, reader = schema[key]
                 values.update((name, value) for value in child.read(reader))
             else:
-                child.note(f"unknown key; {_nearest(key, schema)}")
+                child.note(f"unknown key; {_nearest(key, [known for known, (name, _) in schema.items() if name])}")
         for key in required.keys() - entries.keys():
             self.document.note(self._below(key), "is required")
         return values
@@ -228,7 +230,7 @@ def compose(text: str) -> yaml.Node | None:
         raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
-        written = "".join(text.splitlines()[line - 1:line])
+        written = re.sub(r"(?i)(passw[^:]*:\s*)(?!/).*", r"\1…", "".join(text.splitlines()[line - 1:line]))
         reason = "it has a tab; indent with spaces" if "\t" in written else error.problem
         raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}") from None
 

@@ -11,7 +11,7 @@ from iotd.mqtt.settings import Mqtt
 
 
 class Presence(NamedTuple):
-    """The will, and its living counterpart on the same topic."""
+    """The will, and its living counterpart on the same topic, which is empty where presence is off."""
 
     topic: str
     retain: bool = True
@@ -34,9 +34,14 @@ class Settings(NamedTuple):
     log: Log = Log()
     sections: Mapping[str, Any] = {}
 
+    @property
+    def client_id(self) -> str:
+        """Who this is to the broker: the thing, unless the file says otherwise."""
+        return self.thing if self.mqtt.client_id is None else self.mqtt.client_id
+
 
 class Checked(NamedTuple):
-    """Settings that can be used, and what is not right about them all the same."""
+    """Settings that can be used, and what is not right about them all the same, as the lines that `check` prints."""
 
     settings: Settings
     warnings: tuple[str, ...]

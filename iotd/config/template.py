@@ -79,6 +79,19 @@ def compile_json(tree: Json, known: frozenset[str] = REPORT) -> Callable[[Mappin
     return fill_text
 
 
+def compile_payload(tree: Json, known: frozenset[str] = REPORT) -> Callable[[Mapping[str, Json]], str]:
+    """Return a function that gives what `compile_json` does, but of a text the text itself, not in JSON's quotes."""
+    if not isinstance(tree, str):
+        return compile_json(tree, known)
+    fill = compile_tree(tree, known)
+
+    def fill_text(values: Mapping[str, Json]) -> str:
+        value = fill(values)
+        return value if isinstance(value, str) else _write(value)
+
+    return fill_text
+
+
 def _pieces(tree: Json, known: frozenset[str]) -> Iterator[str | Fill]:
     """Yield the JSON text of `tree`, with a function in the place of each string that has placeholders."""
     if isinstance(tree, dict):

@@ -249,13 +249,16 @@ class Line:
         session = self._world.new_id()
         self._standing = presence.Standing(session, 0.0)
         will = presence.status(settings.presence, self._world.identity.hostname, session, presence.LOST)
-        tls, port = mqtt.tls, mqtt.port
+        tls, alpn = mqtt.tls, mqtt.alpn
         self._session.dial(Dial(
-            self.number, mqtt.host, port, settings.thing, mqtt.clean_session, mqtt.keepalive_s, will,
-            lambda: None if tls is None else credentials.context(tls, port)))
+            self.number, mqtt.host, mqtt.port, settings.client_id, mqtt.clean_session, mqtt.keepalive_s,
+            will if will.topic else None, lambda: None if tls is None else credentials.context(tls, alpn),
+            mqtt.username, mqtt.password_file, mqtt.proxy))
 
     def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
-        """Put a word on the presence topic."""
+        """Put a word on the presence topic; where there is none, go on as if it had been acknowledged."""
+        if not self._settings.presence.topic:
+            return None if token is None else self.on_acknowledged(Acknowledged(self.number, token), now)
         message = presence.status(self._settings.presence, self._world.identity.hostname, self._standing.session, word,
                                   timestamp=int(self._world.wall()), **more)
         self._standing = presence.Standing(self._standing.session, now)
@@ -298,7 +301,7 @@ class Line:
         for part in self._parts:
             wanted.update(part.filters())
         return {name: qos for name, qos in wanted.items()
-                if f"subscription to {name}" not in self.suspicion.resting}
+                if name and f"subscription to {name}" not in self.suspicion.resting}
 
     def _pass(self, size: int) -> None:
         publishes, total = self._passed
@@ -384,4 +387,4 @@ class Line:
                 self._held_written = None
 
     def _session_key(self) -> str:
-        return f"{self._settings.thing}@{self._settings.mqtt.host}:{self._settings.mqtt.port}"
+        return f"{self._settings.client_id}@{self._settings.mqtt.host}:{self._settings.mqtt.port}"

@@ -15,7 +15,9 @@ import threading
 import time
 from typing import Any
 
+from iotd.mqtt import advice
 from iotd.mqtt.addresses import Address, Wait, connected, encoded, in_turn
+from iotd.mqtt.settings import Proxy
 
 DNS_S = 10.0
 TCP_S = 10.0
@@ -24,9 +26,9 @@ CLOSE_S = 2.0
 
 _READ_BYTES = 1 << 14  # no record of TLS is longer, so that none is left in OpenSSL, where poll(2) sees nothing
 _WRITE_BYTES = 1 << 20
+_HEAD_BYTES = 8
 
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
-_OF_CERTIFICATES = ("CERT", "UNKNOWN_CA", "ACCESS_DENIED")  # the alerts about one (RFC 8446, 6.2) in OpenSSL's words
 
 
 class StreamError(Exception):
@@ -49,6 +51,8 @@ class Stream:
         self._input = b""
         self._position = 0
         self.is_dry = False  # whether the last look at the socket found nothing
+        self.is_secured = isinstance(sock, ssl.SSLSocket)
+        self.head = b""  # the first bytes that came: a peer that speaks another protocol shows it there
         self._output = bytearray()
         self._unwritable: StreamError | None = None
 
@@ -65,6 +69,7 @@ class Stream:
             self._input, self._position = self._read(), 0
             if not self._input:
                 raise StreamError("closed", "the broker closed the line")
+            self.head = self.head or self._input[:_HEAD_BYTES]
         piece = self._input[self._position:self._position + size]
         self._position += len(piece)
         return piece
@@ -121,22 +126,36 @@ class Stream:
             raise _end(error) from error
 
 
-def open_stream(host: str, port: int, context: ssl.SSLContext | None, wait: Wait) -> Stream:
+def open_stream(
+    host: str, port: int, context: ssl.SSLContext | None, wait: Wait, proxy: Proxy | None = None
+) -> Stream:
     """Return a line to the broker, its certificate and name verified where `context` is given.
 
-    Raises StreamError with the step that failed as its cause: dns, tcp, tls, certificate or clock.
+    Through a `proxy` the broker's name is the proxy's to look up. Raises StreamError with the step that failed as its
+    cause: dns, tcp, proxy, tls, certificate or clock.
     """
     try:
         name = encoded(host)
     except UnicodeError as error:
         raise StreamError("dns", f"{host} is no name of a host: {error}") from error
-    sock = _connected(host, _resolved(name, host, port, wait), wait)
+    if proxy is None:
+        sock = reached(host, port, wait)
+    else:
+        from iotd.mqtt.proxy import tunnel  # few have one
+
+        sock = tunnel(proxy, host, port, wait)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Stream(sock if context is None else secured(sock, context, name, wait))
     except BaseException:
         sock.close()
         raise
+
+
+def reached(host: str, port: int, wait: Wait) -> socket.socket:
+    """Return a socket that is connected to the host and never blocks. Raises StreamError with the cause dns or tcp."""
+    sock = _connected(host, _resolved(encoded(host), host, port, wait), wait)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _resolved(name: bytes, host: str, port: int, wait: Wait) -> list[Address]:
@@ -193,8 +212,8 @@ def secured(sock: socket.socket, context: ssl.SSLContext, name: bytes, wait: Wai
         line.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             cause = "clock" if error.verify_code == _NOT_YET_VALID else "certificate"
-            raise StreamError(cause, f"the certificate of {name.decode()} is refused: "
-                                     f"{error.verify_message}") from error
+            raise StreamError(
+                cause, advice.unverified(name.decode(), error.verify_code, error.verify_message)) from error
         if isinstance(error, OSError):
             raise StreamError("tls", _tls_failure(error)) from error
         raise
@@ -223,12 +242,9 @@ def _end(error: OSError) -> StreamError:
 
 
 def _tls_failure(error: OSError) -> str:
-    """Say what went wrong, of the device's certificate the same whether TLS 1.2 tells it amid the handshake or 1.3
-    after it (RFC 8446, 4.4.2.4)."""
-    reason = isinstance(error, ssl.SSLError) and error.reason or ""
-    if "ALERT" in reason and any(word in reason for word in _OF_CERTIFICATES):
-        return f"the broker refuses the certificate of this device: {_said(error)}"
-    return f"TLS failed: {_said(error)}"
+    if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return advice.TLS_ENDED
+    return advice.tls_failed(isinstance(error, ssl.SSLError) and error.reason or "", _said(error))
 
 
 def _said(error: OSError) -> str:

@@ -69,7 +69,7 @@ class Outgoing(Part):
         known = self._timetable._replace(every_s={index: self._timetable.every_s[index] for index in same})
         self._entries = publish
         self._names = template.placeholders([entry.payload for entry in publish]) - {"sequence"}
-        self._fills = [template.compile_json(entry.payload) for entry in publish]
+        self._fills = [template.compile_payload(entry.payload) for entry in publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
         self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)

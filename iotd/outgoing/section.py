@@ -3,11 +3,10 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from iotd.config.document import Cursor, quoted
-from iotd.config.readers import boolean, choice, duration, listed, qos, size, template_mapping, template_text
+from iotd.config.readers import boolean, choice, duration, listed, qos, size, template_payload, template_text
 from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
@@ -16,11 +15,11 @@ from iotd.vocabulary import Json
 
 
 class Publish(NamedTuple):
-    """One scheduled message. `offline` is queue, latest or drop."""
+    """One scheduled message. `offline` is queue, latest or drop; `payload` a mapping, a text or a number."""
 
     topic: str
     every_s: float
-    payload: Mapping[str, Json]
+    payload: Json
     retain: bool = True
     qos: int = 1
     offline: str = "queue"
@@ -41,7 +40,7 @@ def _publish(at: Cursor) -> Publish:
         "retain": ("retain", boolean),
         "qos": ("qos", qos),
         "offline": ("offline", choice("queue", "latest", "drop")),
-        "payload": ("payload", template_mapping(PAYLOAD)),
+        "payload": ("payload", template_payload(PAYLOAD)),
     }, topic="", every=86400.0, payload={}))
 
 
@@ -59,8 +58,9 @@ def _check(settings: Settings, note: Note) -> None:
     for position, entry in enumerate(settings.sections["publish"]):
         key = f"publish[{position}]"
         note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
-        payload_bytes = len(json.dumps(entry.payload, ensure_ascii=False, separators=(",", ":")).encode())
-        note_if(note, f"{key}.payload", topics.payload_problem(payload_bytes, aws))
+        written = entry.payload if isinstance(entry.payload, str) else json.dumps(
+            entry.payload, ensure_ascii=False, separators=(",", ":"))
+        note_if(note, f"{key}.payload", topics.payload_problem(len(written.encode()), aws))
         if entry.topic == settings.presence.topic:
             note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
         if entry.retain:
@@ -73,7 +73,8 @@ def _check(settings: Settings, note: Note) -> None:
 def _no_text(entries: tuple[Publish, ...], found: re.Match[str]) -> str | None:
     position, key = int(found[1]), found[2]
     lacking = missing_item("publish", entries, position)
-    if lacking or isinstance(entries[position].payload.get(key), str):
+    payload = None if lacking else entries[position].payload
+    if lacking or isinstance(payload, dict) and isinstance(payload.get(key), str):
         return lacking
     return f"publish[{position}].payload has no text under the key {key!r}"
 

@@ -17,7 +17,7 @@ from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
-from iotd.mqtt.settings import Backoff, Mqtt, Tls
+from iotd.mqtt.settings import SYSTEM_CA, Backoff, Mqtt, Proxy, Tls
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
 from iotd.shadows.section import Action, Check, Shadow
@@ -90,20 +90,26 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
 
 
 def test_what_the_sample_shows_in_comments_is_right_too() -> None:
-    [shadow] = load(with_comments()).sections["shadows"]
+    settings = load(with_comments())
+    [shadow] = settings.sections["shadows"]
+    assert settings.mqtt.tls == Tls(SYSTEM_CA, "", "") and settings.mqtt.username == "pi-7"
+    assert settings.mqtt.proxy == Proxy("proxy.example", 3128, "u", "/etc/iotd/certs/proxy-password")
     assert sorted(check.kind for check in shadow.checks) == sorted(KINDS)
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
 
 
 def with_comments() -> str:
-    """Return the sample with the keys of a shadow that it shows in comments."""
+    """Return the sample with the keys of the broker and of a shadow that it shows in comments."""
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
+    text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
+    text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
     return re.sub(r"(?m)^    # (checks:|on_delta:|files:|  )", r"    \1", text.replace("    checks: []", "    #"))
 
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for key in parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines}
+    shown = {key.replace("[0]", "") for lines in (parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines, sample.lines)
+             for key in lines}
     assert {*Settings._fields[:-1], *top_level()} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
@@ -115,9 +121,9 @@ def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
 
 
 SECTIONS: dict[type[Any], str] = {
-    Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Presence: "presence", Publish: "publish",
-    Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot", Bounds: "spool",
-    Log: "log",
+    Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Proxy: "mqtt.proxy", Presence: "presence",
+    Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
+    Bounds: "spool", Log: "log",
 }
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic"}
 # What the sample sets to the values of the article.
@@ -493,8 +499,10 @@ def test_wrong_values_of_a_published_message(line: str, expected: str) -> None:
     ("a: '{hostnme}'", "6: publish[0].payload.a: unknown placeholder {hostnme}; did you mean {hostname}?"),
     ("a: ['{health}']", "6: publish[0].payload.a[0]: {health} has no value here"),
     ("a: '{'", "6: publish[0].payload.a: { is not closed"),
-    ("- a", "5: publish[0].payload: expected a mapping of keys, found a list"),
-    ("text", "5: publish[0].payload: expected a mapping of keys, found text 'text'"),
+    ("- a", "5: publish[0].payload: expected a mapping of keys, a text or a number, found a list"),
+    ("yes", "5: publish[0].payload: expected a mapping of keys, a text or a number, found 'yes', which YAML reads as"),
+    ("''", "5: publish[0].payload: is empty; a message without payload takes a retained one away"),
+    ("'{hostnme}'", "5: publish[0].payload: unknown placeholder {hostnme}; did you mean {hostname}?"),
 ])
 def test_payloads_that_json_cannot_say_are_named_by_their_key(line: str, expected: str) -> None:
     assert problem_of(payload(line)).startswith(expected)
