@@ -30,9 +30,9 @@ class Dialled(NamedTuple):
 class Down(NamedTuple):
     """The line is down, or never came up.
 
-    `cause` is a slug: asked, dns, tcp, proxy, tls, certificate, clock, password, connack, refused, closed, reset,
-    network, silent, unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug
-    of ours, with its `traceback`. `was_up` tells whether CONNACK had been received.
+    `cause` is a slug: asked, dns, tcp, proxy, tls, certificate, clock, websocket, password, connack, refused, closed,
+    reset, network, silent, unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a
+    bug of ours, with its `traceback`. `was_up` tells whether CONNACK had been received.
     """
 
     line: int

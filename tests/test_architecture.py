@@ -31,6 +31,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.mqtt.session", "iotd.mqtt.stream"},
+    "wsproto": {"iotd.mqtt.websocket"},
     "yaml": {"iotd.config.document"},
 }
 

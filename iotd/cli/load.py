@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from iotd.config import broker, parse
@@ -50,6 +51,9 @@ def _of_files(mqtt: Mqtt, running: bool) -> tuple[list[tuple[str, str]], list[tu
                 credentials.password(path)
         except ValueError as error:
             problems.append((key, str(error)))
+    if mqtt.transport == "websockets" and find_spec("wsproto") is None:
+        problems.append(("mqtt.transport", "websockets need the package python3-wsproto; run: apt install "
+                                           "python3-wsproto"))
     paths: dict[str, str | None] = {}
     if tls is not None:
         problems += [(f"mqtt.tls.{key}", text) for key, text in credentials.unusable(tls, mqtt.alpn).items()]

@@ -38,13 +38,19 @@ def _mqtt(at: Cursor) -> Mqtt:
         "password_file": ("password_file", broker.password_file),
         "alpn": ("alpn", broker.alpn),
         "proxy": ("proxy", broker.proxy),
+        "transport": ("transport", choice("tcp", "websockets")),
+        "path": ("path", broker.path),
         "protocol": ("", broker.never("is not known yet: iotd speaks MQTT 3.1.1; leave it out")),
     })
     values.setdefault("host", "")
     is_aws, limits = topics.is_aws_endpoint(values["host"]), values.pop("aws_limits", "auto")
     mqtt = Mqtt(**values, aws_limits=limits == "aws" or limits == "auto" and is_aws)
-    needs_alpn = is_aws and mqtt.tls is not None and mqtt.port == broker.ALPN_PORT and mqtt.alpn is None
-    return mqtt._replace(alpn=broker.ALPN) if needs_alpn else mqtt
+    if "path" in at.keys() and mqtt.transport != "websockets":
+        at.document.note(f"{at.path}.path", "is that of a websocket; write mqtt.transport: websockets beside it, or "
+                                            "leave it out")
+    if not (is_aws and mqtt.tls and mqtt.transport == "tcp" and mqtt.port == broker.ALPN_PORT) or mqtt.alpn is not None:
+        return mqtt
+    return mqtt._replace(alpn=broker.ALPN)
 
 
 def _filled(mqtt: Mqtt, fill: Fill) -> Mqtt:
@@ -62,8 +68,9 @@ def _host(at: Cursor) -> str:
     if not host:
         raise Wrong(f"is empty; {_ENDPOINT}")
     if re.search(r"[\s/@]|^[^:]*:[^:]*$", host):
+        more = ", and mqtt.transport: websockets" if re.match("wss?://", host) else ""
         raise Wrong(f"expected the name or address of the broker alone, found {quoted(broker.without_user(host))}; "
-                    "leave out scheme, user and path, and write the port under mqtt.port")
+                    f"leave out scheme, user and path, and write the port under mqtt.port{more}")
     problem = host_problem(host)
     if problem:
         raise Wrong(problem)

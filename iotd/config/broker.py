@@ -78,6 +78,14 @@ def alpn(at: Cursor) -> str:
     return written
 
 
+def path(at: Cursor) -> str:
+    """Read the path of a websocket (RFC 9112, 3.2.1)."""
+    written = text(at)
+    if not re.fullmatch("/[!-~]{0,2000}", written):
+        raise Wrong("expected a path from /, of ASCII without blanks, such as /mqtt")
+    return written
+
+
 def check(settings: Settings, note: Note) -> None:
     """Note what does not go together."""
     mqtt, proxy = settings.mqtt, settings.mqtt.proxy
@@ -103,7 +111,7 @@ def warnings(settings: Settings) -> list[tuple[str, str]]:
         found.append((key, f"there is no mqtt.tls, and {mqtt.host} is not this host: whoever is on the way can read "
                            f"{what}, and say anything in the broker's name; add tls: {{ca: system, cert: none}} where "
                            "the broker has TLS"))
-    if mqtt.tls and mqtt.aws_limits and mqtt.port == ALPN_PORT and not mqtt.alpn:
+    if mqtt.tls and mqtt.aws_limits and (mqtt.transport, mqtt.port) == ("tcp", ALPN_PORT) and not mqtt.alpn:
         found.append(("mqtt.port", f"AWS IoT takes MQTT on port {ALPN_PORT} with ALPN alone, which iotd sends unasked "
                                    f"to the names of AWS, and {mqtt.host} is none; write alpn: {ALPN}"))
     return found

@@ -170,8 +170,9 @@ class Cursor(NamedTuple):
         return self.is_empty() or isinstance(self.node, yaml.MappingNode)
 
     def keys(self) -> set[str]:
-        """Return the keys of a mapping, those whose values are wrong included; none of anything else."""
-        return {key.value for key, _ in self.node.value} if isinstance(self.node, yaml.MappingNode) else set()
+        """Return the keys of a mapping that are text, those whose values are wrong included; none of anything else."""
+        pairs = self.node.value if isinstance(self.node, yaml.MappingNode) else ()
+        return {key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)}
 
     def scalar(self) -> Any:
         """Return what YAML makes of a value: text, number, bool, None, date or bytes; the node of a collection."""

@@ -253,7 +253,7 @@ class Line:
         self._session.dial(Dial(
             self.number, mqtt.host, mqtt.port, settings.client_id, mqtt.clean_session, mqtt.keepalive_s,
             will if will.topic else None, lambda: None if tls is None else credentials.context(tls, alpn),
-            mqtt.username, mqtt.password_file, mqtt.proxy))
+            mqtt.username, mqtt.password_file, mqtt.proxy, mqtt.websocket_path))
 
     def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
         """Put a word on the presence topic; where there is none, go on as if it had been acknowledged."""

@@ -31,19 +31,19 @@ def refused(code: int, client_id: str, username: str | None) -> str:
 def before_connack(cause: str, reason: str, head: bytes, port: int, secured: bool, client_id: str) -> tuple[str, str]:
     """Return the cause and the reason of a line that ended before its CONNACK.
 
-    `head` are the first bytes that came, `secured` tells whether the line is under TLS.
+    `head` are the first bytes that came, `port` is 0 where that is told already, `secured`: the line is under TLS.
     """
     if cause not in ("closed", "reset", "connack", "protocol"):
         return cause, reason
     if head.startswith(_HTTP):
         return "protocol", f"port {port} speaks HTTP and no MQTT: it may be the broker's port for websockets; " \
-                           "write that for MQTT under mqtt.port"
+                           "write that for MQTT under mqtt.port, or transport: websockets"
     if not secured and (head.startswith(_ALERT) or not head and port in TLS_PORTS):
         return "tls", f"port {port} is for TLS, and there is no mqtt.tls; add that section, or write another mqtt.port"
     if cause in ("closed", "reset"):  # whichever of FIN and RST we meet
         cause, reason = "closed", "the broker closed the line instead of a CONNACK"
         if not head and port in WEB_PORTS:
-            reason += f"; port {port} is mostly for HTTP or websockets: write that for MQTT under mqtt.port"
+            reason += f"; port {port} is mostly for HTTP or websockets: write that for MQTT, or transport: websockets"
         elif secured:
             reason += f"; is this device known there and active, and may it connect as {client_id!r}?"
     return cause, reason

@@ -28,7 +28,7 @@ _DISCONNECT = b"\xe0\x00"
 class Dial(NamedTuple):
     """Everything one connection needs. `context` makes the ssl.SSLContext, or gives None for a plain line.
 
-    The password is read from its file at every dialling.
+    The password is read from its file at every dialling; `path` is that of a websocket.
     """
 
     line: int
@@ -42,6 +42,7 @@ class Dial(NamedTuple):
     username: str | None = None
     password_file: str | None = None
     proxy: Proxy | None = None
+    path: str | None = None
 
 
 class Connection:
@@ -161,7 +162,7 @@ class Connection:
         cause, reason, stream, dial = error.cause, str(error), self.stream, self._dial
         if not self.up:
             cause, reason = advice.before_connack(
-                cause, reason, stream.head, dial.port, stream.is_secured, dial.client_id)
+                cause, reason, stream.head, dial.port if dial.path is None else 0, stream.is_secured, dial.client_id)
         return Down(self.number, cause, reason, self.up)
 
     def _ping_at(self) -> float:

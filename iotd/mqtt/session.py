@@ -137,7 +137,7 @@ class Session:
         connection = None
         try:
             password = _password(dial)
-            stream = open_stream(dial.host, dial.port, _context(dial), wait, dial.proxy)
+            stream = open_stream(dial.host, dial.port, _context(dial), wait, dial.proxy, dial.path)
             with closing(stream):
                 connection = Connection(dial, stream, self._events.append, self._acknowledge, password=password)
                 connection.start()

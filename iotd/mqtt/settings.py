@@ -33,7 +33,8 @@ class Backoff(NamedTuple):
 class Mqtt(NamedTuple):
     """The broker and how to hold a line to it. `aws_limits` is `limits` resolved against the host.
 
-    `client_id` None is the thing; `alpn` is the protocol that TLS asks for, None for none.
+    `client_id` None is the thing; `alpn` is the protocol that TLS asks for, None for none. `transport` is tcp or
+    websockets.
     """
 
     host: str
@@ -49,3 +50,10 @@ class Mqtt(NamedTuple):
     password_file: str | None = None
     alpn: str | None = None
     proxy: Proxy | None = None
+    transport: str = "tcp"
+    path: str = "/mqtt"
+
+    @property
+    def websocket_path(self) -> str | None:
+        """The path of the websocket, None where there is none."""
+        return self.path if self.transport == "websockets" else None

@@ -24,8 +24,9 @@ TCP_S = 10.0
 TLS_S = 20.0
 CLOSE_S = 2.0
 
+WRITE_BYTES = 1 << 20  # that wait to be written; then no more are taken
+
 _READ_BYTES = 1 << 14  # no record of TLS is longer, so that none is left in OpenSSL, where poll(2) sees nothing
-_WRITE_BYTES = 1 << 20
 _HEAD_BYTES = 8
 
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
@@ -80,7 +81,7 @@ class Stream:
 
     def send(self, data: bytes | bytearray) -> int:
         """Take the bytes for the next `flush`; raise BlockingIOError where too many wait already."""
-        if len(self._output) >= _WRITE_BYTES:
+        if len(self._output) >= WRITE_BYTES:
             raise BlockingIOError
         self._output += data
         return len(data)
@@ -127,12 +128,13 @@ class Stream:
 
 
 def open_stream(
-    host: str, port: int, context: ssl.SSLContext | None, wait: Wait, proxy: Proxy | None = None
+    host: str, port: int, context: ssl.SSLContext | None, wait: Wait, proxy: Proxy | None = None,
+    path: str | None = None
 ) -> Stream:
     """Return a line to the broker, its certificate and name verified where `context` is given.
 
-    Through a `proxy` the broker's name is the proxy's to look up. Raises StreamError with the step that failed as its
-    cause: dns, tcp, proxy, tls, certificate or clock.
+    Through a `proxy` the broker's name is the proxy's to look up; with a `path` the line is a websocket. Raises
+    StreamError with the step that failed as its cause: dns, tcp, proxy, tls, certificate, clock or websocket.
     """
     try:
         name = encoded(host)
@@ -144,11 +146,25 @@ def open_stream(
         from iotd.mqtt.proxy import tunnel  # few have one
 
         sock = tunnel(proxy, host, port, wait)
+    line = sock
     try:
-        return Stream(sock if context is None else secured(sock, context, name, wait))
+        line = sock if context is None else secured(sock, context, name, wait)
+        return Stream(line) if path is None else _framed(line, name, port, path, wait)
     except BaseException:
-        sock.close()
+        line.close()
         raise
+
+
+def _framed(line: socket.socket, name: bytes, port: int, path: str, wait: Wait) -> Stream:
+    """Return the line with a websocket opened on it. Raises StreamError."""
+    try:
+        from iotd.mqtt.websocket import WebSocketStream  # few have one
+    except ImportError as error:
+        raise StreamError("websocket", f"{error}; install the package python3-wsproto") from error
+    host = name.decode().partition("%")[0]
+    stream = WebSocketStream(line)
+    stream.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", path, wait)
+    return stream
 
 
 def reached(host: str, port: int, wait: Wait) -> socket.socket:

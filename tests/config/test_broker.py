@@ -41,6 +41,12 @@ def test_the_client_id_is_the_thing_unless_told() -> None:
     assert (settings.client_id, settings.thing) == ("other id", "pi-7")
 
 
+def test_a_websocket_has_a_path() -> None:
+    assert load("port: 1").mqtt.websocket_path is None
+    assert load("transport: websockets").mqtt.websocket_path == "/mqtt"
+    assert load("transport: websockets\n  path: '/a?b=c'").mqtt.websocket_path == "/a?b=c"
+
+
 def test_the_certificate_of_the_broker_alone_and_the_bundle_of_the_system() -> None:
     assert load("tls: {ca: system, cert: none}").mqtt.tls == Tls(SYSTEM_CA, "", "")
     assert load("tls: {ca: system}").mqtt.tls == Tls(SYSTEM_CA)
@@ -58,7 +64,7 @@ def test_values_of_the_proxy(written: str, proxy: Proxy) -> None:
     (AWS, "port: 443\n  tls: {}", "x-amzn-mqtt-ca"), (AWS, "tls: {}", None),
     (AWS, "port: 443\n  tls: {}\n  alpn: mqtt", "mqtt"),
     ("b", "port: 443\n  tls: {}", None), ("b", "port: 443\n  tls: {}\n  limits: aws", None),
-    ("b", "tls: {}\n  alpn: mqtt", "mqtt"),
+    ("b", "tls: {}\n  alpn: mqtt", "mqtt"), (AWS, "port: 443\n  tls: {}\n  transport: websockets", None),
 ])
 def test_a_protocol_is_asked_for_on_port_443_of_aws_or_where_the_file_says_so(
     host: str, lines: str, alpn: str | None
@@ -104,6 +110,9 @@ def test_a_payload_may_be_a_text_or_a_number(payload: str) -> None:
     ("tls: {cert: }", "3: mqtt.tls.cert: expected a path, found nothing; write none for a broker that asks for"),
     ("alpn: mqtt", "3: mqtt.alpn: is a part of TLS, and there is no mqtt.tls; add that section"),
     ("tls: {}\n  alpn: é", "4: mqtt.alpn: expected the name of a protocol, such as x-amzn-mqtt-ca or mqtt, found 'é'"),
+    ("path: /x", "3: mqtt.path: is that of a websocket; write mqtt.transport: websockets beside it, or leave it out"),
+    ("transport: websockets\n  path: mqtt", "4: mqtt.path: expected a path from /, of ASCII without blanks, such as"),
+    ("transport: websocket", "3: mqtt.transport: expected tcp or websockets, found text 'websocket'; did you mean"),
     ("protocol: 5", "3: mqtt.protocol: is not known yet: iotd speaks MQTT 3.1.1; leave it out"),
     ("username: ''", "3: mqtt.username: is empty"),
     ("username: '{essid}'", "3: mqtt.username: {essid} has no value here"),

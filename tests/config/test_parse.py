@@ -218,6 +218,9 @@ def test_what_is_wrong_in_itself_hides_its_consequences_and_nothing_beside_it() 
     (under_mqtt("5: 1"), "3: mqtt.5: expected a key that is text, found 5;"),
     (under_mqtt("? [a]\n  : 1"), "3: mqtt.?: expected a key that is text, found a list"),
     (under_mqtt("? {a: 1}\n  : 1"), "3: mqtt.?: expected a key that is text, found a mapping"),
+    (under_mqtt("tls: {? [a] : 1}"), "3: mqtt.tls.?: expected a key that is text, found a list"),
+    ("mqtt: {host: b}\nshadows: [{checks: [{? [a] : 1, unit: b}]}]",
+     "2: shadows[0].checks[0].?: expected a key that is text, found a list"),
     ("mqtt: {host: b}\n<<: {log: {}}\n", "2: <<: expected a key that is text, found '<<', which YAML reads as a merge"),
     (under_mqtt('"a\\nb": 1'), "3: mqtt.'a\\nb': unknown key"),
 ])
