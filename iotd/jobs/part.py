@@ -95,6 +95,8 @@ class JobsPart(Part):
 
     def next_due(self) -> float:
         """Return when `keep` has something to do."""
+        if self._to_begin is not None:
+            return -math.inf
         return min(exchange.next_due(self._exchange), self._look_at)
 
     def keep(self, now: float) -> None:
