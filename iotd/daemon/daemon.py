@@ -227,7 +227,7 @@ class Daemon:
 
     def _start_log(self) -> None:
         log.start(self.settings.log.level, self.settings.log.format, self.world.under_journald,
-                  self.world.log_to)
+                  self.world.log_to, self.world.wall)
 
     # What happens beside the line
 

@@ -167,7 +167,7 @@ class Connection:
         self._post(Dialled(self.number, bool(present)))
 
     def _on_puback(self, mid: int) -> None:
-        self._client.unacknowledged.pop(mid, None)
+        self._client.acknowledged(mid)
         token = self._tokens.pop(mid, None)
         if token is not None:
             self._acknowledge(self.number, token)

@@ -78,7 +78,7 @@ class Outgoing(Part):
     def next_due(self) -> float:
         """Return when there is something to do."""
         self._settle_at = self._spool.settle_at()
-        return min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.connected else math.inf)
+        return min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.clear else math.inf)
 
     def keep(self, now: float) -> None:
         """Make what is due, hand over what may go, and let the spool do what is due."""

@@ -224,7 +224,7 @@ class Spool:
         """Find out whether a file that failed is well again, where no message has told."""
         if self._journal.is_open and (self._journal.behind or self._journal.path in self._failures):
             self._write(self._journal, self._journal.rewrite)
-        if self._disk is not None and self._path in self._failures and not self._journal.count:
+        if self._disk is not None and self._path in self._failures:
             self._write(self._disk, self._disk.probe)
 
     def _drop_old(self, now: float, at: float | None) -> None:

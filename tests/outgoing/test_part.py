@@ -156,3 +156,15 @@ def test_the_wall_clock_is_asked_for_what_goes_to_the_disk_and_not_for_a_look_at
     assert line.clock_asked == 0 and line.part.next_due() == AGES_S + SETTLE_S
     line.turn(AGES_S + SETTLE_S)
     assert line.clock_asked == 1
+
+
+def test_a_limit_of_an_earlier_line_is_no_reason_to_turn_while_the_next_one_is_not_open_yet(begin: Begin) -> None:
+    """What is due and cannot be done would have the main loop turn without end."""
+    line = begin(queued("a"))
+    line.part.apply(settings({"publish": (queued("a"),)}, aws_limits=True), 0.0)
+    line.rise()
+    line.kernel.went_past = (200, 0)
+    assert line.turn(0.0) == [] and 0.0 < line.part.next_due() < SETTLE_S, "nothing is held back"
+    line.fall(1.0)
+    line.kernel.connected = True  # and not clear: its filters are not answered for
+    assert line.turn(8.0) == [] and line.part.next_due() > 8.0

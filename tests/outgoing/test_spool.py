@@ -827,3 +827,20 @@ def test_nothing_to_do_asks_for_no_turn(place: Place) -> None:
     assert spool.settle_at() == 3.0 + SETTLE_S
     spool.forget(numbers)
     assert spool.settle_at() == math.inf
+
+
+def test_a_disk_that_is_well_again_is_said_to_be_so_while_messages_come(place: Place) -> None:
+    blocked = place.state / "spool.db"
+    blocked.mkdir()
+    spool = place.spool()
+    spool.settle(0.0, None, everything=True)
+    numbers = put(spool, "a", now=0.0)
+    spool.settle(SETTLE_S + 1.0, None)
+    assert spool.failures
+    spool.forget(numbers)
+    blocked.rmdir()
+    for at in range(60, 660, 60):  # one is always in flight when the disk is tried again
+        in_flight = put(spool, "a", now=float(at))
+        spool.settle(float(at), None)
+        spool.forget(in_flight)
+    assert spool.failures == []

@@ -1,5 +1,6 @@
 """A day of one device: an outage, a restart, a kill, a lost Wi-Fi, in no time and without a thread."""
 
+import io
 import itertools
 import json
 import threading
@@ -94,24 +95,25 @@ def test_a_lost_wifi_is_asked_for_and_a_reboot_only_without_a_line() -> None:
     simulation = Simulation(CONFIGURATION)
     simulation.start()
     simulation.run(HOUR_S)
-    simulation.ssid = None
+    simulation.air.ssid = None
     simulation.run(HOUR_S)
     assert [entry["action"] for entry in simulation.entries("recovery.step")][0] == "reconnect"
     assert {entry["action"] for entry in simulation.entries("recovery.step")} == {"reconnect"}
     assert simulation.entries("recovery.withheld")[-1]["reason"] == "MQTT is connected"
     simulation.cut_line()
     simulation.run(HOUR_S)
-    assert simulation.entries("recovery.step")[-1]["action"] == "reboot"
-    assert "/runtime/recover/reboot" in simulation.disk.content
+    assert "reboot" in {entry["action"] for entry in simulation.entries("recovery.step")}
+    assert 1 <= simulation.boots <= 3
 
 
 def test_a_device_that_is_well_says_nothing_for_a_day() -> None:
-    simulation = Simulation(CONFIGURATION)
+    log = io.StringIO()
+    simulation = Simulation(CONFIGURATION, log=log)
     simulation.start()
     simulation.run(HOUR_S)
-    said = len(simulation.log.getvalue())
+    said = log.getvalue()
     simulation.run(DAY_S)
-    assert len(simulation.log.getvalue()) == said
+    assert log.getvalue() == said
 
 
 def test_no_thread_lives_a_simulated_day() -> None:
