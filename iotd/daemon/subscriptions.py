@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 REFUSED = 128  # MQTT 3.1.1, 3.9.3
-UNWANTED = -1  # held, and nobody wants it: unsubscribed on every new line until the broker has lost the session
+UNWANTED = -1  # held, and nobody wants it so: unsubscribed on every new line until the broker has lost the session
 
 
 class Subscriptions(NamedTuple):
@@ -62,6 +62,7 @@ def _plan(subscriptions: Subscriptions) -> tuple[Subscriptions, Plan]:
     ask = [(name, qos) for name, qos in wanted.items() if held.get(name) != qos]
     drop = [name for name in held if name not in wanted]
     # UNSUBSCRIBE may never arrive, and no line may be there to send it on: what is given up counts as held.
-    kept = {name: qos if name in wanted else UNWANTED for name, qos in held.items() if wanted.get(name, qos) == qos}
+    # So does what is asked for at another QoS, until that is answered.
+    kept = {name: qos if wanted.get(name) == qos else UNWANTED for name, qos in held.items()}
     asked = subscriptions.asked.union(name for name, _ in ask)
     return subscriptions._replace(held=kept, asked=asked), Plan(ask, drop)

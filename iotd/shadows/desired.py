@@ -51,8 +51,9 @@ class Order(NamedTuple):
     """What is known of one key; values are their canonical JSON, for they are compared by content.
 
     `stage`: waiting (to be acted on at `at`), acting (on `acting_on`), done, failed (to be tried again at `at`), over
-    (not before something else is desired). `text` is what is desired now, empty for a value that was refused;
-    `applied` is what was last done, and is reported. `acted` and `said` are when it was, within the last minute.
+    (not before something else is desired). `text` is what is desired now, empty for a value that was refused, or taken
+    back while it is acted on; `applied` is what was last done, and is reported. `acted` and `said` are when it was,
+    within the last minute.
     """
 
     action: Action
@@ -146,7 +147,9 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
         return orders, []
     applied = order.applied if reason else order.acting_on
     fields = {"shadow": orders.shadow, "key": key, "value": json.loads(order.acting_on)}
-    if order.text != order.acting_on:
+    if not order.text and reason:  # taken back meanwhile: nobody wants it to be tried again
+        return _not_wanted(_put(orders, key, order._replace(stage="over")), key)
+    if order.text not in ("", order.acting_on):
         order = order._replace(stage="waiting", applied=applied, at=now, failures=0)
         return _act_or_wait(orders, key, order, now)
     if reason:
@@ -156,7 +159,7 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
         entry = Entry(logging.WARNING, "desired.failed", f"what is desired of {key} could not be done: {reason}",
                       {**fields, "reason": reason, "retry_in_s": pause_s})
     else:
-        order = order._replace(stage="done", reason="", applied=applied, failures=0, at=None)
+        order = order._replace(text=order.acting_on, stage="done", reason="", applied=applied, failures=0, at=None)
         entry = Entry(logging.INFO, "desired.done", f"what is desired of {key} is done", fields)
     return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
 
@@ -282,7 +285,7 @@ def _not_wanted(orders: Orders, key: str) -> tuple[Orders, list[Effect]]:
     if order.stage == "done":
         return orders, []
     if order.stage == "acting":
-        return _put(orders, key, order._replace(text=order.acting_on)), []
+        return _put(orders, key, order._replace(text="")), []
     if order.applied is None:
         remaining = {name: other for name, other in orders.orders.items() if name != key}
         return orders._replace(orders=remaining), [Duty.KEEP, Duty.REPORT]
