@@ -70,7 +70,10 @@ def _lived(first: int, count: int, enough_s: float, jobs: int, progress: TextIO)
         for told in pool.imap_unordered(_live, range(first, first + count)):
             yield told
             lived_s += told.lived_s
-            broken += any(not known for _, _, _, known in told.findings)
+            for invariant, _, text, known in told.findings:
+                if not known:
+                    broken += 1
+                    print(f"seed {told.seed}: {invariant}: {text.splitlines()[-1][:200]}", file=progress, flush=True)
             part = min(1.0, lived_s / enough_s if count > 1 else 1.0)
             if progress.isatty() or int(part * 10) != shown:
                 shown = int(part * 10)

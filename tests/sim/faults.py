@@ -228,6 +228,14 @@ def _take_back(simulation: Simulation, fault: Fault) -> None:
     simulation.wishes.take_back(fault.way)
 
 
+def _change_of_mind(simulation: Simulation, fault: Fault) -> End:
+    """Something is desired while the device is away, and taken back before it is there again."""
+    end = _counted("network is down")(simulation, fault)
+    simulation.schedule.after(fault.for_s / 3, lambda: _wish(simulation, fault))
+    simulation.schedule.after(fault.for_s / 2, lambda: simulation.wishes.take_back(0.999))
+    return end
+
+
 def _delete(simulation: Simulation, fault: Fault) -> None:
     simulation.wishes.delete(fault.way)
 
@@ -299,6 +307,7 @@ KINDS: dict[str, Kind] = {
        for mood in ("mixed", "twice", "lost", "refused", "late")},
     "wish": Kind("cloud", 0.0, _wish),
     "wish taken back": Kind("cloud", 0.0, _take_back),
+    "change of mind": Kind("cloud", HOUR_S, _change_of_mind),
     "shadow deleted": Kind("cloud", 0.0, _delete),
     "lie on the presence topic": Kind("cloud", 0.0, _lie),
     "notice": Kind("cloud", 0.0, _notice),

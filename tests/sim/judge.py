@@ -19,7 +19,7 @@ KNOWN: dict[tuple[str, str], str] = {
     ("orders", "withdrawn: "): "16.1",
     ("recovery", "overlay: "): "16.11",
     ("presence", "somebody else: "): "16.25",
-    # What is denied rests until a line falls after its hour, not for an hour.
+    # What is denied or refused is tried again on a later line, and not on one that stays.
     ("well", "denied: "): "22.1",
     ("orders", "denied: "): "22.1",
     ("reports", "denied: "): "22.1",

@@ -177,7 +177,7 @@ class Connected(Invariant):
         status = daemon._status(self.simulation.clock.monotonic())
         # What the cloud desires and cannot be done is the cloud's to mend; that it is told is another invariant.
         problems = [problem for problem in status["problems"] if not problem.startswith("what is desired of")]
-        rests = problems and all(problem.endswith(" denied") for problem in problems)
+        rests = problems and all(problem.endswith((" denied", " refused")) for problem in problems)
         return ("denied: " if rests else "") + "; ".join(problems)
 
 

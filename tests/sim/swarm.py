@@ -105,7 +105,7 @@ def draw(seed: int) -> Plan:
     for letter in "bc"[:chance.choice((0, 0, 1, 2))]:
         profiles.append(_changed(chance, profiles[-1], letter, brisk))
     faults = _faults(chance, days, chance.uniform(0.0, most), brisk)
-    return Plan(seed, days, tuple(profiles), tuple(faults), overlay=chance.random() < 0.04)
+    return Plan(seed, days, tuple(profiles), tuple(faults), overlay=chance.random() < 0.08)
 
 
 def yaml_text(profile: Profile) -> str:
