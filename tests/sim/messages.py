@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
+from iotd.daemon.daemon import Daemon
 from iotd.vocabulary import Message
 from tests.sim.judge import Invariant, Judge
 from tests.sim.session import SimulatedSession
@@ -29,10 +30,13 @@ class Messages(Invariant):
         self.topics = topics_of(self.plan.profiles)
         self._runs: dict[bytes, int] = {}
 
+    def started(self, daemon: Daemon) -> None:
+        """Runs count in the order in which they begin."""
+        self._runs[daemon.run_id.encode()] = len(self._runs)
+
     def tokens(self, content: bytes) -> list[Token]:
-        """Return the tokens in it; runs count in the order in which they are heard of."""
-        return [(self._runs.setdefault(run, len(self._runs)), topic.decode(), int(number))
-                for run, topic, number in TOKEN.findall(content)]
+        """Return the tokens in it."""
+        return [(self._runs[run], topic.decode(), int(number)) for run, topic, number in TOKEN.findall(content)]
 
     def topic(self, token: Token) -> Topic:
         """Return whose message it is."""
