@@ -298,11 +298,14 @@ class Daemon:
         return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
 
     def close(self, exit_status: int) -> int:
-        """End every part in order, each in its own try, so that none keeps the next from ending."""
+        """End every part in order, each in its own try, so that none keeps the next from ending.
+
+        After a fault nothing was said on the presence topic: the line ends without DISCONNECT, and the will says it.
+        """
         now = self.world.monotonic()
         self.world.systemd.stopping()
         ends: list[Callable[[], Any]] = [
-            partial(self._session.close, CLOSE_S), *(partial(part.close, now) for part in self._parts),
+            partial(self._session.close, CLOSE_S, exit_status == 0), *(partial(part.close, now) for part in self._parts),
             partial(self.world.files.remove, self._status_file)]
         for end in ends:
             try:

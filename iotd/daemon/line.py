@@ -59,6 +59,7 @@ class Line:
         self._unanswered: dict[str, None] = {}
         self._calm_at = 0.0  # when the next step may follow, where they go with care
         self._kept_at = now
+        self._goodbye: tuple[Message, float] | None = None  # the word that is owed, and when it may be said
         self._goodbye_until: float | None = None
         self._afterwards: Callable[[float], None] | None = None  # once the goodbye is said
         self._passed = (0, 0)
@@ -86,6 +87,8 @@ class Line:
         due_at = self._attempts.dial_at
         if self._goodbye_until is not None:
             due_at = min(due_at, self._goodbye_until)
+        if self._goodbye is not None:
+            due_at = min(due_at, self._goodbye[1])
         if self.up and not self.leaving:
             due_at = min(due_at, self._standing.again_at)
             if self._calm_at > self._kept_at:
@@ -95,6 +98,7 @@ class Line:
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
         self._kept_at = now
+        self._say_goodbye(now)
         if self._goodbye_until is not None and now >= self._goodbye_until:
             self._session.hang_up(self.number)
         if now >= self._attempts.dial_at:
@@ -134,8 +138,9 @@ class Line:
         """Say the word on the presence topic and hang up; then call `afterwards` with the time."""
         self._afterwards = afterwards
         if self.up:
-            self._goodbye_until = now + GOODBYE_S
-            self._say(word, GOODBYE, now)
+            say_at = max(now, self._standing.said_at + presence.PAUSE_S)
+            self._goodbye, self._goodbye_until = (self._worded(word), say_at), say_at + GOODBYE_S
+            self._say_goodbye(now)
         elif self._attempts.dial_at == math.inf:
             self._session.hang_up(self.number)
         else:
@@ -241,10 +246,21 @@ class Line:
 
     def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
         """Put a word on the presence topic."""
-        message = presence.status(self._settings.presence, self._world.identity.hostname, self._standing.session, word,
-                                  timestamp=int(self._world.wall()), **more)
+        self._put(self._worded(word, **more), token, now)
+
+    def _worded(self, word: str, **more: Any) -> Message:
+        return presence.status(self._settings.presence, self._world.identity.hostname, self._standing.session, word,
+                               timestamp=int(self._world.wall()), **more)
+
+    def _put(self, message: Message, token: int | None, now: float) -> None:
         self._standing = presence.Standing(self._standing.session, now)
         self.send(message, token)
+
+    def _say_goodbye(self, now: float) -> None:
+        """Say the last word, no sooner after the one before than the broker takes another."""
+        if self._goodbye is not None and now >= self._goodbye[1]:
+            message, self._goodbye = self._goodbye[0], None
+            self._put(message, GOODBYE, now)
 
     def _tell_story(self, waiting: int, now: float) -> None:
         """Make up what Connected tells beside the word: where this boot came from, and of the outage that is over."""
@@ -329,7 +345,7 @@ class Line:
         self._failure = (f"{cause}: {event.reason}", now, 0)
 
     def _finish_goodbye(self, now: float) -> None:
-        afterwards, self._afterwards, self._goodbye_until = self._afterwards, None, None
+        afterwards, self._afterwards, self._goodbye, self._goodbye_until = self._afterwards, None, None, None
         if afterwards is not None:
             afterwards(now)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 EPOCH_S = 1_790_000_000.0
 IMAGE_S = EPOCH_S - 200 * 86400.0  # the time of day that an image without any other begins with
-GRAIN_S = 1e-5  # no wait is shorter, lest a rounding keeps the time from passing
-SPINS = 5000  # turns in a row at one moment: the main loop would take the whole of a processor
+GRAIN_S = 1e-5
+SPINS = 5000  # turns in a row for nothing: the main loop would take the whole of a processor
 
 
 class Died(BaseException):
@@ -19,7 +19,7 @@ class Died(BaseException):
 
 
 class Spinning(Exception):
-    """The main loop turns and turns, and no time passes."""
+    """The main loop turns and turns, and there is nothing to do."""
 
 
 class Schedule:
@@ -99,16 +99,16 @@ class SimulatedInbox:
     def take(self, timeout_s: float) -> list[Any]:
         """Return what has arrived, going on up to `timeout_s` for the first."""
         schedule, events = self._schedule, self.events
-        began_at = schedule.now
-        deadline = min(began_at + (max(timeout_s, GRAIN_S) if timeout_s > 0.0 else 0.0), self.until)
+        # A turn takes a moment, so that no rounding keeps the time from passing.
+        deadline = min(schedule.now + max(timeout_s, GRAIN_S), self.until)
         while not events and schedule.next_at() <= deadline:
             schedule.step()
             if self.gone:
                 raise Died
         if not events:
             schedule.now = max(schedule.now, deadline)
-        self._spins = 0 if schedule.now > began_at or began_at >= self.until else self._spins + 1
+        self._spins = self._spins + 1 if timeout_s <= 0.0 and not events else 0
         if self._spins > SPINS:
-            raise Spinning(f"{SPINS} turns in a row without a moment between them")
+            raise Spinning(f"{SPINS} turns in a row for nothing")
         self.events = []
         return events

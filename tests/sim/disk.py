@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from iotd.host.files import Files
 from iotd.outgoing.disk import Disk
-from iotd.outgoing.journal import Row
+from iotd.outgoing.journal import Row, _read
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.store import Error, Store, is_damage
 from tests.sim.clock import Died
@@ -72,6 +72,7 @@ class SimulatedDisk:
         self.dying = False
         self.dies: Callable[[], None] = lambda: None
         self.kept: Callable[[bytes], None] = lambda content: None
+        self.lost: Callable[[bytes], None] = lambda content: None  # what a damage has taken
         self.chance: Callable[[], float] = lambda: 0.5
         self.now: Callable[[], float] = lambda: 0.0
         self.changed_at: dict[str, float] = {}
@@ -146,11 +147,14 @@ class SimulatedDisk:
             rows = [Row(*values) for values in sqlite3.Connection.execute(self._database, statement)]
         self._forget_database()
         self.damaged, self._snapshot = False, b""
-        return rows[:int(len(rows) * self.chance())]
+        read = int(len(rows) * self.chance())
+        self.lost(b"".join(row.payload for row in rows[read:]))
+        return rows[:read]
 
     def waiting(self) -> bytes:
         """Return the payloads of all messages that are kept anywhere, those that were deleted not among them."""
-        found = [content for path, content in self.content.items() if path.endswith(".journal")]
+        journals = [content for path, content in self.content.items() if path.endswith(".journal")]
+        found = [row.payload for content in journals for row in _read(content)[0].values()]
         if self._database is None and self._snapshot:
             self.connect()
         if self._database is not None and self._has_table() and not self.damaged:

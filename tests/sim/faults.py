@@ -161,6 +161,7 @@ def _step(simulation: Simulation, fault: Fault) -> End:
     """Somebody sets the clock wrong, by years either way, until a time service sets it right."""
     years = (-20.0, -1.0, -0.001, 0.0001, 0.01, 1.0, 8.0)[int(fault.way * 7)]
     simulation.clock.set(years * 365 * DAY_S)
+    simulation.clock.is_set = False  # settimeofday(2): no time service has done it
     return lambda: simulation.clock.set()
 
 

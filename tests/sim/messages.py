@@ -91,12 +91,17 @@ class Kept(Messages):
             if not excused:
                 self.broken(f"{token} was kept {self.now - since:.0f} s ago, and the reboot has lost it")
 
+    def lost(self, content: bytes) -> None:
+        """What a damaged file took with it is nobody's fault, unless it is in the journal as well."""
+        held = set(self.tokens(self.simulation.disk.waiting()))
+        for token in self.tokens(content):
+            if token not in held:
+                self.waiting.pop(token, None)
+
     def logged(self, entry: dict[str, object]) -> None:
         """Note what is told of messages that will not come."""
         if entry["event"] == "publish.set_aside":
             self._allowed[str(entry["topic"])] += 1
-        elif entry["event"] == "spool.damaged":
-            self._salvaged()
 
     def owed(self) -> str:
         """Return what has not come."""
@@ -122,13 +127,6 @@ class Kept(Messages):
         disk = self.simulation.disk
         if disk.failures or disk.runtime_failures or disk.damaged:
             self._unsure_until = self.now + RETRY_S
-
-    def _salvaged(self) -> None:
-        """What a damaged file took with it is nobody's fault."""
-        held = set(self.tokens(self.simulation.disk.waiting()))
-        for token in [token for token in self.waiting if token not in held]:
-            if self.now - self.waiting[token] > SETTLED_S:
-                del self.waiting[token]
 
 
 class Order(Messages):

@@ -53,9 +53,12 @@ class SimulatedSession:
         """Tell whether it keeps its deadlines."""
         return not self.hung
 
-    def close(self, timeout_s: float) -> bool:
+    def close(self, timeout_s: float, in_order: bool = True) -> bool:
         """Hang up and end."""
-        self.hang_up(self.line)
+        if in_order:
+            self.hang_up(self.line)
+        elif self._simulation.network.passes:
+            self.lose("asked")
         return True
 
     def dial(self, dial: Dial) -> None:
@@ -151,8 +154,8 @@ class SimulatedSession:
         if self._simulation.broker.link_of(self.dial_data.client_id) is not self:
             self._end(self.line, "reset", "the line was reset", True)
             return
-        for step in held:
-            self._later(step)
+        for step in held:  # before what is sent from now on
+            self._later(step, 0.0)
 
     def deliver(self, message: Message, retained: bool = False) -> None:
         """The broker sends a message."""

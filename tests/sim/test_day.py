@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 
+from iotd.vocabulary import ThreadFailed
 from tests.sim.world import Simulation
 
 HOUR_S, DAY_S = 3600.0, 86400.0
@@ -74,6 +75,26 @@ def test_presence_tells_the_day_as_it_was() -> None:
         "Connected", "Communication lost", "Connected", "Stopped", "Connected", "Communication lost", "Connected"]
     [over] = simulation.entries("outage.over")
     assert 2 * HOUR_S <= over["for_s"] < 2 * HOUR_S + 180 and over["dropped"] == 0
+
+
+def test_the_last_word_comes_no_sooner_after_the_one_before_than_the_broker_takes_it() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.start()
+    simulation.run(0.3)
+    simulation.stop()
+    connected, stopped = simulation.broker.on(PRESENCE)[-2:]
+    assert (connected.json()["status"], stopped.json()["status"]) == ("Connected", "Stopped")
+    assert stopped.at - connected.at >= 1.0
+
+
+def test_after_a_fault_of_ours_the_will_is_said() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.start()
+    simulation.run(HOUR_S)
+    assert simulation.daemon is not None
+    simulation.daemon.post(ThreadFailed("mqtt", "a traceback"))
+    simulation.run(1.0)
+    assert statuses(simulation)[-1] == "Communication lost"
 
 
 def test_a_shadow_reports_the_whole_day_and_an_order_takes_effect_over_a_restart() -> None:

@@ -37,6 +37,9 @@ class Watching:
     def kept(self, content: bytes) -> None:
         """The daemon has written this where messages are kept."""
 
+    def lost(self, content: bytes) -> None:
+        """A damage of the disk has taken this."""
+
     def dialled(self, session: SimulatedSession) -> None:
         """The device opens a line."""
 

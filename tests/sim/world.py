@@ -54,7 +54,8 @@ class Simulation:
         self.clock = Clock(self.schedule)
         self.chance = random.Random(seed).random
         self.disk = SimulatedDisk(overlay)
-        self.disk.chance, self.disk.kept, self.disk.now = self.chance, self.judge.kept, lambda: self.schedule.now
+        self.disk.chance, self.disk.now = self.chance, lambda: self.schedule.now
+        self.disk.kept, self.disk.lost = self.judge.kept, self.judge.lost
         self.network = Network(self)
         self.air = Air(self)
         self.broker = SimulatedBroker(self, keep_seen=judge is None)
@@ -253,7 +254,7 @@ class Simulation:
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
             lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path))}
-        if "wifi" in self.configuration:  # a device without the section does not even import its wing
+        if any("wifi" in text for text in self.configurations):  # without the section not even the wing is imported
             from iotd.wifi.part import Adapters as WifiAdapters
 
             adapters["wifi"] = WifiAdapters(self.air.look, lambda interface: self.air.other_route)
