@@ -305,8 +305,8 @@ class Daemon:
         now = self.world.monotonic()
         self.world.systemd.stopping()
         ends: list[Callable[[], Any]] = [
-            partial(self._session.close, CLOSE_S, exit_status == 0), *(partial(part.close, now) for part in self._parts),
-            partial(self.world.files.remove, self._status_file)]
+            partial(self._session.close, CLOSE_S, exit_status == 0),
+            *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
         for end in ends:
             try:
                 end()
