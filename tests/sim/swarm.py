@@ -189,7 +189,7 @@ def _topic(chance: random.Random, name: str, brisk: bool) -> Topic:
 
 
 def _shadow(chance: random.Random, name: str | None) -> Shadow:
-    return Shadow(name, every_s=chance.choice((3600, 7200, 21600)), commands=chance.choice((0, 1, 2)),
+    return Shadow(name, every_s=chance.choice((1800, 3600, 7200)), commands=chance.choice((0, 1, 2)),
                   sets=chance.random() < 0.3, checks=chance.choice((0, 0, 1, 2)), desires=chance.random() < 0.3)
 
 
