@@ -62,6 +62,7 @@ class Spool:
         self._first = 0  # the first id of this run, once it is known
         self._open_disk(though_empty=False)
         self._reopen()
+        self._keep_apart()
         self.last_id = max(self._guard(store, 0, store.last) for store in self._stores)
         self._last: int = self.last_id
         if self._path in self._failures or not self._journal.is_open:
@@ -346,9 +347,18 @@ class Spool:
             else:
                 self._begin_anew()
         else:
-            if self._first:
-                self._guard(opened, None, opened.renumber_below, self._first)
+            self._keep_apart()
             self._came_back(opened)
+
+    def _keep_apart(self) -> None:
+        """Let no id of the disk's be one that a run without the disk has given: each of those begins beyond a gap, and
+        the next boot's begins there again.
+        """
+        disk, beyond = self._disk, self._journal.above(GAP)
+        if disk is not None and self._first:
+            self._guard(disk, None, disk.renumber_below, self._first)
+        if disk is not None and beyond and self._guard(disk, False, disk.clashes, beyond):
+            self._guard(disk, None, disk.renumber_below, beyond[0].id)
 
     def _came_back(self, store: Store | Journal) -> None:
         if self._first and store.count:

@@ -185,8 +185,9 @@ class Fed(Invariant):
 
     def fed(self) -> None:
         """Compare with the last time."""
-        session, moods = self.simulation.session, self.simulation.air.moods
-        if self.now - self._at > self._due_s and not moods["looks hang"] and not (session and session.hung):
+        hung = any(fault.at_s <= self.now and fault.at_s + fault.for_s + WATCHDOG_S >= self._at
+                   for fault in self.plan.faults if fault.kind in ("looks hang", "thread hangs"))
+        if self.now - self._at > self._due_s and not hung:
             self.broken(f"not fed for {self.now - self._at:.0f} s")
         self._at = self.now
         self._due_s = 4 * self.simulation.systemd.feed_every_s

@@ -211,8 +211,11 @@ class Rate(Invariant):
 
         def judge() -> None:
             session = self.simulation.session
-            if waits == self._waits and runs == self.simulation.runs and self.simulation.daemon is not None and not (
-                    session is not None and (session.up or session.hung)):
+            if waits != self._waits or runs != self.simulation.runs or self.simulation.daemon is None:
+                return
+            if session is not None and (session.up or session.hung or self.now - session.ended_at < longest_s):
+                self._expect()
+            else:
                 self.broken(f"nothing was dialled for {longest_s:.0f} s, and there is no line")
 
         self.simulation.schedule.after(longest_s, judge)

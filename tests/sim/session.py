@@ -31,7 +31,7 @@ class SimulatedSession:
         self.hung = False
         self.line = 0
         self.up = False
-        self.dialled_at = 0.0
+        self.dialled_at = self.ended_at = 0.0
         self.held: list[Callable[[], None]] = []  # what waits in the buffers of a line on which nothing passes
         self.dial_data: Dial | None = None
         self._simulation = simulation
@@ -154,8 +154,8 @@ class SimulatedSession:
         if self._simulation.broker.link_of(self.dial_data.client_id) is not self:
             self._end(self.line, "reset", "the line was reset", True)
             return
-        for step in held:  # before what is sent from now on
-            self._later(step, 0.0)
+        for step in held:  # before whatever else arrives
+            step()
 
     def deliver(self, message: Message, retained: bool = False) -> None:
         """The broker sends a message."""
@@ -246,7 +246,7 @@ class SimulatedSession:
 
     def _end(self, line: int, cause: str, reason: str, was_up: bool) -> None:
         if line == self.line and self.dial_data is not None and was_up == self.up:
-            self.up, self.dial_data, self.held = False, None, []
+            self.up, self.dial_data, self.held, self.ended_at = False, None, [], self._schedule.now
             self._unacknowledged = {}
             self._put(Down(line, cause, reason, was_up))
 
