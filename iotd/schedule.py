@@ -43,5 +43,10 @@ def take(table: Timetable, now: float) -> tuple[list[Any], Timetable]:
     return keys, _table(table.every_s, due_at)
 
 
+def put_off(table: Timetable, key: Any, due_at: float) -> Timetable:
+    """Return the timetable with another next time for a key."""
+    return _table(table.every_s, {**table.due_at, key: due_at})
+
+
 def _table(every_s: Mapping[Any, float], due_at: Mapping[Any, float]) -> Timetable:
     return Timetable(every_s, due_at, min(due_at.values(), default=math.inf))

@@ -20,6 +20,23 @@ class Message(NamedTuple):
     retain: bool = False
 
 
+class Offer(NamedTuple):
+    """A message that a program hands over. `offline` is what becomes of it where it cannot be sent now: queue, latest
+    or drop.
+    """
+
+    message: Message
+    offline: str = "queue"
+
+
+class Taken(NamedTuple):
+    """What became of an offer: it is `kept` under this id, or `dropped` or `refused` and why; else it was sent."""
+
+    kept: int = 0
+    dropped: str = ""
+    refused: str = ""
+
+
 class Dialled(NamedTuple):
     """CONNACK came with code 0: the line is up."""
 
@@ -27,17 +44,32 @@ class Dialled(NamedTuple):
     session_present: bool
 
 
+class Spent(NamedTuple):
+    """A packet that was sent to the last repeat, and never acknowledged.
+
+    `kind` is PUBLISH, SUBSCRIBE or UNSUBSCRIBE; `names` are its topic, or its filters; `token` is that of a publish.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    token: int | None = None
+
+
 class Down(NamedTuple):
     """The line is down, or never came up.
 
-    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, silent,
-    unacknowledged, protocol, fault. `was_up` tells whether CONNACK had been received.
+    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
+    unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
+    `traceback`. `was_up` tells whether CONNACK had been received. `spent` is what was not acknowledged, where that is
+    the cause.
     """
 
     line: int
     cause: str
     reason: str
     was_up: bool
+    traceback: str = ""
+    spent: Spent | None = None
 
 
 class Acknowledged(NamedTuple):
@@ -64,6 +96,14 @@ class Received(NamedTuple):
     retain: bool
 
 
+class PassedOver(NamedTuple):
+    """A PUBLISH from the broker whose payload of so many `bytes` was too large to take; it was acknowledged."""
+
+    line: int
+    topic: str
+    bytes: int
+
+
 class Signalled(NamedTuple):
     """A POSIX signal was caught."""
 
@@ -79,6 +119,12 @@ class ThreadFailed(NamedTuple):
 
 class Overridden(NamedTuple):
     """The cloud has given a setting another value: the settings in force are to be made up anew."""
+
+
+class Changed(NamedTuple):
+    """These values, which stand from one reading to the next, are not what they were."""
+
+    names: frozenset[str]
 
 
 class Entry(NamedTuple):

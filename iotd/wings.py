@@ -2,7 +2,7 @@
 even imported.
 
 A wing's module `section` has SECTIONS, how its keys of the YAML are read; its module `part` has `build`, which makes
-the object that the main loop drives (`iotd.daemon.part`). Parts are driven in this order.
+the object that the main loop drives (`iotd.daemon.part`). Parts are driven, and their keys read, in this order.
 """
 
 from importlib import import_module
@@ -22,10 +22,12 @@ class Wing(NamedTuple):
 
 
 WINGS = (
+    Wing("values", ("values",)),  # first: its names are placeholders to what follows
     Wing("outgoing", ("publish", "spool"), always=True),
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+    Wing("local", ("local",), always=True),
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from iotd.config.settings import Presence, Settings
@@ -15,9 +16,10 @@ from iotd.host.identity import Identity
 from iotd.host.periodic import Look, Periodic
 from iotd.host.systemd import Systemd
 from iotd.host.tasks import Tasks
+from iotd.local.section import Local
 from iotd.mqtt.settings import Mqtt
 from iotd.outgoing.section import Bounds
-from iotd.vocabulary import Json, Message
+from iotd.vocabulary import Json, Message, Offer, Taken
 
 
 class Looks(Periodic):
@@ -85,6 +87,10 @@ class FakeKernel:
         self.taken: list[int] = []  # the numbers that the broker has acknowledged, until they are asked for
         self.eager: bool | None = None
         self.went_past = (0, 0)
+        self.offered: list[Offer] = []
+        self.told: list[tuple[str, Json]] = []
+        self.full_until = 0.0
+        self.open_filters: tuple[str, ...] = ()
         self.status_changes = 0
         self.reboots: list[tuple[str, Callable[[], None]]] = []
         self.looks: list[Looks] = []
@@ -137,6 +143,32 @@ class FakeKernel:
         """Return what is `found`, None for what is not."""
         return {name: self.found.get(name) for name in names}
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Give what is `found`, at once."""
+        then(self.values(names))
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Note what is offered; all of it is kept."""
+        self.offered += offers
+        return [Taken(number) for number in range(len(self.offered) - len(offers) + 1, len(self.offered) + 1)]
+
+    def crowded_until(self, now: float) -> float:
+        """Return what the test says."""
+        return self.full_until
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Note the value, and take it, where it is `known`."""
+        self.told.append((name, value))
+        return "" if name == "known" else "there is no such value"
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the `open_filters`."""
+        return self.open_filters
+
+    def status(self) -> dict[str, Json]:
+        """Return a small status."""
+        return {"connected": self.connected}
+
     def status_changed(self) -> None:
         """Count it."""
         self.status_changes += 1
@@ -155,10 +187,22 @@ class FakeKernel:
         return self.looks[-1]
 
 
+class WaitingKernel(FakeKernel):
+    """A kernel whose events a test can wait for: those that other threads post."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.events: SimpleQueue[Any] = SimpleQueue()
+
+    def post(self, event: Any) -> None:
+        """Take an event, on any thread."""
+        self.events.put(event)
+
+
 def settings(sections: Mapping[str, Any] | None = None, **mqtt: Any) -> Settings:
     """Return settings with these sections; what always stands there is as a file that is silent has it."""
     return Settings("test-thing", Mqtt("localhost", **mqtt), Presence("t/will"),
-                    sections={"publish": (), "spool": Bounds(), **(sections or {})})
+                    sections={"publish": (), "spool": Bounds(), "local": Local(), **(sections or {})})
 
 
 def _no_session(post: Callable[[Any], None], backlog: Callable[[], int]) -> NoReturn:

@@ -18,7 +18,11 @@ WING_FOLDERS = [wing.name for wing in WINGS]
 # A module imports from its own folder and from those before it; "" is the package itself.
 RANKS = ["", "host", "mqtt", "config", "daemon", "WING", "cli"]
 MAY_BE_IMPORTED_BY_A_WING = {"", "host", "mqtt", "config"}  # and iotd.daemon.part
-HELPER_IMPORTS = {"iotd.helper.recover", "iotd.host", "iotd.host.log", "iotd.vocabulary"}
+HELPER_IMPORTS = {  # of the configuration what reads YAML, and of the wing its schema and its count of reboots
+    "iotd.helper.allowed", "iotd.helper.recover", "iotd.host", "iotd.host.clock", "iotd.host.files", "iotd.host.log",
+    "iotd.config.document", "iotd.config.readers", "iotd.config.section", "iotd.config.template", "iotd.errors",
+    "iotd.vocabulary", "iotd.wings",
+    "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
          "sqlite3", "ssl", "subprocess", "threading", "time", "uuid"}
@@ -30,7 +34,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "sqlite3": {"iotd.outgoing.store"},
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
-    "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.mqtt.session", "iotd.mqtt.stream"},
+    "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
     "yaml": {"iotd.config.document"},
 }
 
@@ -161,10 +165,16 @@ def test_a_wing_that_the_yaml_does_not_name_is_not_imported() -> None:
 
 
 @pytest.mark.parametrize("section, wing", [("wifi: {}", "wifi"), ("subscribe: [{topic: a}]", "incoming"),
-                                           ("shadows: [{name: a}]", "shadows")])
+                                           ("shadows: [{name: a}]", "shadows"),
+                                           ("values: {a: {file: /a}}", "values")])
 def test_a_section_brings_its_own_wing_and_no_other(section: str, wing: str) -> None:
     found = {folder(name) for name in loaded(section)}
     assert found & set(WING_FOLDERS) == {wing, *(wing.name for wing in WINGS if wing.always)}
+
+
+def test_what_runs_no_command_loads_nothing_that_could() -> None:
+    found = loaded("subscribe: [{topic: a}]\nvalues: {a: {file: /a, every: 1s}}")
+    assert found & {"iotd.host.command", "iotd.incoming.runs"} == set()
 
 
 def test_a_shadow_without_checks_and_orders_loads_neither() -> None:

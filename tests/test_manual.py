@@ -10,7 +10,8 @@ from typing import Any, Iterator
 import yaml
 
 from iotd.config import template
-from iotd.shadows.kinds import KINDS
+from iotd.shadows.kinds import KINDS, beside
+from iotd.values import section as values
 
 ROOT = Path(__file__).parents[1]
 # Beneath these the names are the user's own.
@@ -55,8 +56,21 @@ def test_every_key_has_its_entry() -> None:
 
 def test_every_kind_of_check_and_its_limit_has_its_entry() -> None:
     entry = source("iotd.yaml.5").partition(".B shadows[].checks\n")[2].partition(".B shadows[].on_delta\n")[0]
-    limits = {kind.limit[0] for kind in KINDS.values() if kind.limit}
+    limits = {key for kind in KINDS.values() for key in beside(kind)}
     assert entry and {f"{key}:" for key in KINDS.keys() | limits} - words(entry) == set()
+
+
+def test_every_key_of_a_value_has_its_entry() -> None:
+    keys = {"timeout", "every", "max_age", "as", "scale", "offset", "round", *values.SOURCES}
+    assert {f"values.NAME.{key}" for key in keys} - words(source("iotd.yaml.5")) == set()
+    assert set(values.FORMS) - words(source("iotd.yaml.5")) == set()
+
+
+def test_what_the_sample_shows_in_comments_has_its_entry() -> None:
+    shown = {f"{part}.{key}" for part, keys in {
+        "publish[]": ("on_change", "at_most"), "subscribe[]": ("run", "timeout", "retained", "log")}.items()
+        for key in keys}
+    assert shown - words(source("iotd.yaml.5")) == set()
 
 
 def test_every_placeholder_has_its_entry() -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from iotd.schedule import EMPTY, Timetable, changed, take
+from iotd.schedule import EMPTY, Timetable, changed, put_off, take
 
 
 def test_what_is_new_is_due_at_once_and_then_every_period() -> None:
@@ -47,6 +47,14 @@ def test_a_new_configuration_keeps_the_time_of_a_known_key_with_its_old_period(
         every_s: dict[str, float], due_at: dict[str, float]) -> None:
     _, old = take(changed(EMPTY, {"a": 30.0}, 0.0), 0.0)
     assert changed(old, every_s, 12.0) == Timetable(every_s, due_at, min(due_at.values(), default=math.inf))
+
+
+def test_a_key_that_is_put_off_goes_on_from_there() -> None:
+    _, table = take(changed(EMPTY, {"a": 30.0, "b": 50.0}, 0.0), 0.0)
+    table = put_off(table, "a", 70.0)
+    assert table == Timetable({"a": 30.0, "b": 50.0}, {"a": 70.0, "b": 50.0}, 50.0)
+    due, table = take(table, 71.0)
+    assert due == ["a", "b"] and table.due_at["a"] == 100.0
 
 
 def test_nothing_that_recurs_is_never_due() -> None:

@@ -5,32 +5,51 @@ Exit status 0, 1 fault or not healthy, 2 usage, 3 not running, 78 configuration.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 from iotd import __version__
-from iotd.errors import EXIT_CONFIG, ConfigError
+from iotd.cli import output
+from iotd.errors import EXIT_CONFIG, EXIT_FAULT, ConfigError
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 COMMANDS = {
     "run": "run the daemon in the foreground",
     "check": "read and validate the configuration, print every problem",
     "status": "what the running daemon is doing",
+    "publish": "hand messages over to the running daemon",
+    "set": "tell the running daemon a value",
+    "listen": "print the messages that come in",
 }
+OF_PROGRAMS = ("publish", "set", "listen")  # whose options may stand anywhere; their modules say which
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process) and return its exit status."""
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        # Under ISO-8859-1 a path of the configuration would be another one than for the daemon, or none at all.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    output.prepare()
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
-        return int(import_module(f"iotd.cli.{options.command}").run(options))
+    except SystemExit as end:  # argparse has printed the help, the version, or what is wrong with the usage
+        return int(end.code or 0) if output.flushed() else EXIT_FAULT
+    except OSError as error:  # or could not
+        output.give_up(error)
+        return EXIT_FAULT
+    try:
+        status = int(import_module(f"iotd.cli.{options.command}").run(options))
     except ConfigError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
-        return EXIT_CONFIG
+        output.complain("\n".join(error.lines()))
+        status = EXIT_CONFIG
     except KeyboardInterrupt:
-        return 130
+        status = 130
+    output.flushed()
+    return status
 
 
 def _options(arguments: list[str]) -> Any:
@@ -39,6 +58,8 @@ def _options(arguments: list[str]) -> Any:
             return SimpleNamespace(command="run", file=DEFAULT_FILE)
         case ["run", "-c", file]:
             return SimpleNamespace(command="run", file=file)
+        case [name, *rest] if name in OF_PROGRAMS:
+            return _options_of_a_program(name, rest)
     from argparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -53,3 +74,28 @@ def _options(arguments: list[str]) -> Any:
         else:
             command.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
     return parser.parse_args(arguments)
+
+
+def _options_of_a_program(name: str, arguments: list[str]) -> Any:
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"iotd {name}", description=COMMANDS[name], epilog="See iotd(8).")
+    parser.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="as with all commands; not read")
+    import_module(f"iotd.cli.{name}").arguments(parser)
+    options = parser.parse_intermixed_args(list(_marked(arguments)))
+    values = {key: value.removeprefix(_NO_OPTION) if isinstance(value, str) else value
+              for key, value in vars(options).items()}
+    return SimpleNamespace(command=name, **values)
+
+
+_NO_OPTION = "\0"  # which no argument of a process can hold
+
+
+def _marked(arguments: list[str]) -> Iterator[str]:
+    """Yield the arguments, those marked that argparse would take for options: -1e3, and whatever follows --."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            yield from (_NO_OPTION + rest for rest in words)
+        else:
+            yield _NO_OPTION + word if word[:1] == "-" and word[1:2].isdecimal() else word

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from iotd.config import parse
+from iotd.config.document import MAX_BYTES
 from iotd.config.settings import Checked
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
@@ -20,7 +21,10 @@ def load(file: str, running: bool) -> Checked:
     An expired certificate keeps nobody from `running`: it is the broker's to refuse, and the clock may be wrong.
     """
     try:
-        text = Path(file).read_text("utf-8")
+        with open(file, "rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        # What is too large is cut anywhere, and `parse` says so.
+        text = content.decode("utf-8", "replace" if len(content) > MAX_BYTES else "strict")
     except OSError as error:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; write it as iotd.yaml(5) says")]) from error
     except UnicodeDecodeError as error:
@@ -34,7 +38,8 @@ def load(file: str, running: bool) -> Checked:
     if problems or (expired and not running):
         raise ConfigError(file, [Problem(parsed.line(f"mqtt.tls.{key}"), f"mqtt.tls.{key}", text)
                                  for found in (problems, expired) for key, text in found.items()])
-    return Checked(parsed.settings, (*credentials.warnings(tls), *expired.values()))
+    hidden = [] if running else credentials.hidden(tls)  # a unit of one's own may show what ours hides
+    return Checked(parsed.settings, (*credentials.warnings(tls), *hidden, *expired.values()))
 
 
 def places() -> Places:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from iotd.cli import output
 from iotd.cli.load import load, places
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.world import real
+from iotd.errors import EXIT_FAULT
+from iotd.host import lock, log
 
 
 def run(options: Any) -> int:
     """Run until asked to stop; return the exit status. Raises ConfigError."""
+    here = places()
+    try:
+        for directory in dict.fromkeys(os.path.realpath(path) for path in here):
+            lock.take(Path(directory))
+    except lock.Taken as error:
+        output.complain(f"iotd: {error}")
+        return EXIT_FAULT
     again = partial(load, options.file, True)
-    return Daemon(again(), again, real(places(), "JOURNAL_STREAM" in os.environ)).run()
+    return Daemon(again(), again, real(here, log.is_journal())).run()

@@ -11,6 +11,7 @@ from iotd.config.section import Note, Section, Setting, note_if
 from iotd.config.settings import Log, Presence, Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
+from iotd.mqtt.addresses import host_problem
 from iotd.mqtt.settings import Backoff, Mqtt, Tls
 from iotd.vocabulary import Json
 
@@ -51,6 +52,9 @@ def _host(at: Cursor) -> str:
     if re.search(r"[\s/@]|^[^:]*:[^:]*$", host):
         raise Wrong(f"expected the name or address of the broker alone, found {quoted(host)}; "
                     "leave out scheme, user and path, and write the port under mqtt.port")
+    problem = host_problem(host)
+    if problem:
+        raise Wrong(problem)
     return host
 
 

@@ -42,11 +42,18 @@ class Unreadable(ValueError):
 
 
 class Document:
-    """What reading a document gathers: its problems, and the line of every key path."""
+    """What reading a document gathers: its problems, the line of every key path, and the placeholders it defines.
 
-    def __init__(self) -> None:
+    `defined` has these by name, and whether iotd notices by itself when what one stands for changes.
+
+    `lacking` are the placeholders that tell this host from no other, each with what to do about it.
+    """
+
+    def __init__(self, lacking: Mapping[str, str] = {}) -> None:
+        self.lacking = lacking
         self.problems: list[Problem] = []
         self.lines: dict[str, int] = {}
+        self.defined: dict[str, bool] = {}
         self._wrong: set[str] = set()
         self._visits = 0
 
@@ -79,6 +86,8 @@ class Cursor(NamedTuple):
     def fields(self, schema: Schema, **required: Any) -> dict[str, Any]:
         """Read a mapping by its schema into the keyword arguments of a dataclass, without what the file leaves out.
 
+        In the order of the schema: what a key defines is known to those after it, wherever they stand in the file.
+
         `required` gives, by key, what stands in for a required value that is missing or wrong, so that the reading
         can go on to the next problem; so does the noting of what is no mapping at all. An empty section is one
         without keys.
@@ -89,12 +98,11 @@ class Cursor(NamedTuple):
         except Wrong as error:
             self.note(str(error))
             return values
-        for key, child in entries.items():
-            if key in schema:
-                name, reader = schema[key]
-                values.update((name, value) for value in child.read(reader))
-            else:
-                child.note(f"unknown key; {_nearest(key, schema)}")
+        for key in entries.keys() - schema.keys():
+            entries[key].note(f"unknown key; {_nearest(key, schema)}")
+        for key, (name, reader) in schema.items():
+            if key in entries:
+                values.update((name, value) for value in entries[key].read(reader))
         for key in required.keys() - entries.keys():
             self.document.note(self._below(key), "is required")
         return values
@@ -172,7 +180,9 @@ class Cursor(NamedTuple):
         if not isinstance(self.node, yaml.ScalarNode):
             return self.node
         try:
-            return yaml.constructor.SafeConstructor().construct_object(self.node)
+            value = yaml.constructor.SafeConstructor().construct_object(self.node)
+            str(value)  # Python reads 0x… of any length, and refuses to write it
+            return value
         except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
             # PyYAML lets whatever its conversions raise through: `!!bool x` is a KeyError, a 13th month a ValueError.
             raise Wrong(f"YAML cannot read {quoted(self.node.value)} as a {_kind(self.node.tag)}; "

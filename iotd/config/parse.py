@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from iotd.config import base, template
 from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
-from iotd.config.section import Note, Section
+from iotd.config.readers import identity_problem
+from iotd.config.section import Note, Section, note_if
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
@@ -31,12 +32,14 @@ class Loaded(NamedTuple):
 
 def parse(text: str, file: str, identity: Identity) -> Loaded:
     """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
-    document = Document()
+    document = Document(identity.lacking())
     try:
         root = compose(text)
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
+    thing = values.get("thing", base.SECTIONS["thing"].default)
+    note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
     settings = _settings(values, identity)
     _check(settings, document.note_consequence)
     if document.problems:
@@ -80,7 +83,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     """Put defaults where the file is silent, and fill what placeholders cannot change in a run."""
     known = {key: values.get(key, section.default) for key, section in base.SECTIONS.items()}
     written = {key: value for key, value in values.items() if key not in known and value != ()}
-    settings = Settings(**known, sections=written)
+    settings = Settings(**known, sections=written, hostname=identity.hostname)
     for wing in loaded_wings(settings):
         defaults = {key: section.default for key, section in module(wing, "section").SECTIONS.items()}
         settings = settings._replace(sections={**defaults, **settings.sections})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iotd.config import template
@@ -16,6 +17,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = r"([0-9]{1,9})(KB|MB|GB)"
 _BYTES = {"KB": 1024, "MB": 1024 ** 2, "GB": 1024 ** 3}
 LONGEST_S = 3650 * 86400.0  # what threads can wait for at once ends not far above
+LONGEST_TIMEOUT_S = 86400.0  # what hangs for a day hangs
 
 
 def text(at: Cursor) -> str:
@@ -46,6 +48,14 @@ def whole(low: int, high: int, others: Mapping[int, str] = {}) -> Reader[int]:
             raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}" + others.get(value, ""))
         return value
     return read
+
+
+def number(at: Cursor) -> float:
+    """Read a number, whole or not."""
+    value = at.scalar()
+    if type(value) is int or type(value) is float and math.isfinite(value):
+        return value
+    raise Wrong(f"expected a number such as 20 or 0.5, found {at.found()}")
 
 
 def choice(*names: str) -> Reader[str]:
@@ -87,6 +97,14 @@ def seconds_of(written: Json) -> float | None:
     return int(match[1]) * _SECONDS[match[2]] if match else None
 
 
+def timeout(at: Cursor) -> float:
+    """Read a duration after which something is given up, in seconds."""
+    seconds = duration(at)
+    if seconds > LONGEST_TIMEOUT_S:
+        raise Wrong(f"expected a timeout of at most 1d, found {at.found()}")
+    return seconds
+
+
 def size(at: Cursor) -> int:
     """Read a size above zero, in bytes; 1 KB has 1024."""
     value = at.scalar()
@@ -120,18 +138,27 @@ def optional(reader: Reader[Any]) -> Reader[Any]:
 
 
 def template_text(known: frozenset[str]) -> Reader[str]:
-    """Return a reader of a text whose placeholders are `known`."""
+    """Return a reader of a text whose placeholders are `known`, and that is to be this device's own."""
     def read(at: Cursor) -> str:
         written = text(at)
         _check_template(written, known)
+        problem = identity_problem(written, at.document.lacking)
+        if problem:
+            raise Wrong(problem)
         return written
     return read
 
 
+def identity_problem(written: str, lacking: Mapping[str, str]) -> str | None:
+    """Return why a template makes the same text on many hosts, since all its placeholders are `lacking`."""
+    names = template.placeholders(written)
+    return f"{lacking[min(names)]}, or write this device's own name here" if names and names <= lacking.keys() else None
+
+
 def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
-    """Return a reader of a mapping with `known` placeholders in its texts."""
+    """Return a reader of a mapping with placeholders in its texts: `known` ones, and those that the file defines."""
     def read(at: Cursor) -> dict[str, Json]:
-        tree = at.tree(lambda written: _check_template(written, known))
+        tree = at.tree(lambda written: _check_template(written, known, at.document.defined))
         if not isinstance(tree, dict):
             raise Wrong(f"expected a mapping of keys, found {at.found()}")
         return tree
@@ -154,13 +181,15 @@ def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
         arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
         if not arguments or not arguments[0]:
             raise Wrong("is empty; expected a program and its arguments")
+        if known and template.placeholders(arguments[0]):
+            raise Wrong(f"{quoted(arguments[0])} would let others choose the program; write it out")
         return arguments
     return read
 
 
-def _check_template(written: str, known: frozenset[str]) -> None:
+def _check_template(written: str, known: frozenset[str], defined: Iterable[str] = ()) -> None:
     try:
-        template.check(written, known)
+        template.check(written, known, defined)
     except template.TemplateError as error:
         raise Wrong(str(error)) from None
 

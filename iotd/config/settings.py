@@ -26,13 +26,17 @@ class Log(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The whole file: what the kernel needs, and in `sections`, by its key, what each wing has read of its own."""
+    """The whole file: what the kernel needs, and in `sections`, by its key, what each wing has read of its own.
+
+    `hostname` is what the host was called when the file was read, so that it agrees with a `thing` made of it.
+    """
 
     thing: str
     mqtt: Mqtt
     presence: Presence
     log: Log = Log()
     sections: Mapping[str, Any] = {}
+    hostname: str = ""
 
 
 class Checked(NamedTuple):

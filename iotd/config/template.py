@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from iotd.errors import nearest
@@ -37,26 +37,30 @@ def placeholders(tree: Json) -> frozenset[str]:
     return frozenset(name for text in _strings(tree) for name in _parse(text)[1])
 
 
-def check(text: str, known: frozenset[str]) -> None:
-    """Raise TemplateError if `text` has a brace without its partner or a placeholder that is not in `known`."""
+def check(text: str, known: frozenset[str], defined: Iterable[str] = ()) -> None:
+    """Raise TemplateError if `text` has a brace without its partner or a placeholder that is not in `known`.
+
+    `defined` are those that the file itself defines; of these, members are placeholders too: `{pump.valves.0}`.
+    """
     for name in _parse(text)[1]:
-        if name not in known:
-            raise TemplateError(_unknown(name, known))
+        head, *members = name.split(".")
+        if name not in known and not (head in defined and all(members)):
+            raise TemplateError(_unknown(name, known, defined))
 
 
-def compile_tree(tree: Json, known: frozenset[str] = REPORT) -> Fill:
+def compile_tree(tree: Json, known: frozenset[str] | None = None) -> Fill:
     """Return a function that takes the values of the placeholders and returns `tree` with its templates filled.
 
     A string that is exactly one placeholder becomes that value, of whatever type; elsewhere a value is inserted as
     text, and what is no text as JSON writes it. `{{` and `}}` are literal braces. Subtrees without placeholders are
-    shared between all results, so nobody may change them. Raises TemplateError as `check` does; the function that is
-    returned raises KeyError for a value that is missing.
+    shared between all results, so nobody may change them. Raises TemplateError as `check` does, where `known` is given;
+    the function that is returned raises KeyError for a value that is missing.
     """
     constant, fill = _compile(tree, known)
     return fill or (lambda values: constant)
 
 
-def compile_json(tree: Json, known: frozenset[str] = REPORT) -> Callable[[Mapping[str, Json]], str]:
+def compile_json(tree: Json, known: frozenset[str] | None = None) -> Callable[[Mapping[str, Json]], str]:
     """Return a function that gives what that of `compile_tree` does as JSON text, of which only the values of the
     placeholders are written each time.
     """
@@ -79,7 +83,26 @@ def compile_json(tree: Json, known: frozenset[str] = REPORT) -> Callable[[Mappin
     return fill_text
 
 
-def _pieces(tree: Json, known: frozenset[str]) -> Iterator[str | Fill]:
+def fill_command(command: Sequence[str], values: Mapping[str, str], wary: bool = True) -> tuple[str, ...]:
+    """Return the arguments with their placeholders filled, each value a part of the one argument that it stands in.
+
+    Raises ValueError for a value that no program can be given (NUL), or, where `wary`, that it may take for an option:
+    one that begins with - at the beginning of an argument, with no -- before it.
+    """
+    filled: list[str] = []
+    for position, argument in enumerate(command):
+        literals, names = _parse(argument)
+        if any("\0" in values[name] for name in names):
+            raise ValueError("it has a NUL character, which no argument of a command can have")
+        filled.append("".join([literals[0], *(values[name] + tail for name, tail in zip(names, literals[1:]))]))
+        is_option = wary and names and not literals[0] and filled[-1].startswith("-")
+        if is_option and "--" not in command[:position]:
+            raise ValueError("it begins with -, which the command may take for an option; "
+                             f"put \"--\" before {{{names[0]}}} where the command knows that")
+    return tuple(filled)
+
+
+def _pieces(tree: Json, known: frozenset[str] | None) -> Iterator[str | Fill]:
     """Yield the JSON text of `tree`, with a function in the place of each string that has placeholders."""
     if isinstance(tree, dict):
         yield "{"
@@ -125,10 +148,18 @@ def _parse(text: str) -> tuple[list[str], list[str]]:
     return literals, names
 
 
-def _unknown(name: str, known: frozenset[str]) -> str:
+def _unknown(name: str, known: frozenset[str], defined: Iterable[str]) -> str:
+    here = sorted(known.union(defined))
     if name in REPORT:
-        return f"{{{name}}} has no value here; known here are {', '.join(sorted(known))}"
-    hint = _nearest(name, known) or f"known here are {', '.join(sorted(known))}; "
+        return f"{{{name}}} has no value here; known here are {', '.join(here)}"
+    head, dot, members = name.partition(".")
+    meant = nearest(head, here)
+    if dot and head in (*known, *defined):
+        hint = "expected a name behind each dot; " if head in defined else f"{{{head}}} has no members; "
+    elif meant:
+        hint = f"did you mean {{{meant}{dot}{members}}}? "
+    else:
+        hint = f"known here are {', '.join(here)}; "
     return f"unknown placeholder {{{name}}}; {hint}write {{{{{name}}}}} for literal braces"
 
 
@@ -137,7 +168,7 @@ def _nearest(name: str, known: frozenset[str]) -> str:
     return f"did you mean {{{meant}}}? " if meant else ""
 
 
-def _compile(tree: Json, known: frozenset[str]) -> tuple[Json, Fill | None]:
+def _compile(tree: Json, known: frozenset[str] | None) -> tuple[Json, Fill | None]:
     """Return the constant that `tree` amounts to, and the function that fills it if it has placeholders."""
     if isinstance(tree, str):
         return _compile_text(tree, known)
@@ -159,8 +190,9 @@ def _compile(tree: Json, known: frozenset[str]) -> tuple[Json, Fill | None]:
     return constant, fill_container if fills else None
 
 
-def _compile_text(text: str, known: frozenset[str]) -> tuple[Json, Fill | None]:
-    check(text, known)
+def _compile_text(text: str, known: frozenset[str] | None) -> tuple[Json, Fill | None]:
+    if known is not None:
+        check(text, known)
     (head, *tails), names = _parse(text)
     if not names:
         return head, None

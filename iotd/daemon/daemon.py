@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -19,6 +19,7 @@ from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import presence
+from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
@@ -28,7 +29,8 @@ from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Overridden, Received, Signalled, Subscribed, ThreadFailed,
+    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Signalled, Subscribed, Taken,
+    ThreadFailed,
 )
 from iotd.wings import module
 
@@ -58,11 +60,13 @@ class Daemon:
         self._placeholders = Placeholders(world, self.run_id)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
-        self._line = Line(world, self._session, self.settings, self._parts, self.outages, _phase(world.identity),
-                          self._changed)
+        self._fence = Fence()
+        self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages,
+                          _phase(world.identity), self._changed)
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._stirred = False
         self._stopping = False
         self._status_file = world.places.runtime / "status.json"
         self._status_failed = False
@@ -103,13 +107,13 @@ class Daemon:
             handler = self._handlers.get(type(event))
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
-        stirred = bool(events) or now >= self._line.next_due()  # what the line does may open parts, and let messages go
+        # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
+        self._stirred = bool(events) or now >= self._line.next_due()
         self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
-                if stirred or now >= self._due_at[part]:
-                    part.keep(now)
-                    self._due_at[part] = part.next_due()
+                if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
+                    self._due_at[part] = self._fence.keep(part, now)
         if now >= self._beat_from:
             self._beat(now)
 
@@ -152,6 +156,48 @@ class Daemon:
         """Return what these placeholders stand for now."""
         return self._placeholders.values(names)
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
+        found = self._placeholders.values(names)
+
+        def measured(values: Mapping[str, Json]) -> None:
+            self._stirred = True
+            then({**found, **values})
+
+        for part in self._parts:
+            if part.fetch(names, measured):
+                self._due_at[part] = part.next_due()
+                return
+        then(found)
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Have the part whose task it is keep or send these messages of a program's; return what became of each."""
+        for part in self._parts:
+            taken = part.publish(offers, now)
+            if taken is not None:
+                return taken
+        return [Taken(refused="nothing here publishes")] * len(offers)
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+        return max(part.crowded_until(now) for part in self._parts)
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Give the part whose value it is what a program tells; return why it is refused, nothing where it is taken."""
+        for part in self._parts:
+            refused = part.tell(name, value, now)
+            if refused is not None:
+                return refused
+        return f"there is no such value; {name[:80]!r} is not in the configuration"
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+        return tuple(name for part in self._parts for name in part.shared())
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
+        return self._status(self.world.monotonic())
+
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
         self._beat_from = self._beat_at = min(self._beat_at, self.world.monotonic() + SETTLED_S)
@@ -192,16 +238,17 @@ class Daemon:
         self._handlers = {
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
-            Overridden: lambda event, now: self._apply(now), Signalled: self._on_signalled,
-            ThreadFailed: self._on_thread_failed,
-            **{kind: handler for part in self._parts for kind, handler in part.handlers().items()}}
+            PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
+            Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
+            **{kind: partial(self._fence.call, part, handler)
+               for part in self._parts for kind, handler in part.handlers().items()}}
 
     def _apply(self, now: float) -> None:
         """Let the file's settings take effect, with those of the cloud in their place."""
         set_by_cloud = {name: value for part in self._parts for name, value in part.overrides().items()}
         self.settings = override.applied(self.written, set_by_cloud)
         self._start_log()
-        self._placeholders.thing = self.settings.thing
+        self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
             part.apply(self.settings, now)
         self._line.apply(self.settings, now)
@@ -286,7 +333,8 @@ class Daemon:
     def _status(self, now: float) -> dict[str, Json]:
         """Return what `iotd status` shows."""
         mqtt, up_since = self.settings.mqtt, self._line.up_since
-        problems = [*self._line.problems(), *(problem for part in self._parts for problem in part.problems())]
+        problems = [*self._line.problems(), *self._fence.problems(self._parts, now),
+                    *(problem for part in self._parts for problem in part.problems())]
         status: dict[str, Json] = {
             "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
             "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,

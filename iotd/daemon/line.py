@@ -1,20 +1,19 @@
-"""The line to the broker as the main thread sees it: dialling, presence, subscriptions, denial, and the goodbye.
+"""The line to the broker as the main thread sees it: dialling, presence, the opening of its parts, and the goodbye.
 
-A line is opened in steps: Connected, what has to be subscribed, then each part whose filters are answered for. While an
-action is suspected of ending the line (`denial`) the steps go one by one.
+Connected is said first of all; `Opening` does the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from iotd.config.settings import Settings
-from iotd.daemon import denial, presence, reconnect, subscriptions
+from iotd.daemon import presence, reconnect
+from iotd.daemon.fence import Fence
+from iotd.daemon.opening import Opening
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
 from iotd.daemon.world import World
@@ -22,10 +21,11 @@ from iotd.host import log
 from iotd.mqtt import credentials
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
-from iotd.vocabulary import Acknowledged, Dialled, Down, Entry, Json, Message, Received, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Entry, Json, Message, PassedOver, Received, Subscribed
 
 GOODBYE_S = 5.0  # for the acknowledgement of Stopped
 REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
+MAX_NAMED = 100  # topics of which is remembered when they were named
 
 GOODBYE, HELLO = 0, -1  # tokens beside the numbers of messages that are kept, which begin at 1
 
@@ -37,35 +37,30 @@ class Line:
     """
 
     def __init__(
-        self, world: World, session: Session, settings: Settings, parts: list[Part], outages: Outages, phase: float,
-        changed: Callable[[float], None]
+        self, world: World, session: Session, settings: Settings, parts: list[Part], fence: Fence, outages: Outages,
+        phase: float, changed: Callable[[float], None]
     ) -> None:
         now = world.monotonic()
         self.number = 0
         self.up_since: float | None = None
         self.down_reason = "not dialled yet"
-        self.suspicion = denial.Suspicion()
+        self.opening = Opening(world, session, parts, settings)
         self._world = world
         self._session = session
         self._settings = settings
         self._parts = parts
+        self._fence = fence
         self._outages = outages
         self._changed = changed
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, phase)
         self._failure: tuple[str, float, int] = ("", now, 0)
         self._standing = presence.Standing("", now)
         self._story: dict[str, Json] = {}  # what Connected tells beside the word
-        self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
-        self._unanswered: dict[str, None] = {}
-        self._calm_at = 0.0  # when the next step may follow, where they go with care
-        self._kept_at = now
         self._goodbye: tuple[Message, float] | None = None  # the word that is owed, and when it may be said
         self._goodbye_until: float | None = None
         self._afterwards: Callable[[float], None] | None = None  # once the goodbye is said
         self._passed = (0, 0)
-        self._held_file = world.places.runtime / "subscriptions.json"
-        self._held_written: dict[str, Json] | None = None
-        self.subscriptions = subscriptions.Subscriptions({}, self._read_held())
+        self._passed_over: dict[str, float] = {}  # when a topic was named for a message too large to take
 
     @property
     def up(self) -> bool:
@@ -80,7 +75,7 @@ class Line:
     @property
     def clear(self) -> bool:
         """Whether messages may go out."""
-        return self.up and not self.leaving and not self._steps and not (self.suspicion.careful and self._pending())
+        return self.up and not self.leaving and self.opening.clear
 
     def next_due(self) -> float:
         """Return when `keep` has something to do, math.inf for never."""
@@ -90,21 +85,18 @@ class Line:
         if self._goodbye is not None:
             due_at = min(due_at, self._goodbye[1])
         if self.up and not self.leaving:
-            due_at = min(due_at, self._standing.again_at)
-            if self._calm_at > self._kept_at:
-                due_at = min(due_at, self._calm_at)
+            due_at = min(due_at, self._standing.again_at, self.opening.next_due())
         return due_at
 
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
-        self._kept_at = now
         self._say_goodbye(now)
         if self._goodbye_until is not None and now >= self._goodbye_until:
             self._session.hang_up(self.number)
         if now >= self._attempts.dial_at:
             self._dial()
         if self.up and not self.leaving:
-            self._open_further(now)
+            self.opening.further(now)
             if now >= self._standing.again_at:
                 self._say(presence.CONNECTED, None, now, **self._story)
 
@@ -121,18 +113,13 @@ class Line:
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; other ones of the line itself need a new line."""
         old, self._settings = self._settings, settings
-        self.subscriptions, plan = subscriptions.changed(self.subscriptions, self._wanted())
-        if (settings.thing, settings.mqtt, settings.presence) != (old.thing, old.mqtt, old.presence):
+        anew = _of_the_line(settings) != _of_the_line(old)
+        if anew:
             # Stopped is said where the old configuration had its presence.
             self._settings = old
             self.leave(presence.STOPPED, self.dial_anew, now)
             self._settings = settings
-            self.subscriptions = self.subscriptions._replace(held=self._read_held())
-        elif self.up:
-            self._write_held()
-            self._session.unsubscribe(self.number, plan.unsubscribe)
-            self._session.subscribe(self.number, plan.subscribe)
-            self._open_parts(now)
+        self.opening.change(settings, self.up and not anew, now)
 
     def leave(self, word: str, afterwards: Callable[[float], None], now: float) -> None:
         """Say the word on the presence topic and hang up; then call `afterwards` with the time."""
@@ -166,29 +153,15 @@ class Line:
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=waiting)
         self._tell_story(waiting, now)
-        wanted = self.subscriptions._replace(wanted=self._wanted())
-        self.subscriptions, plan = subscriptions.opened(wanted, event.session_present)
-        self._write_held()
         # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
         self._say(presence.CONNECTED, HELLO, now, **self._story)
-        self._steps = deque(self._opening(plan))
-        self._calm_at = now + denial.QUIET_S
-        self._open_further(now)
+        self.opening.begin(event, self._settings, now)
         self._changed(now)
 
     def on_subscribed(self, event: Subscribed, now: float) -> None:
         """Take a SUBACK."""
-        if event.line != self.number:
-            return
-        known = self.subscriptions.refused
-        self.subscriptions = subscriptions.answered(self.subscriptions, event.codes)
-        for name, code in event.codes:
-            if name in self.subscriptions.refused and name not in known:
-                log.warning("subscription.refused", "the broker refused a subscription; check the policy",
-                            filter=name, code=code)
-            self._unanswered.pop(f"subscription to {name}", None)
-        self._write_held()
-        self._open_further(now)
+        if event.line == self.number:
+            self.opening.answered(event, now)
 
     def on_acknowledged(self, event: Acknowledged, now: float) -> None:
         """Take a PUBACK; for what is kept `Session.acknowledged` tells of it as well."""
@@ -203,19 +176,34 @@ class Line:
             return
         self._pass(len(event.payload))
         if event.topic == self._settings.presence.topic:
-            self._standing, entry = presence.heard(self._standing, self._world.identity.hostname, event, now)
+            own = presence.is_own(event.topic, self._settings.thing)
+            self._standing, entry = presence.heard(self._standing, own, self._settings.hostname, event, now)
+            if self._standing.rival:
+                self.opening.rival()
             if entry is not None:
                 log.write(entry)
         for part in self._parts:
-            part.heard(event, now)
+            self._fence.call(part, part.heard, event, now)
+
+    def on_passed_over(self, event: PassedOver, now: float) -> None:
+        """Name a topic on which a message was too large to take; again only after an hour."""
+        if event.line != self.number or now < self._passed_over.get(event.topic, -math.inf) + REPEAT_LOG_S:
+            return
+        self._passed_over.pop(event.topic, None)
+        self._passed_over[event.topic] = now
+        if len(self._passed_over) > MAX_NAMED:
+            del self._passed_over[next(iter(self._passed_over))]
+        log.warning("message.passed_over", "a message of more than 1 MB came in; it is acknowledged and not kept",
+                    topic=event.topic, bytes=event.bytes)
 
     def on_down(self, event: Down, now: float) -> None:
         """The line is down, or did not come up."""
         if event.line != self.number:
             return
         if event.was_up:
-            self._fall(event.reason, event.cause in ("closed", "reset") and not self.leaving, now)
-        self.up_since = None
+            self._fall(event, now)
+        elif event.cause != "asked":
+            self.opening.away()
         self.down_reason = event.reason
         cause = event.cause
         if cause == "clock" and self._world.wall_is_set():
@@ -228,17 +216,15 @@ class Line:
 
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
-        found = [] if self.up else [f"not connected: {self.down_reason}"]
-        found += [f"subscription to {name} refused" for name in self.subscriptions.refused]
-        return found + [f"{action} denied" for action in self.suspicion.resting]
+        return [*([] if self.up else [f"not connected: {self.down_reason}"]), *self.opening.problems()]
 
     def _dial(self) -> None:
         settings, mqtt = self._settings, self._settings.mqtt
         self.number += 1
         self._attempts = reconnect.dialling(self._attempts)
         session = self._world.new_id()
-        self._standing = presence.Standing(session, 0.0)
-        will = presence.status(settings.presence, self._world.identity.hostname, session, presence.LOST)
+        self._standing = presence.next_line(self._standing, session)
+        will = presence.status(settings.presence, settings.hostname, session, presence.LOST)
         tls, port = mqtt.tls, mqtt.port
         self._session.dial(Dial(
             self.number, mqtt.host, port, settings.thing, mqtt.clean_session, mqtt.keepalive_s, will,
@@ -249,11 +235,11 @@ class Line:
         self._put(self._worded(word, **more), token, now)
 
     def _worded(self, word: str, **more: Any) -> Message:
-        return presence.status(self._settings.presence, self._world.identity.hostname, self._standing.session, word,
+        return presence.status(self._settings.presence, self._settings.hostname, self._standing.session, word,
                                timestamp=int(self._world.wall()), **more)
 
     def _put(self, message: Message, token: int | None, now: float) -> None:
-        self._standing = presence.Standing(self._standing.session, now)
+        self._standing = self._standing._replace(said_at=now, again_at=math.inf)
         self.send(message, token)
 
     def _say_goodbye(self, now: float) -> None:
@@ -271,61 +257,18 @@ class Line:
             self._story["outage"] = told
             log.info("outage.over", "the line was down and is up again", **told)
 
-    def _opening(self, plan: subscriptions.Plan) -> Iterable[tuple[list[str], Callable[[], None]]]:
-        """Return the steps that open a line, each with the actions that the broker has to answer."""
-        for pairs in ([[pair] for pair in plan.subscribe] if self.suspicion.careful else [plan.subscribe]):
-            yield [f"subscription to {name}" for name, _ in pairs], partial(self._session.subscribe, self.number, pairs)
-        yield [], partial(self._session.unsubscribe, self.number, plan.unsubscribe)
-
-    def _open_further(self, now: float) -> None:
-        """Take the next steps of opening the line: all at once, or with care only once all is answered."""
-        careful = self.suspicion.careful
-        while self._steps and not (careful and (self._unanswered or now < self._calm_at)):
-            actions, step = self._steps.popleft()
-            self._unanswered.update(dict.fromkeys(actions))
-            step()
-        if not self._steps and not (careful and (self._unanswered or now < self._calm_at)):
-            self._open_parts(now)
-
-    def _open_parts(self, now: float) -> None:
-        """Open each part as soon as the broker has answered for all of its filters."""
-        for part in self._parts:
-            if not part.is_open and self.subscriptions.settled(part.filters()):
-                part.is_open = True
-                part.opened(now, self.suspicion.careful, self.suspicion.resting)
-
-    def _wanted(self) -> dict[str, int]:
-        wanted = {self._settings.presence.topic: self._settings.presence.qos}
-        for part in self._parts:
-            wanted.update(part.filters())
-        return {name: qos for name, qos in wanted.items()
-                if f"subscription to {name}" not in self.suspicion.resting}
-
     def _pass(self, size: int) -> None:
         publishes, total = self._passed
         self._passed = publishes + 1, total + size
 
-    def _pending(self) -> list[str]:
-        """Return what the broker has yet to answer, the messages that are kept apart."""
-        return [*self._unanswered, *(action for part in self._parts for action in part.pending())]
-
-    def _fall(self, reason: str, by_broker: bool, now: float) -> None:
-        """The line was up: whatever is unanswered is asked again on the next one, unless that is what ends it."""
-        unanswered = self._pending()
-        in_flight = [action for part in self._parts for action in part.in_flight()]
-        if reconnect.stable(self._attempts, now):
-            self.suspicion = denial.proven(self.suspicion, now)
-        elif by_broker and (unanswered or not in_flight):  # over messages alone the outbox judges
-            self.suspicion, entries = denial.fell(self.suspicion, [*unanswered, *in_flight], now)
-            for entry in entries:
-                log.write(entry)
-        self._outages.began(reason, now)
-        self._steps.clear()
-        self._unanswered.clear()
+    def _fall(self, event: Down, now: float) -> None:
+        """The line was up: no answer will come any more."""
+        blamed = self.opening.fell(event, self.leaving, reconnect.stable(self._attempts, now), now)
+        self._outages.began(event.reason, now)
         self.up_since = None
         for part in self._parts:
             part.is_open = False
-            part.closed(by_broker and not unanswered, now)
+            part.closed(blamed, now)
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
@@ -335,6 +278,7 @@ class Line:
             level = logging.INFO if cause == "asked" else logging.WARNING
             log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {
                 "reason": event.reason, "cause": cause, "retry_in_s": retry_in_s}))
+            self._log_fault(event)
             return
         said, said_at, count = self._failure
         if cause == "asked" or (said == f"{cause}: {event.reason}" and now < said_at + REPEAT_LOG_S):
@@ -342,30 +286,20 @@ class Line:
             return
         log.warning("session.connect_failed", f"no line to the broker: {event.reason}", reason=event.reason,
                     cause=cause, retry_in_s=retry_in_s, attempts=count + 1)
+        self._log_fault(event)
         self._failure = (f"{cause}: {event.reason}", now, 0)
+
+    def _log_fault(self, event: Down) -> None:
+        if event.traceback:
+            log.error("daemon.fault", "a bug in iotd ended this line; the next one is dialled all the same",
+                      traceback=event.traceback)
 
     def _finish_goodbye(self, now: float) -> None:
         afterwards, self._afterwards, self._goodbye, self._goodbye_until = self._afterwards, None, None, None
         if afterwards is not None:
             afterwards(now)
 
-    def _read_held(self) -> dict[str, int]:
-        """Return what the broker is known to hold for this client id, as an earlier run wrote it down."""
-        held = self._world.files.read_json(self._held_file)
-        if not isinstance(held, dict) or held.get("session") != self._session_key():
-            return {}
-        filters = held.get("filters")
-        return filters if isinstance(filters, dict) else {}
 
-    def _write_held(self) -> None:
-        """Write down what the broker holds; in memory, since after a reboot to subscribe again is no harm."""
-        held = {"session": self._session_key(), "filters": dict(self.subscriptions.held)}
-        if held != self._held_written:
-            self._held_written = held
-            try:
-                self._world.files.write_json(self._held_file, held)
-            except OSError:
-                self._held_written = None
-
-    def _session_key(self) -> str:
-        return f"{self._settings.thing}@{self._settings.mqtt.host}:{self._settings.mqtt.port}"
+def _of_the_line(settings: Settings) -> tuple[Any, ...]:
+    """Return the settings that need a new line where they have changed."""
+    return settings.thing, settings.hostname, settings.mqtt, settings.presence

@@ -7,13 +7,13 @@ main thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from iotd.config.settings import Settings
 from iotd.daemon.outage import Outages
 from iotd.daemon.world import World
-from iotd.vocabulary import Json, Message, Received
+from iotd.vocabulary import Json, Message, Offer, Received, Taken
 
 
 class Kernel(Protocol):
@@ -54,6 +54,24 @@ class Kernel(Protocol):
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now, None for one that nobody knows."""
 
+    def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
+        """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep or send these messages of a program's; return what became of each."""
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
+
+    def tell(self, name: str, value: Json, now: float) -> str:
+        """Take a value that a program tells; return why it is refused, nothing where it is taken."""
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the filters whose messages programs may listen to."""
+
+    def status(self) -> dict[str, Json]:
+        """Return what status.json says, as of now."""
+
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""
 
@@ -85,11 +103,25 @@ class Part:
         """Return how to look up each placeholder that is this part's."""
         return {}
 
+    def fetch(self, names: Iterable[str], then: Callable[[Mapping[str, Json]], None]) -> bool:
+        """Find out what those of these placeholders stand for that take time, and call `then` with them, now or later.
+
+        False where none is this part's: then nothing is called. All of them are one part's.
+        """
+        return False
+
     # The line
 
     def filters(self) -> Mapping[str, int]:
         """Return the filters that it wants subscribed, with their QoS."""
         return {}
+
+    def actions(self) -> Mapping[str, str]:
+        """Return the action that each topic and filter is part of, where the broker denies several as one."""
+        return {}
+
+    def session_lost(self, now: float) -> None:
+        """The line is up, and the broker has lost the session that it held, perhaps with all that it retained."""
 
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """The line is up and the broker has answered for all of its filters.
@@ -107,9 +139,36 @@ class Part:
         """Return the actions that the broker has yet to answer, for the kernel to judge where the line ends."""
         return []
 
-    def in_flight(self) -> list[str]:
-        """Return the actions in flight that this part judges itself where the line ends over them."""
+    def in_flight(self, now: float) -> list[str]:
+        """Return the actions in flight that this part judges itself where the line ends over them.
+
+        What went long ago, and what the broker is known to take, is none of them.
+        """
         return []
+
+    def unacknowledged(self, number: int, now: float) -> None:
+        """The broker has never acknowledged the message handed over under this number, and the line ends over it."""
+    # What programs on the device ask for
+
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken] | None:
+        """Keep or send these messages, in their order; return what became of each, None where that is not its task."""
+        return None
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs that have handed over messages are to wait with more: math.inf for as long as
+        this is said, 0 for not at all.
+        """
+        return 0.0
+
+    def tell(self, name: str, value: Json, now: float) -> str | None:
+        """Take a value that a program tells; None where the name is not this part's, "" where it is taken, else why
+        it is refused.
+        """
+        return None
+
+    def shared(self) -> Iterable[str]:
+        """Return those of its filters whose messages programs may listen to."""
+        return ()
 
     # Time, and what happens
 

@@ -14,7 +14,7 @@ class Placeholders:
     """The values of every placeholder but {sequence} and {health}, which belong to one topic or shadow."""
 
     def __init__(self, world: World, run_id: str) -> None:
-        self.thing = ""
+        self.of_settings: Mapping[str, Json] = {}
         self.of_parts: Mapping[str, Callable[[], Json]] = {}  # how to look up those of the parts that are there
         self._wall = world.wall
         # What differs from one moment to the next, by the wall clock.
@@ -24,8 +24,7 @@ class Placeholders:
             "uptime": lambda at: int(world.uptime()),
         }
         self._constant: Mapping[str, Json] = {
-            "hostname": world.identity.hostname, "machine_id": world.identity.machine_id, "boot_id": world.boot_id,
-            "run": run_id}
+            "machine_id": world.identity.machine_id, "boot_id": world.boot_id, "run": run_id}
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return the values now, None for a name that nobody knows: its part is not there."""
@@ -41,5 +40,5 @@ class Placeholders:
             elif name in facts.NAMES:
                 found.update(facts.read([name]))
             else:
-                found[name] = self.thing if name == "thing" else None
+                found[name] = self.of_settings.get(name)
         return found

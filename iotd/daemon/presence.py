@@ -8,6 +8,7 @@ can tell a late will of an older connection (AWS may publish it after the new on
 import json
 import logging
 import math
+import re
 from typing import Any, NamedTuple
 
 from iotd.config.settings import Presence
@@ -20,14 +21,32 @@ REBOOTING = "Rebooting"
 
 # AWS IoT Core takes one retained publish a second for a topic.
 PAUSE_S = 1.0
+EARLIER_SESSIONS = 8
 
 
 class Standing(NamedTuple):
-    """What this connection has said: when last, and when Connected is to be said again (math.inf: it stands)."""
+    """What this connection has said: when last, and when Connected is to be said again (math.inf: it stands).
+
+    `earlier` are the sessions of the connections before it. `rival`: another client has said Connected in the name of
+    this device. `unreadable`: that somebody writes what makes no sense was told.
+    """
 
     session: str
     said_at: float
     again_at: float = math.inf
+    earlier: tuple[str, ...] = ()
+    rival: bool = False
+    unreadable: bool = False
+
+
+def next_line(standing: Standing, session: str) -> Standing:
+    """Return the standing of a new connection, which has not said anything."""
+    return Standing(session, 0.0, earlier=(*standing.earlier, standing.session)[-EARLIER_SESSIONS:])
+
+
+def is_own(topic: str, thing: str) -> bool:
+    """Tell whether the topic holds the name of the thing, so that nobody else has anything to say there."""
+    return re.search(rf"(?<![^\W_]){re.escape(thing)}(?![^\W_])", topic) is not None
 
 
 def status(presence: Presence, hostname: str, session: str, word: str, **more: Any) -> Message:
@@ -37,23 +56,35 @@ def status(presence: Presence, hostname: str, session: str, word: str, **more: A
     return Message(presence.topic, payload, presence.qos, presence.retain)
 
 
-def heard(standing: Standing, hostname: str, received: Received, now: float) -> tuple[Standing, Entry | None]:
+def heard(
+    standing: Standing, own: bool, hostname: str, received: Received, now: float
+) -> tuple[Standing, Entry | None]:
     """Return the standing after a message on the presence topic while the line is up, and what to log.
 
-    A will that speaks for this device is untrue while it is connected: Connected is owed again, no sooner than the
-    pause allows. Whatever else stands there (our own words, another device on a shared topic, what no device of ours
-    would say) changes nothing, so that two devices never answer each other for ever.
+    On the device's `own` topic whatever is not of this connection is untrue: a late will or Stopped, another's word,
+    nothing at all. Connected is owed again, no sooner than the pause allows. On a topic that devices share only a will
+    that names this host is untrue, so that two of them never answer each other for ever.
     """
     try:
-        body = json.loads(received.payload)
+        body = json.loads(received.payload) if received.payload else {}
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        return standing, Entry(logging.WARNING, "presence.unreadable",
-                               "somebody else writes on the presence topic; ignored", {"topic": received.topic})
-    if body.get("status") != LOST or body.get("Hostname") != hostname:
+        entry = None if standing.unreadable else Entry(
+            logging.WARNING, "presence.unreadable", "somebody else writes on the presence topic what makes no sense",
+            {"topic": received.topic})
+        standing = standing._replace(unreadable=True)
+        return (_owed(standing, now) if own else standing), entry
+    word, session = body.get("status"), body.get("session")
+    if own and word == CONNECTED and session not in (standing.session, *standing.earlier):
+        standing = standing._replace(rival=True)
+    lost = word == LOST and body.get("Hostname") == hostname
+    if not lost and not (own and session != standing.session):
         return standing, None
-    again_at = max(now, standing.said_at + PAUSE_S)
-    return standing._replace(again_at=again_at), Entry(
-        logging.INFO, "presence.overruled", "a late will says that this device is lost; it says Connected again",
-        {"session": str(body.get("session"))[:40]})
+    entry = Entry(logging.INFO, "presence.overruled", "what came on the presence topic is not true; Connected is said"
+                  " again", {"status": str(word)[:40] if received.payload else None, "session": str(session)[:40]})
+    return _owed(standing, now), entry if standing.again_at == math.inf else None
+
+
+def _owed(standing: Standing, now: float) -> Standing:
+    return standing._replace(again_at=min(standing.again_at, max(now, standing.said_at + PAUSE_S)))

@@ -32,7 +32,10 @@ class Plan(NamedTuple):
 
 
 def opened(subscriptions: Subscriptions, session_present: bool) -> tuple[Subscriptions, Plan]:
-    """The line is up: ask for what the broker does not hold, and for the end of what nobody wants any more."""
+    """The line is up: ask for what the broker does not hold, and for the end of what nobody wants any more.
+
+    `session_present` is what the broker says, where it was asked to keep the session.
+    """
     held = subscriptions.held if session_present else {}
     return _plan(subscriptions._replace(held=held, asked=frozenset()))
 

@@ -1,7 +1,8 @@
 """The root side of recovery: takes one request that the daemon left in /run/iotd/recover and carries it out.
 
 `iotd-recover@VERB.service` runs it when a file named VERB appears there. It trusts nothing in that directory: the
-daemon, should it ever be taken over, gains these four verbs and no more.
+daemon, should it ever be taken over, gains what `allowed` finds in /etc/iotd.yaml and no more: these four verbs, on the
+one interface, so many reboots a day.
 """
 
 from __future__ import annotations
@@ -10,40 +11,31 @@ import errno
 import json
 import os
 import pwd
-import re
 import shutil
 import stat
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+from iotd.helper.allowed import Refused, interface_for
 from iotd.host import log
 
 DIRECTORY = "/run/iotd/recover"
+CONFIGURATION = Path("/etc/iotd.yaml")
+STATE = Path("/var/lib/iotd-recover")
 USER = "iotd"
 VERBS = ("reconnect", "radio-cycle", "restart-network", "reboot")
 MAX_REQUEST_BYTES = 65536  # the reason names what was expected, and that list has no end
 COMMAND_LIMIT_S = 50.0  # five of them fit into the unit's TimeoutStartSec
 
-# No leading dash, which a command would read as an option, and no leading dot. 15: IFNAMSIZ less its NUL.
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 Command = tuple[str, ...]
 Run = Callable[[Command], "Outcome"]
-
-
-class Refused(Exception):
-    """What lies in the request directory is no request; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the daemon asks for, beside the verb that is the file's name."""
-
-    interface: str
-    reason: str
+Allow = Callable[[str], str]  # returns the interface that a verb may be done to, or raises Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +93,18 @@ def plan(verb: str, interface: str, in_use: frozenset[str], connected: bool) -> 
     return (reassociate,) if verb == "reconnect" else (*down_and_up, reassociate)
 
 
-def parse_request(body: bytes) -> Request:
-    """Return the request that the JSON object `{"interface": NAME, "reason": TEXT}` makes; raises Refused."""
+def reason_of(body: bytes) -> str:
+    """Return why the daemon asks, of its JSON object `{"reason": TEXT}`; raises Refused."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refused(f"its content is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise Refused("its content is not a JSON object")
-    interface, reason = fields.get("interface"), fields.get("reason")
-    if not isinstance(interface, str) or not _INTERFACE.fullmatch(interface):
-        raise Refused(f"{interface!a} is not the name of a network interface")
+    reason = fields.get("reason")
     if not isinstance(reason, str):
         raise Refused(f"its reason is not a text: {reason!a}")
-    return Request(interface, reason)
+    return reason
 
 
 def open_directory(path: str, owner: int) -> int:
@@ -155,8 +145,8 @@ def sweep(directory: int) -> list[str]:
     return strays
 
 
-def serve(verb: str, path: str, owner: int, run: Run) -> bool:
-    """Carry out the request `verb` that lies in the directory `path`; return whether all went well.
+def serve(verb: str, path: str, owner: int, allow: Allow, run: Run) -> bool:
+    """Carry out the request `verb` that lies in the directory `path`, if it is allowed; return whether all went well.
 
     Nothing asked for is well. What is refused is removed and logged. An unknown verb does nothing but sweep.
     """
@@ -172,14 +162,15 @@ def serve(verb: str, path: str, owner: int, run: Run) -> bool:
             _say_refused(name, f"{name!a} is none of {', '.join(VERBS)}")
         if verb not in VERBS:
             return not strays
-        request = parse_request(take(directory, verb, owner))
+        reason = reason_of(take(directory, verb, owner))
+        interface = allow(verb)
     except FileNotFoundError:
         return not strays
     except Refused as refused:
         return _say_refused(verb, str(refused))
     finally:
         os.close(directory)
-    return _carry_out(verb, request, run)
+    return _carry_out(verb, interface, reason, run)
 
 
 def run_command(command: Command) -> Outcome:
@@ -201,12 +192,8 @@ def run_command(command: Command) -> Outcome:
     return Outcome(failure, done.stdout.decode("utf-8", "replace").strip()[-2000:])
 
 
-def _carry_out(verb: str, request: Request, run: Run) -> bool:
-    interface = request.interface
-    log.warning(
-        "recovery.accepted", f"{verb} for {interface}: {request.reason}",
-        verb=verb, interface=interface, reason=request.reason,
-    )
+def _carry_out(verb: str, interface: str, reason: str, run: Run) -> bool:
+    log.warning("recovery.accepted", f"{verb} for {interface}: {reason}", verb=verb, interface=interface, reason=reason)
     in_use = _in_use(interface, run)
     connected = verb == "reconnect" and "NetworkManager.service" in in_use and _connected(interface, run)
     commands = plan(verb, interface, in_use, connected)
@@ -275,5 +262,7 @@ def _remove(directory: int, name: str) -> None:
 
 def main(verb: str) -> int:
     """Serve the verb that systemd names; return the exit status."""
-    log.start("info", "json", under_journald="JOURNAL_STREAM" in os.environ)
-    return 0 if serve(verb, DIRECTORY, pwd.getpwnam(USER).pw_uid, run_command) else 1
+    log.start("info", "json", under_journald=log.is_journal())
+    daemon = pwd.getpwnam(USER)
+    allow = partial(interface_for, file=CONFIGURATION, state=STATE, daemon=daemon)
+    return 0 if serve(verb, DIRECTORY, daemon.pw_uid, allow, run_command) else 1

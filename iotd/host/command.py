@@ -7,55 +7,96 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
+LEFT_CHUNKS = 4  # read once the process has ended: what a pipe holds, and little of what a child may still write
+POLL_S = 86400.0  # poll(2) takes no more than 24 days at once
 KILL_S = 2.0  # for a killed process to go; one that waits inside the kernel may not
 REASON_CHARACTERS = 120
 
 # Neither iotd's own variables (NOTIFY_SOCKET, WATCHDOG_USEC, …) nor an operator's reach a command.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
+How = Literal["exited", "late", "stopped"]
+
 
 class Ended(NamedTuple):
     """How a command ended: "exited", "late" (killed at its time-out), "stopped" (killed since iotd ends), "refused".
 
     `status` is the exit status, -N for the signal N, None where it did not even start. `output` is the beginning of
-    what it wrote, standard error included. `reason` is empty for an exit with 0.
+    what it wrote, standard error included. `reason` is empty for an exit with 0. Where the two were asked for apart,
+    `data` is the beginning of its standard output and `output` the end of its standard error.
     """
 
     how: Literal["exited", "late", "stopped", "refused"]
     status: int | None
     output: str
     reason: str
+    data: bytes = b""
 
 
-def run(arguments: Sequence[str], timeout_s: float, stop: int | None = None) -> Ended:
+class _Kept:
+    """What is kept of a pipe: so many bytes from its beginning, or of its end."""
+
+    def __init__(self, most: int, of_end: bool) -> None:
+        self.data = bytearray()
+        self._most = most
+        self._of_end = of_end
+
+    def take(self, pipe: int) -> bool:
+        """Read what is there; tell whether there may be more."""
+        try:
+            data = os.read(pipe, CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        if self._of_end:
+            self.data += data
+            del self.data[:-self._most]
+        else:
+            self.data += data[:self._most - len(self.data)]
+        return bool(data)
+
+
+def run(
+    arguments: Sequence[str], timeout_s: float, stop: int | None = None, keep_bytes: int = KEEP_BYTES,
+    given: bytes = b"", apart: bool = False
+) -> Ended:
     """Run a command to its end, or kill it after `timeout_s` or as soon as the file descriptor `stop` is readable.
 
-    It runs in / in a session of its own, with nothing to read; whatever is left of its process group is killed when
-    it ends, in one way or another. What it writes is read to the end and dropped after 4 KB.
+    It runs in / in a session of its own, with `given` to read; whatever is left of its process group is killed when
+    it ends, in one way or another. What it writes is read to the end, and dropped beyond `keep_bytes`; `apart` keeps
+    its standard output and the last 4 KB of its standard error each for itself.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        process = subprocess.Popen(arguments, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, cwd="/", env=ENVIRONMENT, start_new_session=True)
+        process = subprocess.Popen(
+            arguments, bufsize=0, stdin=subprocess.PIPE if given else subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT, cwd="/", env=ENVIRONMENT, start_new_session=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL, or a text that is no UTF-8
         why = error.strerror if isinstance(error, OSError) else str(error)
         return Ended("refused", None, "", f"{arguments[0]} cannot be run: {why}")
     assert process.stdout is not None
+    out, errors = _Kept(keep_bytes, of_end=False), _Kept(KEEP_BYTES, of_end=True)
+    kept = {process.stdout.fileno(): out}
+    if process.stderr is not None:
+        kept[process.stderr.fileno()] = errors
     handle = os.pidfd_open(process.pid)
     try:
-        how, output = _attend(process.stdout, handle, deadline, stop)
+        how = _attend(process, kept, given, handle, deadline, stop)
         # Not reaped yet, so its number cannot be another group's by now.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         status = process.wait() if _ready(handle, KILL_S) else None
     finally:
         os.close(handle)
-        process.stdout.close()
-    return Ended(how, status, output, _reason(how, status, output, timeout_s))
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+    output = (errors if apart else out).data.decode("utf-8", "replace")
+    said = output or out.data[-KEEP_BYTES:].decode("utf-8", "replace")
+    return Ended(how, status, output, _reason(how, status, said, timeout_s), bytes(out.data) if apart else b"")
 
 
 def last_line(output: str) -> str:
@@ -66,39 +107,49 @@ def last_line(output: str) -> str:
 
 
 def _attend(
-    output: IO[bytes], handle: int, deadline: float, stop: int | None
-) -> tuple[Literal["exited", "late", "stopped"], str]:
-    """Read what comes until the process ends; a child of its that holds the pipe open is not waited for."""
-    kept = bytearray()
-    pipe = output.fileno()
-    os.set_blocking(pipe, False)
+    process: subprocess.Popen[bytes], kept: dict[int, _Kept], given: bytes, handle: int, deadline: float,
+    stop: int | None
+) -> How:
+    """Read and write what there is until the process ends; a child of its that holds a pipe open is not waited for."""
     events = select.poll()
-    for descriptor in (pipe, handle) if stop is None else (pipe, handle, stop):
+    for descriptor in (*kept, handle) if stop is None else (*kept, handle, stop):
         events.register(descriptor, select.POLLIN)
-    how: Literal["exited", "late", "stopped"] = "late"
+    for pipe in kept:
+        os.set_blocking(pipe, False)
+    to_it = -1
+    if process.stdin is not None:
+        to_it = process.stdin.fileno()
+        os.set_blocking(to_it, False)
+        events.register(to_it, select.POLLOUT)
     while (left_s := deadline - time.monotonic()) > 0:
-        ready = {descriptor for descriptor, _ in events.poll(left_s * 1000)}
-        if pipe in ready and not _take(pipe, kept):
-            events.unregister(pipe)
+        ready = {descriptor for descriptor, _ in events.poll(min(left_s, POLL_S) * 1000)}
+        for pipe in kept.keys() & ready:
+            if not kept[pipe].take(pipe):
+                events.unregister(pipe)
+        if to_it in ready:
+            given = _give(to_it, given)
+            if not given and process.stdin is not None:
+                events.unregister(to_it)
+                process.stdin.close()
         if handle in ready:
-            while len(kept) < KEEP_BYTES and _take(pipe, kept):
-                pass
-            how = "exited"
-            break
+            for pipe, end in kept.items():
+                for _ in range(LEFT_CHUNKS):
+                    if not end.take(pipe):
+                        break
+            return "exited"
         if stop in ready:
-            how = "stopped"
-            break
-    return how, kept.decode("utf-8", "replace")
+            return "stopped"
+    return "late"
 
 
-def _take(pipe: int, kept: bytearray) -> bool:
-    """Read what is there, keep its beginning; tell whether there may be more."""
+def _give(pipe: int, data: bytes) -> bytes:
+    """Write what the pipe takes; return the rest, nothing where nobody reads it."""
     try:
-        data = os.read(pipe, CHUNK_BYTES)
+        return data[os.write(pipe, data[:CHUNK_BYTES]):]
     except BlockingIOError:
-        return False
-    kept += data[:KEEP_BYTES - len(kept)]
-    return bool(data)
+        return data
+    except OSError:
+        return b""
 
 
 def _ready(descriptor: int, limit_s: float) -> bool:

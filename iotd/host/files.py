@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from iotd.vocabulary import Json
@@ -64,8 +65,9 @@ class Files:
         self.write_json(path, body)
 
     def remove(self, path: Path) -> None:
-        """Remove the file, where there is one. Raises OSError."""
-        path.unlink(missing_ok=True)
+        """Remove the file, where there is one and that can be done: a file system may be read-only."""
+        with suppress(OSError):
+            path.unlink()
 
 
 def read_line(path: Path) -> str:

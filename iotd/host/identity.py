@@ -6,14 +6,36 @@ from typing import NamedTuple
 
 from iotd.host.files import read_line
 
+NO_NAMES = ("", "localhost", "(none)")  # of the kernel before anybody has named the host, and of images
+
 
 class Identity(NamedTuple):
-    """Who this host is: `hostname` up to its first dot, `machine_id` as in /etc/machine-id."""
+    """Who this host is: `hostname` up to its first dot, `machine_id` as in /etc/machine-id, empty where it has none."""
 
     hostname: str
     machine_id: str
 
+    def lacking(self) -> dict[str, str]:
+        """Return which of the two tell this host from no other, and what to do about it."""
+        problems = {}
+        if self.hostname in NO_NAMES:
+            problems["hostname"] = f"this host is called {self.hostname!r}, as any host without a name is; " \
+                                   "name it: hostnamectl set-hostname NAME"
+        if not self.machine_id:
+            problems["machine_id"] = "this host has no machine-id yet; make one: systemd-machine-id-setup"
+        return problems
+
 
 def identity() -> Identity:
     """Return what this host is called and the id it was given at its installation (machine-id(5))."""
-    return Identity(socket.gethostname().split(".")[0], read_line(Path("/etc/machine-id")))
+    return read_identity(socket.gethostname(), Path("/etc/machine-id"))
+
+
+def read_identity(name: str, file: Path) -> Identity:
+    """Return the identity of a host with this name and this file of its machine-id.
+
+    A name that is no UTF-8, which the kernel takes, has ? in the place of what is not.
+    """
+    machine_id = read_line(file)
+    hostname = name.split(".")[0].encode("utf-8", "replace").decode("utf-8")
+    return Identity(hostname, "" if machine_id == "uninitialized" else machine_id)

@@ -10,9 +10,11 @@ import base64
 import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NoReturn, TextIO
@@ -46,11 +48,20 @@ def start(level: str, form: str, under_journald: bool, stream: TextIO | None = N
     if isinstance(stream, io.TextIOWrapper):
         # UTF-8 in every locale; and what half a surrogate pair becomes here is just how JSON escapes it.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(_Text() if form == "text" else _Json(under_journald))
     _logger.handlers = [handler]
     _logger.setLevel(LEVELS[level])
     _logger.propagate = False
+
+
+def is_journal() -> bool:
+    """Tell whether stdout is the stream to the journal that systemd has opened (systemd.exec(5) JOURNAL_STREAM)."""
+    try:
+        stdout = os.fstat(1)
+    except OSError:  # closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stdout.st_dev}:{stdout.st_ino}"
 
 
 def enabled(level: int) -> bool:
@@ -101,6 +112,22 @@ def _no_json(constant: str) -> NoReturn:
 def _stamp(record: logging.LogRecord) -> str:
     at = datetime.fromtimestamp(record.created, timezone.utc)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A stream that may fail: a full disk or a reader that has gone ends nothing, and is told once on stderr."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Take an exception that came of writing the record."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told and sys.stderr is not None:
+            self._told = True
+            with suppress(OSError):
+                print(f"iotd: the log cannot be written: {error.strerror}; iotd goes on without it", file=sys.stderr)
 
 
 class _Json(JsonFormatter):  # type: ignore[misc]

@@ -9,9 +9,8 @@ import traceback
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from iotd.vocabulary import ThreadFailed
-
 Work = Callable[[int], Any]
+Failed = Callable[[str], Any]
 
 
 class Tasks:
@@ -22,15 +21,16 @@ class Tasks:
         self._threads: dict[Hashable, threading.Thread] = {}
         self._stop, self._give_up = os.pipe()
 
-    def start(self, key: Hashable, work: Work) -> bool:
+    def start(self, key: Hashable, work: Work, failed: Failed) -> bool:
         """Run `work` on a thread of its own; False where the last one under this key has not ended, or none can start.
 
-        It is given a file descriptor that becomes readable when it should give up.
+        It is given a file descriptor that becomes readable when it should give up. A bug in it ends nothing but this
+        task: `failed` makes of the traceback what is posted instead.
         """
         self._threads = {name: thread for name, thread in self._threads.items() if thread.is_alive()}
         if key in self._threads:
             return False
-        thread = threading.Thread(target=self._run, args=(work,), name=f"task {key}"[:40], daemon=True)
+        thread = threading.Thread(target=self._run, args=(work, failed), name=f"task {key}"[:40], daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the host is out of threads or memory; what works without this task goes on
@@ -45,9 +45,9 @@ class Tasks:
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _run(self, work: Work) -> None:
+    def _run(self, work: Work, failed: Failed) -> None:
         try:
             event = work(self._stop)
-        except BaseException:  # a bug: the main thread must hear of it, whatever it is
-            event = ThreadFailed(threading.current_thread().name, traceback.format_exc())
+        except BaseException:  # a bug: the owner must hear of it, whatever it is
+            event = failed(traceback.format_exc())
         self._post(event)

@@ -1,9 +1,9 @@
-"""The section `subscribe`: whose messages are taken."""
+"""The section `subscribe`: whose messages are taken, and what is done with them."""
 
 from typing import NamedTuple
 
-from iotd.config.document import Cursor, quoted
-from iotd.config.readers import listed, qos, template_text
+from iotd.config.document import Cursor, Wrong, quoted
+from iotd.config.readers import boolean, command, listed, qos, template_text, timeout
 from iotd.config.section import Note, Section, note_if
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE
@@ -11,17 +11,29 @@ from iotd.mqtt import topics
 
 
 class Subscription(NamedTuple):
-    """One topic filter whose messages are logged."""
+    """One topic filter. `command` is run for its messages, where it is not empty; `retained`: for retained ones too."""
 
     filter: str
     qos: int = 1
+    command: tuple[str, ...] = ()
+    timeout_s: float = 30.0
+    retained: bool = False
+    log: bool = True
 
 
 def _subscription(at: Cursor) -> Subscription:
-    return Subscription(**at.fields({
+    fields = at.fields({
         "topic": ("filter", template_text(EVERYWHERE)),
         "qos": ("qos", qos),
-    }, topic=""))
+        "run": ("command", command(frozenset({"topic", "payload"}))),
+        "timeout": ("timeout_s", timeout),
+        "retained": ("retained", boolean),
+        "log": ("log", boolean),
+    }, topic="")
+    for key in ("timeout", "retained"):
+        if key in at.keys() and "run" not in at.keys():
+            raise Wrong(f"{key} is for run; without a command it says nothing")
+    return Subscription(**fields)
 
 
 def _check(settings: Settings, note: Note) -> None:

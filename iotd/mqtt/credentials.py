@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -18,6 +19,9 @@ from typing import Any
 from iotd.mqtt.settings import Tls
 
 DAEMON_USER = "iotd"
+DIRECTORY = "/etc/iotd"
+MAX_BYTES = 1024 * 1024
+HIDDEN = ("/home", "/root", "/run/user")  # from the unit (systemd.exec(5), ProtectHome=)
 ALPN_PORT = 443
 ALPN = "x-amzn-mqtt-ca"
 
@@ -36,6 +40,9 @@ _RENEW = {
 }
 _CERTIFICATE = r"(?s)-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
 _PRIVATE_KEY = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"
+# A key that only a chip can use, by the label of its PEM form: what OpenSSL needs to reach it, as Debian calls it.
+_PROVIDERS = {"TSS2 PRIVATE KEY": "tpm2-openssl", "PKCS#11 PROVIDER URI": "pkcs11-provider"}
+_MOVE = f"put the file into {DIRECTORY}/certs, and write that path"
 # A key of another algorithm finds, in OpenSSL's words, no certificate beside it.
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _UTC_TIME = 0x17  # the other form that RFC 5280 allows, GeneralizedTime, has all four digits of the year
@@ -45,12 +52,15 @@ class _Encrypted(Exception):
     """The private key asks for a password."""
 
 
-def unusable(tls: Tls, port: int) -> dict[str, str]:
-    """Return why the three files cannot be used, whatever the time is, by the keys of the configuration."""
-    with suppress(OSError):
+def unusable(tls: Tls, port: int, directory: str = DIRECTORY) -> dict[str, str]:
+    """Return why the three files cannot be used, whatever the time is, by the keys of the configuration.
+
+    `directory` is where advice may change owners and modes.
+    """
+    with suppress(OSError, ValueError):  # ValueError: a path that the locale cannot say
         context(tls, port)
         return {}
-    found = {key: problem for key in ("ca", "cert", "key") if (problem := _file_problem(key, getattr(tls, key)))}
+    found = {key: problem for key, path in zip(tls._fields, tls) if (problem := _file_problem(key, path, directory))}
     if not found.keys() & {"cert", "key"} and (problem := _pair_problem(tls)):
         found["key"] = problem
     return found
@@ -79,6 +89,11 @@ def warnings(tls: Tls) -> list[str]:
     return [f"{tls.key} has mode {mode:04o}, open to every user of this host; run: chmod {mode & 0o640:04o} {tls.key}"]
 
 
+def hidden(tls: Tls) -> list[str]:
+    """Return what a person may read here and the daemon may not."""
+    return [problem for path in tls if (problem := _hidden(path))]
+
+
 def context(tls: Tls, port: int) -> ssl.SSLContext:
     """Return the client's side of mutual TLS: peer and name verified against this CA file alone, TLS 1.2 or later.
 
@@ -104,9 +119,19 @@ def _context(tls: Tls, port: int, stamps: tuple[tuple[int, ...], ...]) -> ssl.SS
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """Return what is another as soon as the file is. Raises OSError."""
+    """Return what is another as soon as the file is. Raises OSError, also for what may never end."""
     found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MAX_BYTES} bytes")
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _content(path: str) -> bytes:
+    """Return what is in the file. Raises OSError; ValueError for a path that the locale cannot say."""
+    _stamp(path)
+    return Path(path).read_bytes()
 
 
 def _refuse_password() -> str:
@@ -114,17 +139,22 @@ def _refuse_password() -> str:
     raise _Encrypted
 
 
-def _file_problem(key: str, path: str) -> str | None:
+def _file_problem(key: str, path: str, directory: str) -> str | None:
     try:
-        content = Path(path).read_bytes()
+        content = _content(path)
     except PermissionError:
-        return _permission_problem(path)
+        return _permission_problem(path, directory)
     except FileNotFoundError:
-        return f"{path} does not exist; put the file there, or write its path"
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
+        return _hidden(path) or f"{path} does not exist; put the file there, or write its path"
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
     kind, pattern = ("private key", _PRIVATE_KEY) if key == "key" else ("certificate", _CERTIFICATE)
-    if not re.search(pattern, content.decode("ascii", "replace")):
+    text = content.decode("ascii", "replace")
+    for label, provider in _PROVIDERS.items() if key == "key" else ():
+        if f"-----BEGIN {label}-----" in text:
+            return f"{path} stands for a key in a chip ({label}), which OpenSSL did not reach: it needs the package " \
+                   f"{provider}, OPENSSL_CONF and access to the device; see KEYS IN A CHIP in iotd.yaml(5)"
+    if not re.search(pattern, text):
         hint = f"openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
         return f"{path} holds no {kind} in PEM form" + (f"; convert it: {hint}" if content[:1] == b"\x30" else "")
     if key != "key":
@@ -149,15 +179,27 @@ def _pair_problem(tls: Tls) -> str | None:
     return None
 
 
-def _permission_problem(path: str) -> str:
-    """Say who may not read `path`, and mend the outermost directory that is in the way, else the file."""
+def _permission_problem(path: str, directory: str) -> str:
+    """Say who may not read `path`, and mend the outermost directory that is in the way, else the file.
+
+    Only what is ours is mended: another owner of a home directory, or of /etc, would lock its own users out.
+    """
     user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
     # A person who asks `iotd check` is not to take the file away from the daemon.
     other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
     shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
                 None)
-    place, mode = (shut, "0750") if shut else (path, "0640")
+    place, mode = (str(shut), "0750") if shut else (path, "0640")
+    if os.path.commonpath([directory, os.path.realpath(place)]) != directory:
+        return _hidden(path) or f"user {user} may not read {path}; {other}{_MOVE}"
     return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
+
+
+def _hidden(path: str) -> str | None:
+    """Say that the unit hides this file, None where it does not."""
+    if not any(Path(path).is_relative_to(place) for place in HIDDEN):
+        return None
+    return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
 
 
 def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
@@ -171,7 +213,7 @@ def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
 def _ends_of(path: str) -> list[float]:
     """Return when each certificate in a PEM file expires, epoch seconds; nothing where that cannot be told."""
     try:
-        blocks = re.findall(_CERTIFICATE, Path(path).read_bytes().decode("ascii", "replace"))
+        blocks = re.findall(_CERTIFICATE, _content(path).decode("ascii", "replace"))
         return [_end_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
     except (OSError, LookupError, ValueError):
         return []

@@ -15,11 +15,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from queue import SimpleQueue
 from typing import Any
 
+from iotd.mqtt.addresses import HasFileno
 from iotd.mqtt.connection import Connection, Dial
-from iotd.mqtt.stream import HasFileno, StreamError, open_stream
+from iotd.mqtt.stream import StreamError, open_stream
 from iotd.vocabulary import Acknowledged, Down, Message, ThreadFailed
 
 FILTERS_PER_SUBSCRIBE = 8  # AWS IoT Core takes no more
@@ -132,32 +134,27 @@ class Session:
 
     def _live(self, dial: Dial) -> Down:
         """Live through one connection, from DNS to its end."""
-        try:
-            context = dial.context()
-        except (OSError, ValueError) as error:
-            return Down(dial.line, "certificate", f"the certificates cannot be used: {error}", False)
-
         def wait(what: HasFileno, events: int, deadline: float) -> bool:
             return self._wait(dial.line, what, events, deadline)
 
+        connection = None
         try:
-            stream = open_stream(dial.host, dial.port, context, wait)
+            stream = open_stream(dial.host, dial.port, _context(dial), wait)
+            with closing(stream):
+                connection = Connection(dial, stream, self._events.append, self._acknowledge)
+                connection.start()
+                while not self._told_to_stop(dial.line):
+                    self._turn(connection)
+                if self._in_order:
+                    connection.disconnect()
+                self._deliver()
+                stream.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
+                return Down(dial.line, "asked", "asked to disconnect", connection.up)
         except StreamError as error:
-            return Down(dial.line, error.cause, str(error), False)
-        connection = Connection(dial, stream, self._events.append, self._acknowledge)
-        try:
-            connection.start()
-            while not self._told_to_stop(dial.line):
-                self._turn(connection)
-            if self._in_order:
-                connection.disconnect()
-            self._deliver()
-            stream.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
-            return Down(dial.line, "asked", "asked to disconnect", connection.up)
-        except StreamError as error:
-            return Down(dial.line, error.cause, str(error), connection.up)
-        finally:
-            stream.close()
+            return connection.down(error) if connection else Down(dial.line, error.cause, str(error), False)
+        except Exception as error:  # a bug ends its line, never more
+            was_up = connection is not None and connection.up
+            return Down(dial.line, "fault", f"a bug in iotd: {error!r}", was_up, traceback.format_exc())
 
     def _acknowledge(self, line: int, token: int) -> None:
         if token > 0:
@@ -203,6 +200,13 @@ class Session:
 
     def _told_to_stop(self, number: int) -> bool:
         return self._stopping or self._hang_up == number
+
+
+def _context(dial: Dial) -> Any:
+    try:
+        return dial.context()
+    except (OSError, ValueError) as error:
+        raise StreamError("certificate", f"the certificates cannot be used: {error}") from error
 
 
 class _Wake:

@@ -1,8 +1,8 @@
 """A stream to the broker that never blocks and whose every step has an end: DNS, TCP, TLS, then bytes.
 
-`Stream` is what paho is given as its socket. It reads and writes in large pieces, so that paho's habit of asking
-for one byte costs no system call, and it refuses a packet larger than `MAX_PACKET_BYTES` before it is read.
-Runs on the MQTT thread; a name is looked up on a thread of its own, since getaddrinfo(3) takes no deadline.
+`Stream` reads and writes in large pieces, so that to ask for one byte costs no system call; paho is given it as its
+socket to write to. Runs on the MQTT thread; a name is looked up on a thread of its own, since getaddrinfo(3) takes no
+deadline.
 """
 
 from __future__ import annotations
@@ -13,44 +13,35 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
+
+from iotd.mqtt.addresses import Address, Wait, connected, encoded, in_turn
 
 DNS_S = 10.0
 TCP_S = 10.0
 TLS_S = 20.0
 CLOSE_S = 2.0
 
-MAX_PACKET_BYTES = 1 << 20
 _READ_BYTES = 1 << 14  # no record of TLS is longer, so that none is left in OpenSSL, where poll(2) sees nothing
 _WRITE_BYTES = 1 << 20
 
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+_OF_CERTIFICATES = ("CERT", "UNKNOWN_CA", "ACCESS_DENIED")  # the alerts about one (RFC 8446, 6.2) in OpenSSL's words
 
 
 class StreamError(Exception):
-    """The line could not be opened; `cause` is a slug of model.Down, the text is for a person."""
+    """The line could not be opened, or has ended; `cause` is a slug of vocabulary.Down, the text is for a person."""
 
     def __init__(self, cause: str, reason: str) -> None:
         super().__init__(reason)
         self.cause = cause
 
 
-class HasFileno(Protocol):
-    """A socket, or anything else that poll(2) takes."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-
-
-# wait(what, events, deadline) returns whether `what` had one of `events` before the monotonic `deadline`. It is the
-# caller's, so that the caller can be woken, and may raise StreamError("asked", …) when it is told to stop.
-Wait = Callable[[HasFileno, int, float], bool]
-Address = tuple[int, tuple[str, int]]
-
-
 class Stream:
-    """A connected socket, plain or TLS, with a buffer on either side; every failure is a ConnectionError."""
+    """A connected socket, plain or TLS, with a buffer on either side; a StreamError ends it.
+
+    What cannot be written is told by the next `recv` that finds nothing more: the peer's last words explain its end.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -59,7 +50,7 @@ class Stream:
         self._position = 0
         self.is_dry = False  # whether the last look at the socket found nothing
         self._output = bytearray()
-        self.failure = ""
+        self._unwritable: StreamError | None = None
 
     def fileno(self) -> int:
         """Return the file descriptor, -1 when closed."""
@@ -69,18 +60,18 @@ class Stream:
         """Paho asks for it; a stream never blocks."""
 
     def recv(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end of the stream; raise BlockingIOError where none are here yet."""
-        if size > MAX_PACKET_BYTES:
-            raise self._failed(f"a packet of {size} bytes came in, at most {MAX_PACKET_BYTES} are taken")
+        """Return up to `size` bytes; raise BlockingIOError where none are here yet."""
         if self._position == len(self._input):
             self._input, self._position = self._read(), 0
+            if not self._input:
+                raise StreamError("closed", "the broker closed the line")
         piece = self._input[self._position:self._position + size]
         self._position += len(piece)
         return piece
 
     def has_input(self) -> bool:
-        """Tell whether bytes are here that poll(2) does not know of."""
-        return self._position < len(self._input)
+        """Tell whether `recv` has something to say that poll(2) does not know of."""
+        return self._position < len(self._input) or self._unwritable is not None
 
     def send(self, data: bytes | bytearray) -> int:
         """Take the bytes for the next `flush`; raise BlockingIOError where too many wait already."""
@@ -97,7 +88,8 @@ class Stream:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return True
         except OSError as error:
-            raise self._failed(_said(error)) from error
+            self._output.clear()
+            self._unwritable = _end(error)
         return False
 
     def close(self) -> None:
@@ -124,13 +116,9 @@ class Stream:
             return bytes(self._buffer[:self._sock.recv_into(self._buffer)])
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             self.is_dry = True
-            raise BlockingIOError from None
+            raise self._unwritable or BlockingIOError from None
         except OSError as error:
-            raise self._failed(_said(error)) from error
-
-    def _failed(self, reason: str) -> ConnectionError:
-        self.failure = reason
-        return ConnectionAbortedError(reason)
+            raise _end(error) from error
 
 
 def open_stream(host: str, port: int, context: ssl.SSLContext | None, wait: Wait) -> Stream:
@@ -138,37 +126,35 @@ def open_stream(host: str, port: int, context: ssl.SSLContext | None, wait: Wait
 
     Raises StreamError with the step that failed as its cause: dns, tcp, tls, certificate or clock.
     """
-    sock = _connected(_resolved(host, port, wait), wait)
+    try:
+        name = encoded(host)
+    except UnicodeError as error:
+        raise StreamError("dns", f"{host} is no name of a host: {error}") from error
+    sock = _connected(host, _resolved(name, host, port, wait), wait)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Stream(sock if context is None else _secured(sock, context, host, wait))
+        return Stream(sock if context is None else secured(sock, context, name, wait))
     except BaseException:
         sock.close()
         raise
 
 
-def _resolved(host: str, port: int, wait: Wait) -> list[Address]:
-    """Return one address of each family that the name has, in the resolver's order of preference."""
-    found: list[Any]
+def _resolved(name: bytes, host: str, port: int, wait: Wait) -> list[Address]:
     try:
-        found = socket.getaddrinfo(_encoded(host), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return in_turn(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except socket.gaierror:
-        found = _looked_up(host, port, wait)
-    first: dict[int, Address] = {}
-    for family, _, _, _, address in found:
-        first.setdefault(family, (family, address))
-    return list(first.values())
+        return in_turn(_looked_up(name, host, port, wait))
 
 
-def _looked_up(host: str, port: int, wait: Wait) -> list[Any]:
+def _looked_up(name: bytes, host: str, port: int, wait: Wait) -> list[Any]:
     ours, theirs = socket.socketpair()
     answers: list[list[Any] | OSError] = []
 
     def look_up() -> None:
         try:
-            answers.append(socket.getaddrinfo(_encoded(host), port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            answers.append(error if isinstance(error, OSError) else OSError(str(error)))
+            answers.append(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.append(error)
         finally:
             theirs.close()
 
@@ -182,67 +168,67 @@ def _looked_up(host: str, port: int, wait: Wait) -> list[Any]:
     return answer
 
 
-def _connected(addresses: list[Address], wait: Wait) -> socket.socket:
-    """Return a socket connected to the first address that takes it; each has its share of the time."""
-    end = time.monotonic() + TCP_S
-    reason = ""
-    for left, (family, address) in zip(range(len(addresses), 0, -1), addresses):
-        now = time.monotonic()
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            sock.connect(address)
-            return sock
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            sock.close()
-            reason = f"{address[0]} port {address[1]}: {_said(error)}"
-            continue
-        try:
-            answered = wait(sock, select.POLLOUT, now + (end - now) / left)
-        except BaseException:
-            sock.close()
-            raise
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if answered and code == 0:
-            return sock
-        sock.close()
-        why = _said(OSError(code, "")) if answered else f"no answer within {TCP_S:.0f} s"
-        reason = f"{address[0]} port {address[1]}: {why}"
-    raise StreamError("tcp", reason)
-
-
-def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, wait: Wait) -> ssl.SSLSocket:
-    """Return the socket under TLS; it is closed where that fails."""
-    secured = context.wrap_socket(sock, server_hostname=_encoded(host), do_handshake_on_connect=False)
+def _connected(host: str, addresses: list[Address], wait: Wait) -> socket.socket:
     try:
-        _shake_hands(secured, wait, time.monotonic() + TLS_S)
+        return connected(addresses, TCP_S, wait)
+    except ConnectionError as error:
+        address, port = addresses[0][1][:2]
+        # Not each of more than one: their order changes with every answer of a name server, and with it the reason.
+        where = address if len(addresses) == 1 else f"none of the {len(addresses)} addresses of {host} is reached,"
+        raise StreamError("tcp", f"{where} port {port}: {str(error).lower()}") from error
+
+
+def secured(sock: socket.socket, context: ssl.SSLContext, name: bytes, wait: Wait) -> socket.socket:
+    """Return the socket under TLS, the peer verified as the one of this name; the socket is closed where that fails.
+
+    The dot that ends a name and the zone of an address are the resolver's; no certificate has them (RFC 6066, 3).
+    Raises StreamError.
+    """
+    verified: Any = name.partition(b"%")[0].removesuffix(b".")  # bytes: a text goes through the international tables
+    line = sock
+    try:
+        line = context.wrap_socket(sock, server_hostname=verified, do_handshake_on_connect=False)
+        _shake_hands(line, wait, time.monotonic() + TLS_S)
     except BaseException as error:
-        secured.close()
+        line.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             cause = "clock" if error.verify_code == _NOT_YET_VALID else "certificate"
-            raise StreamError(cause, f"the certificate of {host} is refused: {error.verify_message}") from error
+            raise StreamError(cause, f"the certificate of {name.decode()} is refused: "
+                                     f"{error.verify_message}") from error
         if isinstance(error, OSError):
-            raise StreamError("tls", f"the TLS handshake failed: {_said(error)}") from error
+            raise StreamError("tls", _tls_failure(error)) from error
         raise
-    return secured
+    return line
 
 
-def _shake_hands(secured: ssl.SSLSocket, wait: Wait, deadline: float) -> None:
+def _shake_hands(line: ssl.SSLSocket, wait: Wait, deadline: float) -> None:
     while True:
         try:
-            return secured.do_handshake()
+            return line.do_handshake()
         except ssl.SSLWantReadError:
-            answered = wait(secured, select.POLLIN, deadline)
+            answered = wait(line, select.POLLIN, deadline)
         except ssl.SSLWantWriteError:
-            answered = wait(secured, select.POLLOUT, deadline)
+            answered = wait(line, select.POLLOUT, deadline)
         if not answered:
             raise StreamError("tls", f"the TLS handshake was not done within {TLS_S:.0f} s")
 
 
-def _encoded(host: str) -> Any:
-    """Return the name as bytes where it is ASCII: of a text Python asks its tables of international names first."""
-    return host.encode() if host.isascii() else host
+def _end(error: OSError) -> StreamError:
+    """Return how an open line has ended: by the broker (closed, reset), by TLS, or by the network in between."""
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return StreamError("closed", "the broker closed the line")
+    if isinstance(error, ssl.SSLError):
+        return StreamError("tls", _tls_failure(error))
+    return StreamError("reset" if isinstance(error, ConnectionError) else "network", _said(error))
+
+
+def _tls_failure(error: OSError) -> str:
+    """Say what went wrong, of the device's certificate the same whether TLS 1.2 tells it amid the handshake or 1.3
+    after it (RFC 8446, 4.4.2.4)."""
+    reason = isinstance(error, ssl.SSLError) and error.reason or ""
+    if "ALERT" in reason and any(word in reason for word in _OF_CERTIFICATES):
+        return f"the broker refuses the certificate of this device: {_said(error)}"
+    return f"TLS failed: {_said(error)}"
 
 
 def _said(error: OSError) -> str:

@@ -32,7 +32,9 @@ class Disk:
         """Return the store. Raises one of `errors`."""
         from iotd.outgoing import store
 
-        self.errors = (store.Error,)
+        self.errors = (store.Error, OSError)
+        if not os.path.getsize(self.path):
+            store.create(self.path)
         return store.Store(self.path)
 
     def is_damage(self, error: Exception) -> bool:

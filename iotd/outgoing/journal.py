@@ -3,10 +3,12 @@
 The file outlives a crash, a kill and a restart, and costs one write(2) a message: what is gone is told along with the
 next one, or by `flush`. It is read at the start of a run and never again. A line is a message as a JSON array in the
 order of `Row`, or `{"gone": [ID, …]}`. A payload that is no UTF-8 stands in it with its bytes as surrogates (PEP 383).
+Lines of before `thing` end ahead of it.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from json.encoder import encode_basestring_ascii as _quoted  # type: ignore[attr-defined]
@@ -22,7 +24,8 @@ COMPACT_BYTES = 1 << 16  # the file is written anew when so much of it speaks of
 class Row(NamedTuple):
     """One message that waits: made `made_s` after the `boot`, by the wall clock `made_at` where that was known.
 
-    `latest`: it gives way to the next of its topic. `aside`: it is kept and never fetched.
+    `latest`: it gives way to the next of its topic. `aside`: it is kept and never fetched. It is the `thing`'s alone to
+    send; one that names none is of whoever finds it.
     """
 
     id: int
@@ -36,6 +39,7 @@ class Row(NamedTuple):
     made_s: float
     made_at: float | None
     aside: bool
+    thing: str = ""
 
 
 def is_whole(row: Row) -> bool:
@@ -43,18 +47,30 @@ def is_whole(row: Row) -> bool:
     flags = (row.qos, row.retain, row.latest, row.aside)
     numbers = (row.made_s, row.made_s if row.made_at is None else row.made_at)
     return (isinstance(row.id, int) and isinstance(row.topic, str) and isinstance(row.payload, bytes)
-            and isinstance(row.size, int) and isinstance(row.boot, str) and all(flag in (0, 1) for flag in flags)
+            and isinstance(row.size, int) and isinstance(row.boot, str) and isinstance(row.thing, str)
+            and all(flag in (0, 1) for flag in flags)
             and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers))
 
 
+def dated(rows: list[Row], now: float, at: float | None) -> list[Row]:
+    """Return the messages with the wall clock of their making, where that is known."""
+    if at is None:
+        return rows
+    return [row if row.made_at is not None else row._replace(made_at=at - (now - row.made_s)) for row in rows]
+
+
 class Journal:
-    """The messages by id. What raises OSError has changed nothing, or says so; what does not is done in memory."""
+    """The messages by id. What raises OSError has changed nothing, or says so; what does not is done in memory.
+
+    `count` is of those that wait, which another thing's do not.
+    """
 
     def __init__(self, file: LineFile) -> None:
         self.path = file.path
         self.count = self.size = 0
         self.behind = False  # whether the file lacks something that is true here
         self._file = file
+        self._thing = ""
         self._rows: dict[int, Row] = {}
         self._gone: list[int] = []  # which the file has yet to be told
 
@@ -79,13 +95,23 @@ class Journal:
             self._file.move_aside()
         return damaged
 
-    def add(self, row: Row) -> None:
-        """Add one message. Raises OSError where the file does not take it; then it is not here."""
-        self._file.append(_gone(self._gone) + _line(row))
+    def belong_to(self, thing: str) -> dict[str, int]:
+        """Serve this thing alone from now on; return how many messages are other things'."""
+        self._thing = thing
+        unnamed = {number: row._replace(thing=thing) for number, row in self._rows.items() if not row.thing}
+        self._rows.update(unnamed)
+        self.behind = self.behind or bool(unnamed)
+        self._recount()
+        return dict(Counter(row.thing for row in self._rows.values() if row.thing != thing))
+
+    def add_all(self, rows: Sequence[Row]) -> None:
+        """Add messages with one write(2). Raises OSError where the file does not take them; then none is here."""
+        self._file.append(_gone(self._gone) + b"".join(map(_line, rows)))
         self._gone.clear()
-        self._rows[row.id] = row
-        self.count += not row.aside
-        self.size += row.size
+        for row in rows:
+            self._rows[row.id] = row
+            self.count += self._waits(row)
+            self.size += row.size
 
     def hold(self, rows: Iterable[Row]) -> None:
         """Add the messages in memory alone, until `rewrite`."""
@@ -97,7 +123,7 @@ class Journal:
         """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
         return list(islice((Waiting(row.id, row.topic, row.payload, row.qos, row.retain)
                             for row in self._rows.values()
-                            if row.id > after and not row.aside and row.topic not in resting), most))
+                            if row.id > after and self._waits(row) and row.topic not in resting), most))
 
     def made_before(self, made_s: float, boot: str, most: int) -> list[Row]:
         """Return up to `most` messages, oldest first: those made by then, and those of another boot."""
@@ -116,7 +142,7 @@ class Journal:
     def delete_superseded(self, topic: str, number: int) -> list[tuple[int, str]]:
         """Delete the `latest` messages of the topic before this id; return the id and topic of each."""
         return self._delete([row for row in self._rows.values()
-                             if row.topic == topic and row.latest and row.id < number])
+                             if row.topic == topic and row.latest and row.id < number and row.thing == self._thing])
 
     def delete_old(self, boot: str, made_s: float, made_at: float | None) -> list[tuple[int, str]]:
         """Delete what was made before `made_s` of this boot or `made_at`; return the id and topic of each."""
@@ -141,12 +167,13 @@ class Journal:
 
     def take_back(self, topic: str) -> None:
         """Let what was set aside of the topic be fetched again."""
-        for row in [row for row in self._rows.values() if row.aside and row.topic == topic]:
+        for row in [row for row in self._rows.values()
+                    if row.aside and row.topic == topic and row.thing == self._thing]:
             self._change(row._replace(aside=False))
 
     def newest(self) -> dict[str, int]:
         """Return the id of the newest retained message of each topic."""
-        return {row.topic: row.id for row in self._rows.values() if row.retain and not row.aside}
+        return {row.topic: row.id for row in self._rows.values() if row.retain and self._waits(row)}
 
     def last(self) -> int:
         """Return the highest id."""
@@ -195,22 +222,26 @@ class Journal:
     def _delete(self, rows: list[Row]) -> list[tuple[int, str]]:
         for row in rows:
             del self._rows[row.id]
-            self.count -= not row.aside
+            self.count -= self._waits(row)
             self.size -= row.size
             self._gone.append(row.id)
         return [(row.id, row.topic) for row in rows]
 
     def _recount(self) -> None:
-        self.count = sum(not row.aside for row in self._rows.values())
+        self.count = sum(map(self._waits, self._rows.values()))
         self.size = sum(row.size for row in self._rows.values())
+
+    def _waits(self, row: Row) -> bool:
+        return not row.aside and row.thing == self._thing
 
 
 def _line(row: Row) -> bytes:
-    number, topic, payload, qos, retain, latest, size, boot, made_s, made_at, aside = row
+    number, topic, payload, qos, retain, latest, size, boot, made_s, made_at, aside, thing = row
     text = payload.decode("utf-8", "surrogateescape")
     # What json.dumps writes, at a third of its cost: it makes an encoder for each list.
     return (f"[{number}, {_quoted(topic)}, {_quoted(text)}, {qos}, {_WORDS[retain]}, {_WORDS[latest]}, {size}, "
-            f"{_quoted(boot)}, {made_s}, {'null' if made_at is None else made_at}, {_WORDS[aside]}]\n").encode()
+            f"{_quoted(boot)}, {made_s}, {'null' if made_at is None else made_at}, {_WORDS[aside]}, {_quoted(thing)}]\n"
+            ).encode()
 
 
 def _gone(ids: list[int]) -> bytes:

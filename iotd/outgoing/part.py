@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from iotd import schedule
 from iotd.config import template
 from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel, Part
 from iotd.host import log
-from iotd.outgoing import outbox
+from iotd.outgoing import changes, outbox
+from iotd.outgoing.changes import Said
 from iotd.outgoing.disk import Disk
 from iotd.outgoing.journal import Journal
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.outbox import Waiting
 from iotd.outgoing.section import Publish
 from iotd.outgoing.spool import Spool
-from iotd.vocabulary import Entry, Json, Message
+from iotd.vocabulary import Changed, Entry, Json, Message, Offer, Taken
+
+AHEAD, AHEAD_S = 1000, 0.05  # messages, and the time for which programs wait while there are more
+
+Fill = Callable[[Mapping[str, Json]], str]
+Key = tuple[str, int]  # an entry over a reload: its topic, and how many of that stand before it
 
 
 class Adapters(NamedTuple):
@@ -28,6 +36,17 @@ class Adapters(NamedTuple):
 
     line_file: Callable[[str], LineFile] = LineFile
     disk: Callable[[str], Disk] = Disk
+
+
+class Held:
+    """A message that is due, and waits for what is measured for it or for one before it of the same topic."""
+
+    def __init__(self, entry: Publish, fill: Fill, key: Key, values: Mapping[str, Json]) -> None:
+        self.entry = entry
+        self.fill = fill
+        self.key = key
+        self.values = values
+        self.is_filled = False
 
 
 def build(kernel: Kernel, adapters: Adapters | None) -> Outgoing:
@@ -44,10 +63,12 @@ class Outgoing(Part):
         self._world = world
         journal = Journal(adapters.line_file(str(world.places.runtime / "spool.journal")))
         disk = adapters.disk(str(world.places.state / "spool.db"))
-        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic())
+        self._thing = kernel.written.thing
+        self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic(),
+                            self._thing)
         self._outbox = outbox.Outbox()
         self._entries: tuple[Publish, ...] = ()
-        self._fills: list[Callable[[Mapping[str, Json]], str]] = []
+        self._fills: list[Fill] = []
         self._max_bytes: int | None = None
         self._timetable = schedule.EMPTY
         self._sequence: Counter[str] = Counter()
@@ -56,11 +77,31 @@ class Outgoing(Part):
         self._again_at = self._settle_at = math.inf
         self._reopened = self._spool.reopened
         self._names: frozenset[str] = frozenset()
+        self._measured: list[frozenset[str] | None] = []  # what to gather for an entry, None where nothing has to be
+        self._keys: list[Key] = []
+        self._said: dict[Key, Said] = {}
+        self._held: dict[str, deque[Held]] = {}
+        self._made: list[tuple[int, Message, bool]] = []  # what the spool is yet to be given
+        self._retained: Mapping[str, Publish] = {}  # by topic, those whose newest message the broker is to keep
+        self._carrying: dict[int, Message] = {}  # in flight, with RETAIN
+        self._standing: dict[str, tuple[int, Message]] = {}  # what stands retained, by topic
 
-    def in_flight(self) -> list[str]:
-        """Return what the broker has yet to acknowledge, as actions."""
+    def in_flight(self, now: float) -> list[str]:
+        """Return what the line may end over, as actions."""
         self._forget_acknowledged()
-        return [f"publish to {flight.topic}" for flight in self._outbox.in_flight.values()]
+        return [f"publish to {topic}" for topic in outbox.suspects(self._outbox, now)]
+
+    def unacknowledged(self, number: int, now: float) -> None:
+        """The broker has never acknowledged this message."""
+        self._forget_acknowledged()
+        self._outbox, verdict = outbox.unacknowledged(self._outbox, number, now)
+        self._execute(verdict)
+
+    def session_lost(self, now: float) -> None:
+        """Keep what stood retained once more, but where a newer message waits for the broker anyway."""
+        for topic, (number, message) in self._standing.items():
+            if topic in self._retained and self._spool.newest.get(topic) == number:
+                self._spool.put(self._spool.next_id(), message, self._retained[topic].offline != "queue", now)
 
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
@@ -68,17 +109,28 @@ class Outgoing(Part):
         same = {index for index, (new, old) in enumerate(zip(publish, self._entries)) if new == old}
         known = self._timetable._replace(every_s={index: self._timetable.every_s[index] for index in same})
         self._entries = publish
-        self._names = template.placeholders([entry.payload for entry in publish]) - {"sequence"}
+        names = [template.placeholders(entry.payload).union(entry.on_change) - {"sequence"} for entry in publish]
+        self._measured = [found if found - template.PAYLOAD else None for found in names]
+        self._names = frozenset().union(*(found for found in names if not found - template.PAYLOAD))
+        self._keys = _keys(publish)
+        self._said = {key: self._said.get(key, Said()) for key, entry in zip(self._keys, publish) if entry.on_change}
         self._fills = [template.compile_json(entry.payload) for entry in publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
-        self._outbox = self._outbox._replace(limits=outbox.AWS if limited else outbox.UNLIMITED)
+        self._outbox = self._outbox._replace(
+            limits=outbox.AWS if limited else outbox.UNLIMITED, topics=frozenset(entry.topic for entry in publish))
+        self._retained = {entry.topic: entry for entry in publish if entry.retain}
+        self._standing = {topic: kept for topic, kept in self._standing.items() if topic in self._retained}
         self._spool.bounds = settings.sections["spool"]
+        if settings.thing != self._thing:
+            self._thing = settings.thing
+            self._spool.belong_to(settings.thing)
 
     def next_due(self) -> float:
         """Return when there is something to do."""
         self._settle_at = self._spool.settle_at()
-        return min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.clear else math.inf)
+        due_at = min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.clear else math.inf)
+        return min(due_at, changes.next_due(self._said.values())) if self._said else due_at
 
     def keep(self, now: float) -> None:
         """Make what is due, hand over what may go, and let the spool do what is due."""
@@ -91,25 +143,27 @@ class Outgoing(Part):
                 self._pump(now)
         else:
             self._forget_acknowledged()
-        if now >= self._settle_at:
+        if now >= self._settle_at and not self._spool.open_disk(now):  # which on a slow card is a turn's work
             self._spool.settle(now, self._world.known_wall() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()
         self._kernel.outages.dropped = self._spool.dropped.total()
 
+    def handlers(self) -> dict[type, Callable[[Any, float], None]]:
+        """Return who takes what has been measured."""
+        return {Changed: self._on_changed}
+
     def closed(self, blamed: bool, now: float) -> None:
-        """The line is down: what was in flight waits on disk for the next one."""
+        """The line is down: what was in flight waits for the next one, on the disk within a turn or two."""
         self._forget_acknowledged()
         self._outbox, verdict = outbox.fell(self._outbox, blamed, now)
         for topic in self._transient.values():
             self._spool.dropped[topic] += 1
         self._transient.clear()
-        if verdict.aside is not None:
-            self._spool.set_aside(verdict.aside)
-        if verdict.back is not None:
-            self._spool.take_back(verdict.back)
-        for entry in verdict.entries:
-            log.write(entry)
-        self.settle(now)
+        self._carrying.clear()
+        self._execute(verdict)
+        self._spool.hurry(now)
+        self._settle_at = now
+        self._kernel.outages.dropped = self._spool.dropped.total()
 
     def settle(self, now: float) -> None:
         """Bring everything to the disk."""
@@ -121,13 +175,36 @@ class Outgoing(Part):
         self._forget_acknowledged()
         self._spool.close(now, self._world.known_wall())
 
+    def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Keep a program's messages as the bounds of the spool say, or send those that are not worth keeping."""
+        self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
+        taken: list[Taken] = []
+        for transient, group in groupby(offers, lambda offer: offer.offline == "drop"):
+            taken += ([self._send_offer(offer, now) for offer in group] if transient else
+                      self._keep_offers(list(group), now))
+        return taken
+
+    def crowded_until(self, now: float) -> float:
+        """Return until when programs are to wait: they make messages faster than the line takes them.
+
+        At half of what may wait they wait for room. Before that they are only kept from running far ahead of a line
+        that takes what it is given, for so long that one which does not shows.
+        """
+        if not self._kernel.connected:
+            return 0.0
+        if self._spool.size >= self._spool.bounds.max_bytes / 2:
+            return math.inf
+        ahead = self._kernel.clear and self._again_at == math.inf and self._spool.count > AHEAD
+        return now + AHEAD_S if ahead else 0.0
+
     def waiting(self) -> int:
         """Return how many messages wait for their PUBACK."""
         return self._spool.count
 
     def status(self) -> dict[str, Json]:
         """Return what waits and what was dropped."""
-        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped)}
+        return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
+                "set_aside": self._spool.others}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, and the topics that the broker denies."""
@@ -136,27 +213,90 @@ class Outgoing(Part):
     def sentences(self) -> list[str]:
         """Return what waits and what was dropped."""
         return [f"waiting for the broker: {self._spool.count} messages, {self._spool.size} bytes",
-                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items())]
+                *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
+                *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
     def _make_due(self, now: float) -> None:
         due, self._timetable = schedule.take(self._timetable, now)
+        if self._said:
+            due = self._with_changed(due, now)
         if not due:
             return
         self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
         found = self._kernel.values(self._names)
         for index in due:
-            entry = self._entries[index]
+            entry, fill, measured = self._entries[index], self._fills[index], self._measured[index]
             self._sequence[entry.topic] += 1
             found["sequence"] = self._sequence[entry.topic]
-            payload = self._fills[index](found).encode("utf-8", "backslashreplace")
-            if self._max_bytes is not None and len(payload) > self._max_bytes:
-                log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
-                            topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
-            elif entry.offline == "drop":
-                self._send_or_drop(entry, payload, now)
+            if measured is None and entry.topic not in self._held:
+                self._put(entry, fill(found), now)
+                continue
+            held = Held(entry, fill, self._keys[index], {"sequence": found["sequence"]})
+            self._held.setdefault(entry.topic, deque()).append(held)
+            if measured is None:
+                self._fill(held, found)
             else:
-                self._spool.put(self._spool.next_id(), Message(entry.topic, payload, entry.qos, entry.retain),
-                                entry.offline == "latest", now)
+                self._kernel.gather(measured, partial(self._fill, held))
+        self._keep_made(now)
+
+    def _fill(self, held: Held, found: Mapping[str, Json]) -> None:
+        """Make a message of what was measured for it.
+
+        The messages of a topic stay in the order in which they were due: what waits holds back those, and no others.
+        """
+        held.values = {**found, **held.values}
+        held.is_filled = True
+        waiting = self._held[held.entry.topic]
+        while waiting and waiting[0].is_filled:
+            first = waiting.popleft()
+            kept = self._put(first.entry, first.fill(first.values), self._world.monotonic())
+            if first.key in self._said:
+                self._said[first.key] = changes.said(self._said[first.key], first.entry, first.values, kept)
+        if not waiting:
+            del self._held[held.entry.topic]
+        self._keep_made(self._world.monotonic())
+
+    def _keep_made(self, now: float) -> None:
+        """Have the spool keep what was made, all of it at once."""
+        made, self._made = self._made, []
+        if made:
+            self._spool.put_all(made, now)
+
+    def _put(self, entry: Publish, text: str, now: float) -> bool:
+        """Keep a message, or send it; tell whether it is on its way."""
+        payload = text.encode("utf-8", "backslashreplace")
+        if self._max_bytes is not None and len(payload) > self._max_bytes:
+            log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
+                        topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
+            return False
+        message = Message(entry.topic, payload, entry.qos, entry.retain)
+        if entry.offline == "drop":
+            return not self._send_or_drop(message, now)
+        self._made.append((self._spool.next_id(), message, entry.offline == "latest"))
+        return True
+
+    def _on_changed(self, event: Changed, now: float) -> None:
+        """Values have changed: find out for which entries that is enough."""
+        for key, entry in zip(self._keys, self._entries):
+            if any(name.partition(".")[0] in event.names for name in entry.on_change):
+                self._kernel.gather(entry.on_change, partial(self._judge, key, entry))
+
+    def _judge(self, key: Key, entry: Publish, values: Mapping[str, Json]) -> None:
+        said = self._said.get(key)
+        if said is not None:
+            self._said[key] = changes.heard(said, entry, values, self._world.monotonic())
+
+    def _with_changed(self, due: list[int], now: float) -> list[int]:
+        """Return what is due with what is so by a change; from there on `every` counts anew."""
+        found = []
+        for index, (key, entry) in enumerate(zip(self._keys, self._entries)):
+            said = self._said.get(key)
+            if index in due or said is not None and said.due_at <= now:
+                found.append(index)
+                if said is not None:
+                    self._said[key] = said._replace(made_at=now, due_at=math.inf)
+                    self._timetable = schedule.put_off(self._timetable, index, now + entry.every_s)
+        return found
 
     def _pump(self, now: float) -> None:
         """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
@@ -179,25 +319,55 @@ class Outgoing(Part):
                 return
             self._give(chosen)
 
-    def _send_or_drop(self, entry: Publish, payload: bytes, now: float) -> None:
-        """Send a message that is not worth keeping, or nothing."""
-        waiting = Waiting(self._spool.next_id(), entry.topic, payload, entry.qos, entry.retain)
-        if entry.retain:
-            self._spool.newest[entry.topic] = waiting.id
+    def _execute(self, verdict: outbox.Verdict) -> None:
+        if verdict.aside is not None:
+            self._spool.set_aside(verdict.aside)
+        if verdict.back is not None:
+            self._spool.take_back(verdict.back)
+        for entry in verdict.entries:
+            log.write(entry)
+
+    def _keep_offers(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        ids = self._spool.keep_all([(message, offline == "latest") for message, offline in offers], now)
+        if min(ids) > 0:
+            return list(map(Taken, ids))
+        why = {0: f"the message is larger than spool.max_bytes, {self._spool.bounds.max_bytes} bytes",
+               -1: f"the spool cannot be written: {'; '.join(self._spool.failures)}"}
+        return [Taken(number) if number > 0 else Taken(refused=why[number]) for number in ids]
+
+    def _send_offer(self, offer: Offer, now: float) -> Taken:
+        if self._kernel.leaving:
+            return Taken(dropped="iotd is stopping, or about to reconnect")
+        return Taken(dropped=self._send_or_drop(offer.message, now))
+
+    def _send_or_drop(self, message: Message, now: float) -> str:
+        """Send a message that is not worth keeping; return why it is dropped, nothing where it is not."""
+        topic, payload, qos, retain = message
+        waiting = Waiting(self._spool.next_id(), topic, payload, qos, retain)
         chosen: list[tuple[int, Message]] = []
-        if self._kernel.connected and entry.topic not in self._outbox.denied:
+        if not self._kernel.connected:
+            why = "the line is down"
+        elif topic in self._outbox.denied:
+            why = "the broker denies the topic"
+        else:
+            why = "the broker would not take more now"
             cursor = self._outbox.cursor
             self._outbox, chosen, _ = outbox.take(self._outbox, [waiting], {}, now)
             self._outbox = self._outbox._replace(cursor=cursor)
         if chosen:
-            self._transient[waiting.id] = entry.topic
+            if retain:
+                self._spool.newest[topic] = waiting.id
+            self._transient[waiting.id] = topic
             self._give(chosen)
-        else:
-            self._spool.dropped[entry.topic] += 1
+            return ""
+        self._spool.dropped[topic] += 1
+        return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
         for number, message in chosen:
             self._kernel.hand_over(number, message)
+            if message.retain and message.topic in self._retained:
+                self._carrying[number] = message
             if log.enabled(logging.DEBUG):
                 log.write(Entry(logging.DEBUG, "message.published", "handed to the broker", {
                     "topic": message.topic, "qos": message.qos, "retain": message.retain,
@@ -208,6 +378,19 @@ class Outgoing(Part):
         if self._acknowledged:
             ids, self._acknowledged = self._acknowledged, []
             self._outbox = outbox.acknowledged(self._outbox, ids)
+            for number in ids:
+                message = self._carrying.pop(number, None)
+                if message is not None:
+                    self._standing[message.topic] = number, message
             kept = [number for number in ids if self._transient.pop(number, None) is None]
             if kept:
                 self._spool.forget(kept)
+
+
+def _keys(publish: Iterable[Publish]) -> list[Key]:
+    before = Counter[str]()
+    keys = []
+    for entry in publish:
+        keys.append((entry.topic, before[entry.topic]))
+        before[entry.topic] += 1
+    return keys

@@ -4,19 +4,25 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
-from iotd.config.document import Cursor, quoted
-from iotd.config.readers import boolean, choice, duration, listed, qos, size, template_mapping, template_text
+from iotd.config.document import Cursor, Wrong, quoted
+from iotd.config.readers import boolean, choice, duration, listed, number, qos, size, template_mapping, template_text
 from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
+from iotd.errors import nearest
 from iotd.mqtt import topics
 from iotd.vocabulary import Json
 
 
 class Publish(NamedTuple):
-    """One scheduled message. `offline` is queue, latest or drop."""
+    """One scheduled message. `offline` is queue, latest or drop.
+
+    `on_change` has by the name of a value how much a number has to change for the message to be sent at once, None
+    where any change is enough; that is not done more often than every `at_most_s`.
+    """
 
     topic: str
     every_s: float
@@ -24,6 +30,8 @@ class Publish(NamedTuple):
     retain: bool = True
     qos: int = 1
     offline: str = "queue"
+    on_change: Mapping[str, float | None] = {}
+    at_most_s: float = 1.0
 
 
 class Bounds(NamedTuple):
@@ -35,14 +43,39 @@ class Bounds(NamedTuple):
 
 
 def _publish(at: Cursor) -> Publish:
+    if "at_most" in at.keys() and "on_change" not in at.keys():
+        at.note("at_most is for on_change; without it the message is sent every so often alone")
     return Publish(**at.fields({
         "topic": ("topic", template_text(EVERYWHERE)),
         "every": ("every_s", duration),
         "retain": ("retain", boolean),
         "qos": ("qos", qos),
         "offline": ("offline", choice("queue", "latest", "drop")),
+        "on_change": ("on_change", _on_change),
+        "at_most": ("at_most_s", duration),
         "payload": ("payload", template_mapping(PAYLOAD)),
     }, topic="", every=86400.0, payload={}))
+
+
+def _on_change(at: Cursor) -> dict[str, float | None]:
+    return {} if at.is_empty() else {
+        name: threshold for name, child in at.entries() for threshold in child.read(partial(_threshold, name))}
+
+
+def _threshold(name: str, at: Cursor) -> float | None:
+    stands = at.document.defined.get(name.partition(".")[0])
+    if stands is None:
+        meant = nearest(name, at.document.defined)
+        raise Wrong(f"there is no value {name}; " + (f"did you mean {meant}?" if meant else "define it in values"))
+    if not stands:
+        raise Wrong(f"{name} is read for each message that names it, so that nobody would notice a change; "
+                    "give it an every of its own, or have it told by socket")
+    if at.scalar() == "any":
+        return None
+    threshold = number(at)
+    if threshold <= 0:
+        raise Wrong(f"expected a number above zero, or any, found {at.found()}")
+    return threshold
 
 
 def _bounds(at: Cursor) -> Bounds:
@@ -63,11 +96,14 @@ def _check(settings: Settings, note: Note) -> None:
         note_if(note, f"{key}.payload", topics.payload_problem(payload_bytes, aws))
         if entry.topic == settings.presence.topic:
             note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
+        if entry.on_change and entry.at_most_s > entry.every_s:
+            note(f"{key}.at_most", f"{entry.at_most_s:g}s is above publish[{position}].every, {entry.every_s:g}s")
         if entry.retain:
-            retained_per_s[entry.topic] += 1 / entry.every_s
+            retained_per_s[entry.topic] += 1 / (entry.at_most_s if entry.on_change else entry.every_s)
             if aws and retained_per_s[entry.topic] > 1 + 1e-9:
-                note(f"{key}.every", f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.4g} times "
-                                     "a second in all; AWS IoT takes one a second, or write retain: false")
+                note(f"{key}.{'at_most' if entry.on_change else 'every'}",
+                     f"{quoted(entry.topic)} would be retained {retained_per_s[entry.topic]:.4g} times a second in "
+                     "all; AWS IoT takes one a second, or write retain: false")
 
 
 def _no_text(entries: tuple[Publish, ...], found: re.Match[str]) -> str | None:

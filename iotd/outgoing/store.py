@@ -12,29 +12,62 @@ from pathlib import Path
 from iotd.outgoing.journal import Row, is_whole
 from iotd.outgoing.outbox import Waiting
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no thing
+BUSY_S = 0.2  # for another process to let go of the file; the main loop waits meanwhile
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
   id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
   latest INTEGER NOT NULL, size INTEGER NOT NULL, boot TEXT NOT NULL, made_s REAL NOT NULL, made_at REAL,
-  aside INTEGER NOT NULL DEFAULT 0);
+  aside INTEGER NOT NULL DEFAULT 0, thing TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS latest_of_topic ON message (topic) WHERE latest;
 """
 Error = sqlite3.Error
-_COLUMNS = "id, topic, payload, qos, retain, latest, size, boot, made_s, made_at, aside"
+_COLUMNS = "id, topic, payload, qos, retain, latest, size, boot, made_s, made_at, aside, thing"
+_VALUES = ", ".join("?" * len(Row._fields))
 
 
 def connect(path: str) -> sqlite3.Connection:
     """Open the file; every statement is a transaction of its own where none is begun."""
-    return sqlite3.connect(path, isolation_level=None)
+    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+
+
+def create(path: str) -> None:
+    """Put a database without messages into the place of a file without bytes, on the disk. Raises OSError, Error.
+
+    To have SQLite make it there takes six fsyncs, and on a slow card each takes seconds: it is made beside, unsynced,
+    and is whole when it is renamed. That it was renamed is on the disk with the first message: SQLite syncs the
+    directory of a new write-ahead log.
+    """
+    beside = f"{path}.new"
+    Path(beside).unlink(missing_ok=True)
+    file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with closing(connect(beside)) as database:
+            database.execute("PRAGMA synchronous = OFF")
+            _make(database)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.replace(beside, path)
+
+
+def _make(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    # A write-ahead log survives the death of this process even unsynced; synced, it needs one fsync a time.
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
 
 class Store:
-    """The messages of one SQLite file. Any method may raise `Error`."""
+    """The messages of one SQLite file. Any method may raise `Error`.
+
+    `count` is of those that wait, which another thing's do not.
+    """
 
     def __init__(self, path: str, connect: Callable[[str], sqlite3.Connection] = connect) -> None:
         self.path = path
         self.count = self.size = 0
+        self._thing = ""
         self._db = connect(path)
         try:
             self._prepare()
@@ -46,30 +79,34 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -256")
         self._db.execute("PRAGMA journal_size_limit = 1048576")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            # A write-ahead log survives the death of this process even unsynced; synced, it needs one fsync a time.
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            _make(self._db)
+        elif version == 1:
+            self._db.executescript("BEGIN IMMEDIATE; ALTER TABLE message ADD COLUMN thing TEXT NOT NULL DEFAULT '';"
+                                   f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         self._recount()
 
-    def add(self, row: Row) -> None:
-        """Add one message."""
-        with self._synced():
-            self._db.execute(f"INSERT INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
-        self.count += 1
-        self.size += row.size
+    def belong_to(self, thing: str) -> dict[str, int]:
+        """Serve this thing alone from now on; return how many messages are other things'."""
+        self._thing = thing
+        counts = dict(self._db.execute("SELECT thing, count(*) FROM message GROUP BY thing"))
+        if counts.pop("", 0):
+            self._db.execute("UPDATE message SET thing = ? WHERE thing = ''", (thing,))
+        self._recount()
+        counts.pop(thing, None)
+        return counts
 
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
         count, size = self.count, self.size
-        insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+        insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES ({_VALUES})"
         with self._synced():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for row in rows:
                     if self._db.execute(insert, row).rowcount:
-                        self.count += not row.aside
+                        self.count += self._waits(row.aside, row.thing)
                         self.size += row.size
                 self._db.execute("COMMIT")
             except sqlite3.Error:
@@ -94,9 +131,9 @@ class Store:
     def fetch(self, after: int, most: int, resting: Sequence[str]) -> list[Waiting]:
         """Return up to `most` messages beyond the id `after`, without those of the resting topics."""
         found = self._db.execute(
-            "SELECT id, topic, payload, qos, retain FROM message WHERE id > ? AND NOT aside"
+            "SELECT id, topic, payload, qos, retain FROM message WHERE id > ? AND NOT aside AND thing = ?"
             " AND topic NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
-            (after, json.dumps(resting), most))
+            (after, self._thing, json.dumps(resting), most))
         return [Waiting(number, topic, payload, qos, bool(retain)) for number, topic, payload, qos, retain in found]
 
     def delete_ids(self, ids: Sequence[int]) -> set[int]:
@@ -106,7 +143,7 @@ class Store:
 
     def delete_superseded(self, topic: str, number: int) -> list[tuple[int, str]]:
         """Delete the `latest` messages of the topic before this id; return the id and topic of each."""
-        return self._delete("topic = ? AND latest AND id < ?", (topic, number))
+        return self._delete("topic = ? AND latest AND id < ? AND thing = ?", (topic, number, self._thing))
 
     def delete_old(self, boot: str, made_s: float, made_at: float | None) -> list[tuple[int, str]]:
         """Delete what was made before `made_s` of this boot or `made_at`; return the id and topic of each."""
@@ -137,11 +174,13 @@ class Store:
 
     def take_back(self, topic: str) -> None:
         """Let what was set aside of the topic be fetched again."""
-        self.count += self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ?", (topic,)).rowcount
+        self.count += self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ? AND thing = ?",
+                                       (topic, self._thing)).rowcount
 
     def newest(self) -> dict[str, int]:
         """Return the id of the newest retained message of each topic."""
-        return dict(self._db.execute("SELECT topic, max(id) FROM message WHERE retain AND NOT aside GROUP BY topic"))
+        return dict(self._db.execute("SELECT topic, max(id) FROM message WHERE retain AND NOT aside AND thing = ?"
+                                     " GROUP BY topic", (self._thing,)))
 
     def last(self) -> int:
         """Return the highest id."""
@@ -179,19 +218,23 @@ class Store:
             os.truncate(self.path, 0)
 
     def _delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
-        gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside",
+        gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside, thing",
                                 values).fetchall()
-        for _, _, size, aside in gone:
-            self.count -= not aside
+        for _, _, size, aside, thing in gone:
+            self.count -= self._waits(aside, thing)
             self.size -= size
         if gone and not self.count:
             self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
-        return [(number, topic) for number, topic, _, _ in gone]
+        return [(number, topic) for number, topic, *_ in gone]
 
     def _recount(self) -> None:
         """Take the count and the size from the file."""
         self.count, self.size = self._db.execute(
-            "SELECT ifnull(sum(NOT aside), 0), ifnull(sum(size), 0) FROM message").fetchone()
+            "SELECT ifnull(sum(NOT aside AND thing = ?), 0), ifnull(sum(size), 0) FROM message",
+            (self._thing,)).fetchone()
+
+    def _waits(self, aside: bool, thing: str) -> bool:
+        return not aside and thing == self._thing
 
 
 def is_damage(error: Exception) -> bool:
@@ -206,7 +249,7 @@ def salvaged(path: str) -> list[Row]:
     saved: dict[int, Row] = {}
     for order in ("ASC", "DESC"):
         with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as database:
-            for values in database.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id {order}"):
+            for values in database.execute(f"SELECT * FROM message ORDER BY id {order}"):  # of either version
                 if is_whole(row := Row(*values)):
                     saved[row.id] = row
     return list(saved.values())

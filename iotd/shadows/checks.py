@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import socket
 import time
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 from iotd.host import facts
 from iotd.host.command import Ended, last_line, run
 from iotd.host.facts import Roots
+from iotd.mqtt.addresses import HasFileno, connected, encoded, in_turn
 from iotd.shadows.findings import Finding
 from iotd.shadows.section import Check
 
 UNIT_STATES = {"active", "reloading", "refreshing", "inactive", "failed", "activating", "deactivating", "maintenance"}
 COMM_CHARACTERS = 15  # all that the kernel keeps of a process's name
 FIRMWARE_NOW = 0xF  # under-voltage, frequency capped, throttled, soft temperature limit
+MAX_POLL_S = 86400.0  # poll(2) takes no more than 24 days
 FUTURE_S = 5.0  # a file may be this much newer than a clock that is being set
 
 
@@ -75,19 +79,30 @@ def _is_process(directory: Path, name: str) -> bool:
 
 
 def port(check: Check, stop: int | None, roots: Roots) -> Finding:
-    """Try whether a TCP connection can be made."""
+    """Try whether a TCP connection can be made, with any of the addresses."""
     host, number = check.subject
-    deadline = time.monotonic() + check.timeout_s
+    end = time.monotonic() + check.timeout_s
     try:
-        addresses = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        return "bad", None, f"{host} has no address: {error.strerror}"
-    answer: int | None = None
-    for family, _, _, _, address in addresses:
-        answer = connect(family, address, deadline)
-        if answer == 0:
-            return "good", None, ""
-    return "bad", None, f"no answer within {check.timeout_s:g} s" if answer is None else os.strerror(answer)
+        addresses = in_turn(socket.getaddrinfo(encoded(host), number, type=socket.SOCK_STREAM))
+    except (socket.gaierror, UnicodeError) as error:
+        return "bad", None, f"{host} has no address: {error.strerror if isinstance(error, OSError) else error}"
+
+    def wait(what: HasFileno, events: int, deadline: float) -> bool:
+        poll = select.poll()
+        poll.register(what, events)
+        if stop is not None:
+            poll.register(stop, select.POLLIN)
+        left_s = min(max(0.0, deadline - time.monotonic()), MAX_POLL_S)
+        ready = dict(poll.poll(math.ceil(left_s * 1000)))
+        if stop in ready:
+            raise InterruptedError("asked to give up")
+        return bool(ready)
+
+    try:
+        connected(addresses, max(0.0, end - time.monotonic()), wait).close()
+    except ConnectionError as error:
+        return "bad", None, str(error)
+    return "good", None, ""
 
 
 def connect(family: int, address: tuple[Any, ...], deadline: float) -> int | None:

@@ -109,9 +109,15 @@ def filters(conversation: Conversation) -> tuple[str, ...]:
 
 
 def action(conversation: Conversation, index: int) -> str:
-    """Return what a request to this shadow is called where a broker that denies it is named."""
+    """Return what is called denied where the broker takes no request to this shadow, or none of its filters."""
     name = conversation.shadows[index].name
-    return "request to the classic shadow" if name is None else f"request to shadow {name}"
+    return "the classic shadow" if name is None else f"shadow {name}"
+
+
+def actions(conversation: Conversation) -> dict[str, str]:
+    """Return the action that each topic and filter of a shadow is part of."""
+    return {f"{prefix(conversation.thing, shadow.name)}/{end}": action(conversation, index)
+            for index, shadow in enumerate(conversation.shadows) for end in (*ANSWERS, "get", "update")}
 
 
 def unanswered(conversation: Conversation) -> list[str]:

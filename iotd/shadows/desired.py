@@ -27,8 +27,6 @@ MAX_DEPTH = 8
 MAX_FAILURES_BYTES = 1024  # of the reported state
 REASON_CHARACTERS = 120
 
-KNOWN = frozenset({"value"})
-
 Effect = Any  # Entry, Duty or Act
 
 
@@ -211,17 +209,9 @@ def arguments(command: tuple[str, ...], value: Json) -> tuple[str, ...]:
 
     Raises ValueError for a text that no program can be given (NUL), or that it may take for an option.
     """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if "\0" in text:
-        raise ValueError("it has a NUL character, which no argument of a command can have")
-    filled: list[str] = []
-    for argument in command:
-        filled.append(str(template.compile_tree(argument, KNOWN)({"value": text})))
-        is_option = isinstance(value, str) and argument.startswith("{value}") and text.startswith("-")
-        if is_option and "--" not in filled[:-1]:
-            raise ValueError("it begins with -, which the command may take for an option; "
-                             "put \"--\" before {value} where the command knows that")
-    return tuple(filled)
+    is_text = isinstance(value, str)
+    text = value if is_text else json.dumps(value, ensure_ascii=False)
+    return template.fill_command(command, {"value": text}, wary=is_text)
 
 
 def _wanted(orders: Orders, key: str, text: str, now: float) -> tuple[Orders, list[Effect]]:

@@ -13,7 +13,7 @@ class CheckResult(NamedTuple):
     """One run of `check`, ended at the monotonic time `at`.
 
     "unknown" is a check that could not be made and says nothing about what it watches. All but "good" say why in
-    `reason`. `value` is what was measured, where there is such a thing.
+    `reason`. `value` is what was measured, where there is such a thing. `traceback` is that of a bug in iotd.
     """
 
     check: Check
@@ -21,11 +21,16 @@ class CheckResult(NamedTuple):
     value: Json
     reason: str
     at: float
+    traceback: str = ""
 
 
 class Performed(NamedTuple):
-    """The command for a key of a shadow's desired state has ended; `reason` is empty where it did well."""
+    """The command for a key of a shadow's desired state has ended; `reason` is empty where it did well.
+
+    `traceback` is that of a bug in iotd.
+    """
 
     shadow: str | None
     key: str
     reason: str
+    traceback: str = ""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from iotd.shadows.findings import CheckResult
+from iotd.shadows.findings import CheckResult, Finding
 from iotd.shadows.section import Check
 from iotd.vocabulary import Json
 
@@ -52,6 +52,26 @@ def judge(checks: Iterable[Check], results: Mapping[Check, CheckResult], now: fl
         elif result.outcome == "bad":
             failed.append(Doubt(check.name, result.reason, result.value, age_s))
     return Verdict(tuple(failed), tuple(unknown))
+
+
+def within(check: Check, value: Json, outside_since: float | None, now: float) -> tuple[Finding, float | None]:
+    """Judge a value by the range of its check; return since when it has been outside as well, None for inside.
+
+    It is bad once it has been outside for long enough. No value says nothing, and takes nothing back.
+    """
+    low, high, for_s = check.limit
+    if value is None:
+        return ("unknown", None, "there is no value"), outside_since
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ("unknown", None, "it is no number"), outside_since
+    if (low is None or value >= low) and (high is None or value <= high):
+        return ("good", value, ""), None
+    since = now if outside_since is None else outside_since
+    if now - since < for_s:
+        return ("good", value, ""), since
+    bound = f"at most {high:g}" if high is not None and value > high else f"at least {low:g}"
+    lasting = f", for {now - since:.0f} s" if for_s else ""
+    return ("bad", value, f"{value}, expected {bound}{lasting}"), since
 
 
 def changed(old: Verdict, new: Verdict) -> bool:

@@ -2,12 +2,15 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Reader, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, path, size, text
+from iotd.config.readers import boolean, command, duration, number, path, size, text, timeout
+from iotd.errors import nearest
+from iotd.host.command import last_line
 from iotd.host.facts import HOST, Roots
+from iotd.mqtt.addresses import host_problem
 from iotd.shadows import checks, gateway
 from iotd.shadows.findings import CheckResult, Finding
 from iotd.shadows.section import Check
@@ -18,13 +21,15 @@ Look = Callable[[Check, int | None, Roots], Finding]
 class Kind(NamedTuple):
     """One kind: `read` reads what stands under its own key, `look` makes it; it may wait unless it is `quick`.
 
-    `limit` is the key that is required with it, and its reader. `named` gives what follows the kind in the name of a
-    check that has none. No timeout may be shorter than `timeout_s` where that is given.
+    `look` is None where the kernel is asked for a value. `limit` is the key that is required with it, and its reader;
+    `options` are keys that may stand beside it instead, and together are the limit. `named` gives what follows the kind
+    in the name of a check that has none. No timeout may be shorter than `timeout_s` where that is given.
     """
 
     read: Reader[Any]
-    look: Look
+    look: Look | None
     limit: tuple[str, Reader[Any]] | None = None
+    options: Mapping[str, Reader[Any]] = {}
     named: Callable[[Any], str] = str
     quick: bool = False
     timeout_s: float = 0.0
@@ -43,6 +48,9 @@ def _endpoint(at: Cursor) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not host or not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise Wrong(f"expected HOST:PORT such as localhost:8080 or [::1]:8080, found {quoted(written)}")
+    problem = host_problem(host)
+    if problem:
+        raise Wrong(problem)
     return host, int(port)
 
 
@@ -52,6 +60,16 @@ def _celsius(at: Cursor) -> float:
     if not match:
         raise Wrong(f"expected degrees such as 80C, found {at.found()}")
     return float(match[1])
+
+
+def _value(at: Cursor) -> str:
+    name = text(at)
+    known = at.document.defined
+    if name.partition(".")[0] not in known:
+        meant = nearest(name, known)
+        hint = f"did you mean {meant}?" if meant else "define it in values"
+        raise Wrong(f"there is no value {quoted(name)}; {hint}")
+    return name
 
 
 def _only(expected: bool) -> Reader[bool]:
@@ -77,17 +95,18 @@ KINDS: dict[str, Kind] = {
     "throttled": Kind(_only(False), checks.throttled, named=_unnamed, quick=True),
     # The kernel itself needs nine seconds to know that a neighbour has gone.
     "gateway": Kind(_only(True), gateway.look, named=_unnamed, timeout_s=10.0),
+    "value": Kind(_value, None, options={"min": number, "max": number, "for": duration}),
 }
 _STAND_IN = "throttled"  # for a check whose problem is noted already
 
 
 def read(at: Cursor) -> Check:
     """Read one check: exactly one kind, with its limit and no other's."""
-    limits = {kind.limit[0]: kind.limit[1] for kind in KINDS.values() if kind.limit}
+    limits = {key: reader for kind in KINDS.values() for key, reader in beside(kind).items()}
     values = at.fields({
         "name": ("name", _name),
         "every": ("every_s", duration),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
         **{name: (name, kind.read) for name, kind in KINDS.items()},
         **{name: (name, reader) for name, reader in limits.items()},
     })
@@ -100,10 +119,15 @@ def read(at: Cursor) -> Check:
     return _of_kind(found[0], values, written, limits.keys())
 
 
+def beside(kind: Kind) -> dict[str, Reader[Any]]:
+    """Return the keys that stand beside the kind's own."""
+    return {**dict([kind.limit] if kind.limit else []), **kind.options}
+
+
 def _of_kind(name: str, values: dict[str, Any], written: set[str], limits: Any) -> Check:
     kind = KINDS[name]
     limit = kind.limit[0] if kind.limit else None
-    for other in limits - {limit}:
+    for other in sorted(limits - beside(kind).keys()):
         if other in written:
             raise Wrong(f"{other} says nothing about a check of {name}")
     if limit and limit not in written:
@@ -115,8 +139,12 @@ def _of_kind(name: str, values: dict[str, Any], written: set[str], limits: Any) 
         raise Wrong(f"timeout of a {name}'s check is at least {kind.timeout_s:g}s: the kernel takes that long to give "
                     "up")
     subject = values[name]
-    return Check(values.get("name", f"{name} {kind.named(subject)}".strip()), name, subject,
-                 values[limit] if limit else None, **common)
+    bounds: Any = values[limit] if limit else None
+    if kind.options:
+        low, high, for_s = bounds = (values.get("min"), values.get("max"), values.get("for", 0.0))
+        if low is not None and high is not None and low > high:
+            raise Wrong(f"min, {low:g}, is above max, {high:g}")
+    return Check(values.get("name", f"{name} {kind.named(subject)}".strip()), name, subject, bounds, **common)
 
 
 def _name(at: Cursor) -> str:
@@ -132,7 +160,14 @@ def make(check: Check, stop: int | None = None, roots: Roots = HOST) -> CheckRes
     `stop` is a file descriptor that becomes readable when the check should give up.
     """
     try:
-        outcome, value, reason = KINDS[check.kind].look(check, stop, roots)
+        look = KINDS[check.kind].look
+        assert look is not None, "the value is asked for, and not looked at"
+        outcome, value, reason = look(check, stop, roots)
     except OSError as error:
         outcome, value, reason = "unknown", None, f"cannot be checked: {error.strerror or error}"
     return CheckResult(check, outcome, value, reason, time.monotonic())
+
+
+def faulty(check: Check, traceback: str) -> CheckResult:
+    """Return what a check has found that ended in a bug: nothing."""
+    return CheckResult(check, "unknown", None, f"a bug in iotd: {last_line(traceback)}", time.monotonic(), traceback)

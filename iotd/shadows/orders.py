@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,13 @@ from iotd.shadows.findings import Performed
 from iotd.shadows.section import Run, Set
 from iotd.vocabulary import Entry, Json, Overridden
 
-Start = Callable[[Hashable, Callable[[int], Any]], bool]
+Start = Callable[[Hashable, Callable[[int], Any], Callable[[str], Any]], bool]
 
 
 class Executor:
     """The orders of all shadows, each by its name.
 
-    `start` runs work on a thread and tells whether it could; `post` takes `Performed` and `Overridden`.
+    `start` runs work on a thread and tells whether it could (`Tasks.start`); `post` takes `Performed` and `Overridden`.
     """
 
     def __init__(self, file: Path, files: Files, start: Start, post: Callable[[Any], None]) -> None:
@@ -40,6 +41,7 @@ class Executor:
         self._post = post
         self._settings: Settings | None = None
         self._orders: dict[str | None, Orders] = {}
+        self._faults: dict[str, str] = {}  # the bugs that have been told, by the key or the setting
 
     def follow(self, settings: Settings, now: float) -> Settings:
         """Take a configuration that was read just now, go on with the orders known; return it with the cloud's values.
@@ -72,6 +74,8 @@ class Executor:
     def performed(self, event: Performed, now: float) -> bool:
         """Take the end of a command; tell whether there is something to report."""
         orders = self._orders.get(event.shadow)
+        if event.traceback:
+            self._tell(event.key, event.traceback)
         return orders is not None and self._obey(
             event.shadow, desired.finished(orders, event.key, event.reason, now), now)
 
@@ -113,7 +117,7 @@ class Executor:
     def _drop_unfit(self, settings: Settings) -> None:
         fit: dict[str, Json] = {}
         for name, setting, value in list(self._set_by_cloud()):
-            reason = _unfit(settings, {**fit, setting: value})
+            reason = self._unfit(settings, {**fit, setting: value}, setting)
             if reason:
                 self._orders[name] = desired.without(self._orders[name], setting)
                 log.warning("desired.dropped", f"the configuration has no use for the cloud's {setting} any more",
@@ -154,9 +158,28 @@ class Executor:
         """Return None where it will end later, else why it failed, empty where it did well."""
         if isinstance(act.action, Set):
             assert self._settings is not None
-            return _unfit(self._settings, {**self.overrides(), act.action.setting: act.value})
-        started = self._start(("order", shadow, act.key), partial(perform, shadow, act.key, act.action, act.value))
+            setting = act.action.setting
+            return self._unfit(self._settings, {**self.overrides(), setting: act.value}, setting)
+        started = self._start(("order", shadow, act.key), partial(perform, shadow, act.key, act.action, act.value),
+                              partial(faulty, shadow, act.key))
         return None if started else "iotd cannot start a thread for it"
+
+    def _unfit(self, settings: Settings, values: dict[str, Json], setting: str) -> str:
+        """Return why the settings cannot have these values, that of `setting` among them; empty where they can."""
+        try:
+            problems: list[Problem] = parse.problems(override.applied(settings, values))
+        except ValueError as error:
+            return str(error)
+        except Exception as error:  # whatever a value of the cloud's leads to, it ends nothing but its order
+            self._tell(setting, traceback.format_exc())
+            return f"a bug in iotd: {error!r}"
+        return "; ".join(f"{problem.key} {problem.text}" for problem in problems[:1])
+
+    def _tell(self, of: str, text: str) -> None:
+        """Log the traceback of a bug, unless it is the same as the last time."""
+        if self._faults.get(of) != text:
+            log.error("desired.fault", f"a bug in iotd: {of} cannot be done as desired", key=of, traceback=text)
+            self._faults[of] = text
 
     def _keep(self) -> str:
         """Write down what is known; return why that failed, empty where it did not."""
@@ -181,10 +204,6 @@ def perform(shadow: str | None, key: str, action: Run, value: Json, stop: int | 
     return Performed(shadow, key, command.run(arguments, action.timeout_s, stop).reason)
 
 
-def _unfit(settings: Settings, values: dict[str, Json]) -> str:
-    """Return why the settings cannot have these values, empty where they can."""
-    try:
-        problems: list[Problem] = parse.problems(override.applied(settings, values))
-    except ValueError as error:
-        return str(error)
-    return "; ".join(f"{problem.key} {problem.text}" for problem in problems[:1])
+def faulty(shadow: str | None, key: str, text: str) -> Performed:
+    """Return how an order has ended that ended in a bug; `text` is its traceback."""
+    return Performed(shadow, key, f"a bug in iotd: {text.strip().splitlines()[-1]}", text)

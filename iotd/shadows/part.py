@@ -48,7 +48,8 @@ class Shadows(Part):
         self._subject: Any = None
         self._conversation = conversation.start("", (), kernel.run_id)
         self._fills: list[template.Fill] = []
-        self._names: frozenset[str] = frozenset()
+        self._names: list[frozenset[str]] = []
+        self._asked: dict[int, conversation.Report] = {}  # the reports whose values are being gathered
         self._sequence: Counter[str | None] = Counter()
         self._reports = schedule.EMPTY
         self._bridge: Bridge | None = None
@@ -61,7 +62,7 @@ class Shadows(Part):
         if self._watch is None and any(entry.checks for entry in shadows):
             from iotd.shadows.watch import Watch
 
-            self._watch = Watch(self._tasks.start, self._kernel.post)
+            self._watch = Watch(self._tasks.start, self._kernel)
         file, files = self._places.state / "desired.json", self._kernel.world.files
         if self._executor is None and (any(entry.on_delta for entry in shadows) or files.read_json(file)):
             from iotd.shadows.orders import Executor
@@ -84,9 +85,9 @@ class Shadows(Part):
             self._conversation = conversation.start(settings.thing, self._shadows, self._kernel.run_id)._replace(
                 requests=self._conversation.requests)
             self.is_open = False
+            self._asked = {}
         self._fills = [template.compile_tree(entry.reported) for entry in self._shadows]
-        self._names = template.placeholders(
-            [tree for entry in self._shadows for tree in (entry.reported, entry.desired)]) - {"sequence", "health"}
+        self._names = [template.placeholders(entry.reported) - {"sequence", "health"} for entry in self._shadows]
         self._reports = schedule.changed(
             self._reports, {index: entry.every_s for index, entry in enumerate(self._shadows)}, now)
         if self._watch is not None:
@@ -96,6 +97,10 @@ class Shadows(Part):
     def filters(self) -> dict[str, int]:
         """Return what has to be subscribed before the conversation can be opened."""
         return dict.fromkeys(conversation.filters(self._conversation), 1)
+
+    def actions(self) -> dict[str, str]:
+        """Return the shadow of each topic and filter: it is denied as a whole."""
+        return conversation.actions(self._conversation)
 
     def pending(self) -> list[str]:
         """Return the actions that the service has yet to answer."""
@@ -205,11 +210,27 @@ class Shadows(Part):
                 self._report(conversation.Report(index), now)
 
     def _report(self, report: conversation.Report, now: float) -> None:
+        """Report a shadow once what its templates name is there; one that waits for that already will say all of it."""
+        if report.shadow in self._asked and not report.desired:
+            return
+        self._asked[report.shadow] = report
+        names = self._names[report.shadow]
+        if report.desired:
+            names |= template.placeholders(report.desired)
+        self._kernel.gather(names, partial(self._fill, report))
+
+    def _fill(self, report: conversation.Report, found: Mapping[str, Json]) -> None:
         """Fill the templates of a shadow and hand them to the conversation."""
+        if self._asked.get(report.shadow) is not report:
+            return  # another configuration, or another report in its place
+        del self._asked[report.shadow]
+        if self._kernel.leaving:
+            return
+        now = self._kernel.world.monotonic()
         entry = self._shadows[report.shadow]
         healthy, own_report = self._watch.judged(entry, now) if self._watch else (True, NOTHING_FOUND)
         self._sequence[entry.name] += 1
-        values = {**self._kernel.values(self._names), "sequence": self._sequence[entry.name],
+        values = {**found, "sequence": self._sequence[entry.name],
                   "health": entry.healthy if healthy else entry.unhealthy}
         done = self._executor.reported(entry.name) if self._executor else {}
         own = {**self._fills[report.shadow](values), **{key: value for key, value in done.items() if value is not None}}

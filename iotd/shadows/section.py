@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from iotd.config import override
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text
+from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text, timeout
 from iotd.config.section import Note, Section, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
@@ -22,13 +22,14 @@ OWN_KEY = "iotd"  # what iotd itself reports of checks and orders
 class Check(NamedTuple):
     """One thing that is watched, of a kind in `kinds.KINDS`; two shadows with an equal check share its results.
 
-    `subject` is what stands under the kind's own key, `limit` under the one that is required with it.
+    `subject` is what stands under the kind's own key, `limit` under those that stand beside it: of a value, its least,
+    its most (None: any) and for how many seconds it may be outside.
     """
 
     name: str
     kind: str
     subject: Any
-    limit: float | None = None
+    limit: Any = None
     every_s: float = 30.0
     timeout_s: float = 5.0
 
@@ -93,7 +94,7 @@ def _action(at: Cursor) -> Action:
     values = at.fields({
         "run": ("command", command(frozenset({"value"}))),
         "set": ("setting", text),
-        "timeout": ("timeout_s", duration),
+        "timeout": ("timeout_s", timeout),
     })
     written = at.keys()
     if not at.is_mapping():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import traceback
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
 from iotd import schedule
+from iotd.daemon.part import Kernel
 from iotd.host import log
 from iotd.shadows import health
 from iotd.shadows.findings import CheckResult
@@ -14,19 +16,22 @@ from iotd.shadows.health import Doubt, Verdict
 from iotd.shadows.section import Check, Shadow
 from iotd.vocabulary import Json
 
-Start = Callable[[Hashable, Callable[[int], Any]], bool]
+Start = Callable[[Hashable, Callable[[int], Any], Callable[[str], Any]], bool]
 
 
 class Watch:
-    """All checks of all shadows. `start` runs work on a thread, `post` takes each CheckResult."""
+    """All checks of all shadows. `start` runs work on a thread (`Tasks.start`), the kernel takes each CheckResult."""
 
-    def __init__(self, start: Start, post: Callable[[Any], None]) -> None:
+    def __init__(self, start: Start, kernel: Kernel) -> None:
         self._start = start
-        self._post = post
+        self._kernel = kernel
+        self._post = kernel.post
         self._shadows: tuple[Shadow, ...] = ()
         self._timetable = schedule.EMPTY
         self._results: dict[Check, CheckResult] = {}
         self._verdicts: dict[str | None, Verdict] = {}
+        self._outside_since: dict[Check, float] = {}  # of the checks of values that are outside of their range
+        self._faults: dict[Check, str] = {}  # the bugs that have been told
 
     def apply(self, shadows: tuple[Shadow, ...], now: float) -> None:
         """Make the checks of these shadows; a known one at its time, a new one at once."""
@@ -38,6 +43,8 @@ class Watch:
         every_s = {check: check.every_s for entry in shadows for check in entry.checks}
         self._timetable = schedule.changed(self._timetable, every_s, now)
         self._results = {check: result for check, result in self._results.items() if check in every_s}
+        self._outside_since = {check: at for check, at in self._outside_since.items() if check in every_s}
+        self._faults = {check: fault for check, fault in self._faults.items() if check in every_s}
 
     def next_due(self) -> float:
         """Return when a check is due, math.inf for never."""
@@ -49,15 +56,36 @@ class Watch:
         if due:
             from iotd.shadows import kinds
         for check in due:
-            if kinds.KINDS[check.kind].quick:
-                self._post(kinds.make(check))
-            else:
-                self._start(check, partial(kinds.make, check))
+            if kinds.KINDS[check.kind].look is None:
+                self._kernel.gather([check.subject], partial(self._measured, check))
+                continue
+            if not kinds.KINDS[check.kind].quick:
+                self._start(check, partial(kinds.make, check), partial(kinds.faulty, check))
+                continue
+            try:
+                result = kinds.make(check)
+            except Exception:
+                result = kinds.faulty(check, traceback.format_exc())
+            self._post(result)
+
+    def _measured(self, check: Check, values: Mapping[str, Json]) -> None:
+        """Judge a value that was measured."""
+        now = self._kernel.world.monotonic()
+        finding, since = health.within(check, values[check.subject], self._outside_since.get(check), now)
+        if since is None:
+            self._outside_since.pop(check, None)
+        else:
+            self._outside_since[check] = since
+        self._post(CheckResult(check, *finding, now))
 
     def checked(self, result: CheckResult, now: float) -> list[int]:
         """Take the end of a check; return the shadows whose health it changes."""
         if result.check not in self._timetable.every_s:
             return []
+        if result.traceback and result.traceback != self._faults.get(result.check):
+            log.error("check.fault", f"a bug in iotd: {result.check.name} could not be made", check=result.check.name,
+                      traceback=result.traceback)
+            self._faults[result.check] = result.traceback
         self._results[result.check] = result
         changed = []
         for index, entry in enumerate(self._shadows):

@@ -8,14 +8,15 @@ from iotd.host.files import Files
 from iotd.wifi.recovery import Budget
 
 
-def read(files: Files, path: Path) -> Budget | None:
+def read(files: Files, path: Path, forgets: bool = False) -> Budget | None:
     """Return the budget in the file, a whole one where there is no file yet, None where it cannot be read.
 
-    None grants no reboot: a file that a power cut has truncated or zeroed may have been a budget used up.
+    None grants no reboot: a file that a power cut has truncated or zeroed may have been a budget used up, and so may
+    one that is not there where a reboot `forgets` it.
     """
     try:
         return Budget.from_json(files.read_text(path))
     except FileNotFoundError:
-        return Budget()
+        return None if forgets else Budget()
     except (OSError, ValueError):
         return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel, Part
-from iotd.host import log
+from iotd.host import log, mounts
 from iotd.vocabulary import Json
 from iotd.wifi import budget, nl80211, recovery, routes
 from iotd.wifi.reading import Reading, ssid_text
@@ -18,10 +19,11 @@ REBOOT = "reboot"
 
 
 class Adapters(NamedTuple):
-    """How an interface is looked at, and whether another one leads out of this host."""
+    """How an interface is looked at, whether another one leads out of this host, and which place a reboot forgets."""
 
     look: Callable[[str], Reading] = nl80211.look
     other_default_route: Callable[[str], bool] = routes.other_default_route
+    forgets: Callable[[Path], bool] = mounts.forgets
 
 
 def build(kernel: Kernel, adapters: Adapters | None) -> WifiRecovery:
@@ -41,7 +43,8 @@ class WifiRecovery(Part):
         self._budget_file = places.state / "reboots.json"
         self._settings: Wifi | None = None
         self._state = recovery.initial()
-        self._budget = budget.read(kernel.world.files, self._budget_file)
+        self._forgets = adapters.forgets(places.state)
+        self._budget = budget.read(kernel.world.files, self._budget_file, self._forgets)
         self._unwritable = ""
         self._reading: Reading | None = None
         self._thread = kernel.world.periodic(kernel.post)
@@ -63,6 +66,10 @@ class WifiRecovery(Part):
         wifi: Wifi = settings.sections["wifi"]
         if wifi != self._settings:
             self._settings, self._state, self._reading = wifi, recovery.initial(), None
+            if self._reboots_are_forgotten():
+                log.warning("recovery.limited", f"a reboot forgets what is in {self._world.places.state}: once it was "
+                            "asked for there is no other before the Wi-Fi is right again", action=REBOOT,
+                            path=str(self._world.places.state))
         self._thread.look({wifi.interface: (wifi.every_s, partial(self._adapters.look, wifi.interface))})
 
     def placeholders(self) -> dict[str, Callable[[], Json]]:
@@ -116,12 +123,17 @@ class WifiRecovery(Part):
     def sentences(self) -> list[str]:
         """Return the last look in words."""
         reading = self._reading
-        return [] if reading is None else [
+        looked = [] if reading is None else [
             f"{reading.interface}: {reading.outcome}, ESSID {self.essid}, {reading.rssi_dbm} dBm"]
+        return looked + ["one reboot at most until the Wi-Fi is right again, since it forgets the count of them"
+                         ] * self._reboots_are_forgotten()
 
     def close(self, now: float) -> None:
         """End the thread after the look that it is making."""
         self._thread.close()
+
+    def _reboots_are_forgotten(self) -> bool:
+        return self._forgets and self._settings is not None and REBOOT in self._settings.recover
 
     def _step(self, step: recovery.Step) -> None:
         log.warning("recovery.step", f"{step.action} is asked for: {step.reason}", action=step.action,
@@ -134,10 +146,8 @@ class WifiRecovery(Part):
 
     def _request(self, step: recovery.Step) -> None:
         """Leave a request for the recovery helper, the only one with the privilege to follow it."""
-        interface = self._settings.interface if self._settings else ""
         try:
-            self._world.files.write_request(self._requests / step.action,
-                                            {"interface": interface, "reason": step.reason})
+            self._world.files.write_request(self._requests / step.action, {"reason": step.reason})
         except OSError as error:
             log.error("recovery.failed", "the request for the recovery helper cannot be written", action=step.action,
                       reason=str(error))
@@ -148,7 +158,7 @@ class WifiRecovery(Part):
         return recovery.Circumstances(
             mqtt_connected=self._kernel.connected, boot_id=self._world.boot_id, uptime_s=self._world.uptime(),
             other_default_route=not calm and self._adapters.other_default_route(reading.interface),
-            wall_s=None if calm else self._world.known_wall(), budget=self._budget)
+            wall_s=None if calm else self._world.known_wall(), budget=self._budget, forgets=self._forgets)
 
     def _kept(self, new: recovery.Budget) -> bool:
         """Write the budget; tell whether it is on the disk. A failure that lasts is logged once."""

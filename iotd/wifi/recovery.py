@@ -84,7 +84,8 @@ class Budget(NamedTuple):
 class Circumstances(NamedTuple):
     """What a step must respect. `wall_s` (epoch) is None while the clock is not synchronised.
 
-    `budget` is None where it could not be read; `Budget()` where there is none yet.
+    `budget` is None where it could not be read; `Budget()` where there is none yet. Where a reboot `forgets` it, none
+    yet is None: nobody knows then how many reboots came before this one.
     """
 
     mqtt_connected: bool
@@ -93,6 +94,7 @@ class Circumstances(NamedTuple):
     uptime_s: float
     wall_s: float | None
     budget: Budget | None
+    forgets: bool = False
 
     def moment(self) -> Reboot:
         """Return what a reboot asked for now would leave in the budget."""
@@ -178,7 +180,9 @@ def judge(settings: Wifi, state: State, reading: Reading, here: Circumstances, n
         unread = Unreadable(reading.interface, reading.reason)
         return state._replace(wrong_at=None, unreadable=reading.reason), (
             () if reading.reason == state.unreadable else (unread,))
-    state = state._replace(existed=state.existed or reading.outcome != "absent", unreadable="")
+    if not state.existed and reading.outcome != "absent":  # it has come, and gets its whole grace
+        state = state._replace(existed=True, wrong_at=None, waited_s=0.0)
+    state = state._replace(unreadable="")
     if is_right(settings, reading):
         return State(existed=True), (*_restored(settings, state, reading, now), *_settled(settings, here))
     lost = Lost(reading.interface, _essid(reading), settings.essid, _what(settings, reading))
@@ -213,21 +217,17 @@ def _settled(settings: Wifi, here: Circumstances) -> tuple[Effect, ...]:
     """Return the budget to keep after a right reading, if it changes.
 
     One that cannot be read is replaced by one that is used up: a file zeroed by a power cut must neither grant a
-    reboot nor forbid them for the years until somebody visits.
+    reboot nor forbid them for the years until somebody visits. Where a reboot forgets the budget it begins here: a
+    chain of boots in which the Wi-Fi is never right then has one reboot of ours, the first.
     """
-    used_up = Budget((here.moment(),) * settings.reboot.max_per_day)
+    used_up = Budget(() if here.forgets else (here.moment(),) * settings.reboot.max_per_day)
     settled = (used_up if here.budget is None else here.budget).settled(here.moment())
     return () if settled == here.budget else (Keep(settled),)
 
 
 def _count(settings: Wifi, state: State, now: float) -> State:
-    """Count the time since the last reading if that was wrong too, and not more of it than two looks are apart.
-
-    An interface that has never been there is not waited for: when it comes it gets its whole grace.
-    """
+    """Count the time since the last reading if that was wrong too, and not more of it than two looks are apart."""
     lost_at = now if state.lost_at is None else state.lost_at
-    if not state.existed:
-        return state._replace(lost_at=lost_at)
     seen_s = 0.0 if state.wrong_at is None else min(now - state.wrong_at, 2 * settings.every_s)
     return state._replace(lost_at=lost_at, wrong_at=now, waited_s=state.waited_s + seen_s)
 
@@ -241,10 +241,10 @@ def _climb(settings: Wifi, state: State, reading: Reading, here: Circumstances, 
     """
     if not settings.recover:
         return state, ()
-    if not state.existed:
-        return _withhold(state, settings.recover[0], f"there has been no {settings.interface} since iotd started")
     if state.waited_s < (settings.grace_s if state.rung else _pause_s(settings, state.climbs)):
         return state, ()
+    if not state.existed:
+        return _withhold(state, settings.recover[0], f"there has been no {settings.interface} since iotd started")
     guard = _guard(settings, settings.recover[state.rung], reading, here)
     if guard and state.rung and state.waited_s >= _pause_s(settings, state.climbs + 1):
         state = state._replace(rung=0, climbs=state.climbs + 1)
@@ -285,6 +285,8 @@ def _guard(settings: Wifi, action: str, reading: Reading, here: Circumstances) -
         return ""
     if here.other_default_route:
         return "another interface has a default route"
+    if here.budget is None and here.forgets:
+        return "a reboot would be forgotten, and the Wi-Fi has not been right since the last"
     if here.budget is None:
         return "the reboot budget cannot be read"
     if len(here.budget.recent(here.moment())) >= settings.reboot.max_per_day:

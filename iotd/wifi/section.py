@@ -8,6 +8,8 @@ from iotd.config.readers import choice, duration, text, whole
 from iotd.config.section import Section
 
 ESSID_MAX_BYTES = 32
+# No leading dash, which a command of the helper's would read as an option. 15: IFNAMSIZ less its NUL.
+INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
 STEPS = ("reconnect", "radio-cycle", "restart-network", "reboot")
 
 
@@ -49,7 +51,7 @@ def _reboot(at: Cursor) -> RebootBudget:
 
 def _interface(at: Cursor) -> str:
     name = text(at)
-    if len(name.encode()) > 15 or re.search(r"[\s/:]", name) or name in (".", ".."):
+    if not re.fullmatch(INTERFACE, name):
         raise Wrong(f"expected the name of a network interface such as wlan0, found {quoted(name)}")
     return name
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from tests.bench import fleet, growth, measure, plot, report, spool
+from tests.bench import fleet, growth, measure, plot, programs, report, spool
 from tests.bench.figures import Figure, Section, verdicts
 from tests.bench.ground import ALL, BARE, ROOT, Ground, install_peers
 from tests.bench.measure import FULL, QUICK, Extent
@@ -51,6 +51,9 @@ MEASURES = (
     Measure("spool", "Draining under the limits of AWS IoT Core", "AWS takes 100 publishes a second from a connection, "
             "and discards what is beyond. Measured for a minute, and what the\nwhole backlog would take told from it.",
             spool.limited),
+    Measure("local", "Messages of a program", f"`iotd publish --lines` hands over {programs.MESSAGES:,} messages of "
+            f"{programs.BYTES} bytes as fast as it can, and the script\nsends as many from its memory. No limits; each "
+            f"keeps {spool.WINDOW} unacknowledged ones in flight.", programs.publish),
     Measure("entries", "How the cost grows with `publish` entries", "Daemons with so many entries, each due every "
             "30 s; they run beside one another.", growth.entries),
     Measure("shadows", "How the cost grows with shadows", "Daemons with so many shadows, each reported every 30 s.",

@@ -71,6 +71,7 @@ class Job:
     report_s: float = 30.0
     window: int = 100
     backlog: int = 0
+    retain: bool = True
     payload: Mapping[str, Any] = field(default_factory=lambda: _PAYLOAD)
 
     @property

@@ -61,7 +61,7 @@ def drain(ground: Ground, extent: Extent) -> list[Figure]:
             with contender:
                 began_at = first()[0]
                 before_s = cost.cpu_s(contender.pid)
-                with _swelling(contender) as memory:
+                with swelling(contender) as memory:
                     ended_at = last()[0]
                 spent[name].append(1e6 * (cost.cpu_s(contender.pid) - before_s) / BACKLOG)
             rate[name].append((BACKLOG - 1) / (ended_at - began_at))
@@ -80,7 +80,7 @@ def limited(ground: Ground, extent: Extent) -> list[Figure]:
     with _loaded(ground, IOTD, job, mqtt=mqtt) as contender:
         first()
         began_at, began = ground.probe.sequence(between)
-        with _swelling(contender) as memory:
+        with swelling(contender) as memory:
             time.sleep(LIMITED_S)
         ended_at, ended = ground.probe.sequence(between)
     pace = (ended - began) / (ended_at - began_at)
@@ -109,7 +109,7 @@ def _put(spool: Spool, job: Job) -> None:
 
 
 @contextmanager
-def _swelling(contender: Contender) -> Iterator[list[float]]:
+def swelling(contender: Contender) -> Iterator[list[float]]:
     """Note the memory of the contender, now and ten times a second until the end of the `with`."""
     seen = [cost.memory(contender.pid).anonymous]
     ended = threading.Event()

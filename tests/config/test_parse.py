@@ -17,6 +17,7 @@ from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
+from iotd.local.section import Local
 from iotd.mqtt.settings import Backoff, Mqtt, Tls
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
@@ -32,14 +33,14 @@ KEEPALIVE = "3: mqtt.keepalive: expected a duration with its unit, found "
 LIMITED = "mqtt: {host: broker, limits: aws}\n"
 
 
-def load(text: str) -> Settings:
-    return parse(text, "iotd.yaml", IDENTITY).settings
+def load(text: str, identity: Identity = IDENTITY) -> Settings:
+    return parse(text, "iotd.yaml", identity).settings
 
 
-def refused(text: str) -> list[str]:
+def refused(text: str, identity: Identity = IDENTITY) -> list[str]:
     """Return the problems of a configuration as `iotd check` prints them."""
     with pytest.raises(ConfigError) as error:
-        parse(text, "iotd.yaml", IDENTITY)
+        parse(text, "iotd.yaml", identity)
     return error.value.lines()
 
 
@@ -64,7 +65,7 @@ def payload(line: str) -> str:
 def test_the_host_is_all_that_is_required() -> None:
     assert load("mqtt: {host: broker}") == Settings(
         thing="pi-7", mqtt=Mqtt(host="broker"), presence=Presence("MQTTServer/pi-7/will"),
-        sections={"publish": (), "spool": Bounds()})
+        sections={"publish": (), "spool": Bounds(), "local": Local()}, hostname="pi-7")
 
 
 @pytest.fixture(scope="module")
@@ -82,29 +83,36 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
             "publish": (Publish("MQTTServer/pi-7/0", 30.0, {
                 "Timestamp": "{timestamp}", "hostname": "{hostname}", "device_no": 0, "msg": "AWS IoT 接続ヨシッ👉"}),),
             "subscribe": (Subscription("MQTTServer/pi-7/0"),),
+            "local": Local(),
             "shadows": (Shadow(
                 "device_0", 30.0, {"device_no": 0, "state": "ヨシッ👉"}, {"device_no": 0, "state": "{health}"}),),
             "wifi": Wifi(essid=("fleet-ap",)),
             "spool": Bounds(max_bytes=64 * 1024 * 1024),
-        })
+        }, hostname="pi-7")
 
 
 def test_what_the_sample_shows_in_comments_is_right_too() -> None:
-    [shadow] = load(with_comments()).sections["shadows"]
+    settings = load(with_comments())
+    [shadow] = settings.sections["shadows"]
     assert sorted(check.kind for check in shadow.checks) == sorted(KINDS)
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
+    assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
+    assert settings.sections["publish"][0].on_change == {"level": 0.5, "door": None}
+    assert settings.sections["subscribe"][0].command[1:] == ("{topic}", "{payload}")
 
 
 def with_comments() -> str:
-    """Return the sample with the keys of a shadow that it shows in comments."""
+    """Return the sample with the keys that it shows in comments."""
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
-    return re.sub(r"(?m)^    # (checks:|on_delta:|files:|  )", r"    \1", text.replace("    checks: []", "    #"))
+    text = re.sub(r"(?m)^# (values:|  )", r"\1", text.replace("    checks: []", "    #"))
+    keys = "checks|on_delta|files|on_change|at_most|run|timeout|retained|log"
+    return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
     shown = {key.replace("[0]", "") for key in parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines}
-    assert {*Settings._fields[:-1], *top_level()} <= shown
+    assert {*Settings._fields, *top_level()} - {"sections", "hostname"} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
         assert value_of(sample.settings, key) == top_level()[key].default, key
@@ -119,7 +127,7 @@ SECTIONS: dict[type[Any], str] = {
     Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot", Bounds: "spool",
     Log: "log",
 }
-RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic"}
+RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run"}
 # What the sample sets to the values of the article.
 ARTICLE_KEYS = {"thing", "mqtt", "presence", "publish", "subscribe", "shadows", "wifi"}
 ARTICLE = {
@@ -276,7 +284,35 @@ def test_limits_follow_the_host_unless_told(host: str, limits: str, expected: bo
     assert load(f"mqtt: {{host: {host}, limits: {limits}, tls: }}").mqtt.aws_limits is expected
 
 
-@pytest.mark.parametrize("host", ["broker", "192.0.2.1", "::1", "2001:db8::1", "broker.example.com."])
+NAMELESS, UNBORN = Identity("localhost", "0123"), Identity("pi-7", "")
+
+
+@pytest.mark.parametrize("identity, text, expected", [
+    (NAMELESS, "", ": thing: this host is called 'localhost', as any host without a name is; name it: "
+     "hostnamectl set-hostname NAME, or write this device's own name here"),
+    (NAMELESS, "thing: 'pi-{hostname}'", ":2: thing: this host is called 'localhost'"),
+    (UNBORN, "thing: '{machine_id}'", ":2: thing: this host has no machine-id yet; make one: systemd-machine-id-setup"),
+    (Identity("(none)", ""), "thing: '{hostname}-{machine_id}'", ":2: thing: this host is called '(none)'"),
+    (UNBORN, "subscribe: [{topic: 'a/{machine_id}'}]", ":2: subscribe[0].topic: this host has no machine-id"),
+    (NAMELESS, "thing: a\npresence: {topic: 'a/{hostname}'}", ":3: presence.topic: this host is called 'localhost'"),
+])
+def test_what_tells_a_device_from_no_other_is_no_name_for_it(identity: Identity, text: str, expected: str) -> None:
+    [line] = refused(f"mqtt: {{host: b}}\n{text}\n", identity)
+    assert line.removeprefix("iotd.yaml").startswith(expected)
+
+
+@pytest.mark.parametrize("identity, text", [
+    (NAMELESS, "thing: a"), (NAMELESS, "thing: 'a-{machine_id}'"), (NAMELESS, "thing: '{hostname}-{machine_id}'"),
+    (NAMELESS, "thing: a\nsubscribe: [{topic: '{thing}/{hostname}'}]"), (UNBORN, ""),
+    (NAMELESS, "thing: a\npublish: [{topic: a, every: 1s, payload: {a: '{hostname}{machine_id}'}}]"),
+])
+def test_a_device_needs_one_name_of_its_own(identity: Identity, text: str) -> None:
+    load(f"mqtt: {{host: b}}\n{text}\n", identity)
+
+
+@pytest.mark.parametrize("host", [
+    "broker", "192.0.2.1", "::1", "2001:db8::1", "fe80::1%wlan0", "broker.example.com.", "a_b", "a" * 63, "münchen.de",
+])
 def test_hosts_are_names_and_addresses(host: str) -> None:
     assert load(f"mqtt: {{host: '{host}'}}").mqtt.host == host
 
@@ -350,6 +386,18 @@ def test_a_topic_may_be_published_to_twice() -> None:
     ("mqtt: {host: 'mqtts://b'}", "1: mqtt.host: expected the name or address of the broker alone"),
     ("mqtt: {host: 'b:8883'}", "1: mqtt.host: expected the name or address of the broker alone"),
     ("mqtt: {host: 'b c'}", "1: mqtt.host: expected the name or address of the broker alone"),
+    ("mqtt: {host: '[::1]'}", "1: mqtt.host: '[::1]' has brackets, which belong into a URL; write the address alone"),
+    ("mqtt: {host: .example.com}", "1: mqtt.host: '.example.com' has an empty part"),
+    ("mqtt: {host: a..b}", "1: mqtt.host: 'a..b' has an empty part"),
+    ("mqtt: {host: .}", "1: mqtt.host: '.' has an empty part"),
+    (f"mqtt: {{host: {'a' * 64}.b}}", f"1: mqtt.host: '{'a' * 64}.b' is too long"),
+    (f"mqtt: {{host: {'a.' * 127}a}}", "1: mqtt.host: 'a.a.a."),
+    ("mqtt: {host: é..b}", "1: mqtt.host: 'é..b' "),
+    ("mqtt: {host: \"a\\x01\"}", "1: mqtt.host: 'a\\x01' has 'a\\x01'; the parts of a name are letters"),
+    ("mqtt: {host: 'a:b:c'}", "1: mqtt.host: 'a:b:c' is no IPv6 address"),
+    ("mqtt: {host: 'fe80::1%a/b'}", "1: mqtt.host: expected the name or address"),
+    ("mqtt: {host: 'fe80::1%é'}", "1: mqtt.host: 'fe80::1%é' has a zone that is no interface"),
+    (under_mqtt(f"port: 0x{'f' * 5000}"), "3: mqtt.port: YAML cannot read '0xfff"),
     ("mqtt: {host: 5}", "1: mqtt.host: expected text, found 5; put it in quotes"),
     ("mqtt: 5", "1: mqtt: expected a mapping of keys, found 5"),
     ("mqtt: [host]", "1: mqtt: expected a mapping of keys, found a list"),
@@ -445,6 +493,7 @@ def test_wrong_values_of_a_published_message(line: str, expected: str) -> None:
     ("a: !!int ''", "6: publish[0].payload.a: YAML cannot read '' as a number"),
     ("a: !!timestamp x", "6: publish[0].payload.a: YAML cannot read 'x' as a date"),
     ("a: " + "9" * 5000, "6: publish[0].payload.a: YAML cannot read '999"),
+    ("a: 0x" + "f" * 5000, "6: publish[0].payload.a: YAML cannot read '0xfff"),
     ("a: =", "6: publish[0].payload.a: YAML cannot read '=' as a value"),
     ("a: \"\\0\"", "6: publish[0].payload.a: '\\x00' has a NUL character"),
     ("1: a", "6: publish[0].payload.1: expected a key that is text, found 1; put it in quotes"),
@@ -491,6 +540,8 @@ def test_wrong_shadows(yaml: str, expected: str) -> None:
     ("{recover: reboot}", "2: wifi.recover: expected a list, found text 'reboot'"),
     ("{interface: wlan0/../x}", "2: wifi.interface: expected the name of a network interface"),
     ("{interface: sixteencharacter}", "2: wifi.interface: expected the name of a network interface"),
+    ("{interface: -a}", "2: wifi.interface: expected the name of a network interface"),
+    ("{interface: é}", "2: wifi.interface: expected the name of a network interface"),
     ("{grace: 120}", "2: wifi.grace: expected a duration with its unit, found 120; write 120s"),
     ("{reboot: {max_per_day: 25}}", "2: wifi.reboot.max_per_day: expected a whole number from 0 to 24, found 25"),
     ("{reboot: {min_uptime: 0m}}", "2: wifi.reboot.min_uptime: expected a duration above zero"),
@@ -508,6 +559,8 @@ def test_wrong_wifi(yaml: str, expected: str) -> None:
     ("subscribe: [{topic: '{essid}'}]", "2: subscribe[0].topic: {essid} has no value here"),
     ("subscribe: a", "2: subscribe: expected a list, found text 'a'"),
     ("presence: {topic: 'a/+'}", "2: presence.topic: 'a/+' has a wildcard"),
+    ("presence: {topic: \"a\\nb\"}", "2: presence.topic: 'a\\nb' has U+000A"),
+    ("thing: 'line#4'\npresence: {topic: a}", "2: thing: 'line#4' has a wildcard"),
     ("publish: [{topic: 'MQTTServer/{thing}/will', every: 1s, payload: {}}]",
      "2: publish[0].topic: 'MQTTServer/pi-7/will' is presence.topic"),
 ])

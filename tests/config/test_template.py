@@ -7,7 +7,7 @@ import json
 import pytest
 
 from iotd.config.template import (
-    EVERYWHERE, PAYLOAD, REPORT, TemplateError, check, compile_json, compile_tree, placeholders,
+    EVERYWHERE, PAYLOAD, REPORT, TemplateError, check, compile_json, compile_tree, fill_command, placeholders,
 )
 from iotd.vocabulary import Json
 
@@ -102,7 +102,7 @@ def test_a_missing_value_is_a_key_error() -> None:
 ])
 def test_what_cannot_be_filled_is_refused_with_what_would_be_right(text: str, words: list[str]) -> None:
     with pytest.raises(TemplateError) as error:
-        compile_tree([{"a": text}])
+        compile_tree([{"a": text}], REPORT)
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -119,3 +119,49 @@ def test_placeholders_names_them_in_values_and_not_in_keys() -> None:
 def test_a_report_knows_everything_a_payload_knows_and_its_health() -> None:
     assert EVERYWHERE < PAYLOAD < REPORT
     assert REPORT - PAYLOAD == {"health"}
+
+
+DEFINED = ("pump", "level")
+
+
+@pytest.mark.parametrize("text", ["{pump}", "{pump.flow}", "{pump.valves.0} {hostname}", "{level.a.b.c}"])
+def test_what_the_file_defines_is_known_with_its_members(text: str) -> None:
+    check(text, EVERYWHERE, DEFINED)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{pum.flow}", "did you mean {pump.flow}?"), ("{hostname.x}", "{hostname} has no members"),
+    ("{pump.}", "expected a name behind each dot"),
+    ("{zzz}", "known here are hostname, level, machine_id, pump, thing"),
+    ("{health.x}", "unknown placeholder {health.x}"),
+])
+def test_a_name_that_the_file_does_not_define_is_refused(text: str, words: str) -> None:
+    with pytest.raises(TemplateError) as error:
+        check(text, EVERYWHERE, DEFINED)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("command, values, filled", [
+    (("a", "{x}", "{{x}}", "b{x}c{y}"), {"x": "1 2", "y": ";"}, ("a", "1 2", "{x}", "b1 2c;")),
+    (("a", "--", "{x}", "{y}"), {"x": "-1", "y": "--"}, ("a", "--", "-1", "--")),
+    (("a", "={x}", "-{x}"), {"x": "-1"}, ("a", "=-1", "--1")), (("a", "{x}"), {"x": "{y}"}, ("a", "{y}")),
+])
+def test_a_command_is_filled(command: tuple[str, ...], values: dict[str, str], filled: tuple[str, ...]) -> None:
+    assert fill_command(command, values) == filled
+
+
+@pytest.mark.parametrize("command, values", [
+    (("a", "{x}"), {"x": "-1"}), (("a", "{x}{y}"), {"x": "", "y": "-"}), (("a", "{x}", "--"), {"x": "-"}),
+    (("a", "{x}", "{y}"), {"x": "fine", "y": "-v"}),
+])
+def test_what_could_be_an_option_is_refused_unless_it_cannot_be_meant(
+    command: tuple[str, ...], values: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="option"):
+        fill_command(command, values)
+    assert fill_command(command, values, wary=False)
+
+
+def test_no_argument_has_a_nul() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        fill_command(("a", "b{x}"), {"x": "a\0b"}, wary=False)

@@ -9,7 +9,7 @@ from iotd.config.settings import Checked, Settings
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.denial import QUIET_S, Suspicion
 from iotd.daemon.inbox import Inbox
-from iotd.daemon.subscriptions import Subscriptions
+from iotd.daemon.opening import LOOK_S
 from iotd.mqtt.session import Session
 from iotd.outgoing.section import Publish
 from iotd.outgoing.spool import SETTLE_S
@@ -36,7 +36,7 @@ class Noted(Session):
 
     def __init__(self, clock: FakeKernel) -> None:
         self.eager = True
-        self.published: list[tuple[float, str]] = []
+        self.did: list[tuple[float, str]] = []
         self._clock = clock
 
     def start(self) -> None:
@@ -49,10 +49,10 @@ class Noted(Session):
         pass
 
     def publish(self, line: int, token: int | None, message: Message) -> None:
-        self.published.append((self._clock.now, message.topic))
+        self.did.append((self._clock.now, f"publish to {message.topic}"))
 
     def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
-        assert filters == []
+        self.did += [(self._clock.now, f"subscribe {name}") for name, _ in filters]
 
     def unsubscribe(self, line: int, filters: list[str]) -> None:
         assert filters == []
@@ -64,19 +64,22 @@ class Noted(Session):
         return True
 
 
-def test_what_waits_goes_out_as_soon_as_a_careful_line_has_been_quiet_though_nothing_happens(tmp_path: Path) -> None:
+def test_a_careful_line_takes_its_steps_once_it_has_been_quiet_though_nothing_happens(tmp_path: Path) -> None:
     clock = FakeKernel(tmp_path)
     session, inbox = Noted(clock), Waiting(clock)
     hourly: Settings = settings({"publish": (Publish("data", 3600.0, {}),)})
     world = clock.world._replace(inbox=inbox, session=lambda post, backlog: session)
     daemon = Daemon(Checked(hourly, ()), lambda: Checked(hourly, ()), world)
     daemon.start()
-    daemon._line.suspicion = Suspicion(falls=2, careful=True)
-    daemon._line.subscriptions = Subscriptions({}, {hourly.presence.topic: hourly.presence.qos})
+    daemon._line.opening.suspicion = Suspicion(falls=2, careful=True)
     while clock.now < 2 * SETTLE_S:  # else the spool has something to do when the line has been quiet
         daemon.turn()
     dialled_at = clock.now
     daemon.post(Dialled(1, True))
     while clock.now < dialled_at + 60.0:
         daemon.turn()
-    assert session.published == [(dialled_at, hourly.presence.topic), (dialled_at + QUIET_S, "data")]
+    presence = hourly.presence.topic
+    # The message is not acknowledged: the step waits until the line is not going to end over it any more.
+    assert [did for _, did in session.did] == [f"publish to {presence}", "publish to data", f"subscribe {presence}"]
+    at = [round(at - dialled_at) for at, _ in session.did]
+    assert at[:2] == [0, 0] and QUIET_S < at[2] <= QUIET_S + LOOK_S

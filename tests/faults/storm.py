@@ -1,9 +1,10 @@
 """Faults at random moments, by a seed, and the proof that nothing is lost: python3 -m tests.faults.storm
 
 A real mosquitto and a real iotd behind a proxy. iotd is killed and stopped, the broker is killed and restarted, the
-line is cut, frozen, delayed and refused, the disk and the runtime directory are filled. Each message carries the id of
-its run and its number. In the end every message that was in the spool when iotd was killed, and every number below the
-highest of its run, has been acknowledged by the broker, and the retained slots hold the newest.
+line is cut, frozen, delayed and refused, the disk and the runtime directory are filled. Programs publish through it all
+the time. Each message carries the id of its run and its number. In the end every message that was in the spool when
+iotd was killed or that a program was told is kept, and every number below the highest of its run, has been acknowledged
+by the broker, and the retained slots hold the newest.
 
 Runs in a mount namespace of its own, so that the two small file systems vanish with it.
 """
@@ -29,6 +30,7 @@ from typing import Callable, Sequence
 
 from tests.faults.device import ROOT, STARTS_S, Device
 from tests.faults.lab import THING
+from tests.faults.programs import Program
 from tests.faults.proxy import Key, Ledger, Proxy, key_of
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
@@ -36,6 +38,7 @@ from tests.observer import Observer
 TOPICS = "storm/"
 EVERY_MS = {"storm/0": 20, "storm/1": 50, "storm/2": 100, "storm/3": 100}
 RETAINED = ("storm/0", "storm/2")
+PROGRAMS = ("storm/program/0", "storm/program/1", "storm/program/2")
 DEAD_LINE_S = 1.5 * 5 + 10
 STALE_S = 5.0  # what a busy test host may keep the loop from making a message
 DRAIN_S = 120.0
@@ -50,6 +53,7 @@ class Outcome:
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     messages: int = 0
+    of_programs: int = 0
     repeats: int = 0
     findings: list[str] = field(default_factory=list)
     took_s: float = 0.0
@@ -61,9 +65,10 @@ class Outcome:
     def sentence(self) -> str:
         """Return the outcome for a person."""
         kinds = ", ".join(f"{count} × {name}" for name, count in sorted(self.faults.items()))
+        found = "".join(f"\n- {finding}" for finding in self.findings)
         return (f"{'PASS' if self.good() else 'FAIL'}: seed {self.seed}, {sum(self.faults.values())} faults in "
-                f"{self.took_s:.0f} s ({kinds}); {self.messages} messages acknowledged, {self.repeats} of them sent "
-                "more than once" + "".join(f"\n- {finding}" for finding in self.findings))
+                f"{self.took_s:.0f} s ({kinds}); {self.messages} messages acknowledged, {self.of_programs} of them of "
+                f"programs, {self.repeats} sent more than once{found}")
 
 
 class Storm:
@@ -83,6 +88,7 @@ class Storm:
         for place in (self._device.state, self._device.runtime):
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=True)
         self._kept: dict[Key, float] = {}
+        self._programs: list[Program] = []
         self._full: Path | None = None
         self._troubles: list[float] = []  # when a device was killed, the line fell, or a directory was full
 
@@ -91,6 +97,8 @@ class Storm:
         started_at = time.monotonic()
         try:
             self._start()
+            self._programs = [Program(self._device.runtime / "iotd.sock", topic,
+                                      random.Random(f"{self._outcome.seed} {topic}")) for topic in PROGRAMS]
             for _ in range(self._faults):
                 self._pause(0.05, 1.3)
                 self._strike()
@@ -108,7 +116,7 @@ class Storm:
 
     def _settings(self, silent: bool = False) -> dict[str, object]:
         return {
-            "thing": THING, "log": {"level": "info"},
+            "thing": THING, "log": {"level": "info"}, "local": {"publish": [f"{TOPICS}#"]},
             "mqtt": {"host": "127.0.0.1", "port": self._proxy.port, "keepalive": "5s", "limits": "none",
                      "backoff": {"first": "1s", "max": "2s"}},
             "publish": [] if silent else [
@@ -236,6 +244,10 @@ class Storm:
         self._proxy.delay_s = 0.0
         if self._full is not None:
             self._fill(self._full)
+        for program in self._programs:
+            program.end()
+            self._kept.update(program.kept)
+            self._outcome.findings += program.strange
         self._device.stop()
         self._take_stock()
         self._device.configure(self._settings(silent=True))
@@ -249,12 +261,15 @@ class Storm:
         """Enter what is wrong into the findings."""
         ledger, found = self._ledger, self._outcome.findings
         self._outcome.messages = len(ledger.acknowledged)
+        self._outcome.of_programs = sum(len(program.kept) for program in self._programs)
         self._outcome.repeats = sum(len(moments) > 1 for moments in ledger.sent.values())
         lost = sorted(self._kept.keys() - ledger.acknowledged.keys())
         if lost:
             found.append(f"{len(lost)} messages that were in the spool never arrived: {lost[:5]}")
         numbers: dict[tuple[str, str], set[int]] = {}
         for run, topic, number in ledger.acknowledged.keys() | self._kept.keys():
+            numbers.setdefault((run, topic), set()).add(number)
+        for run, topic, number in set().union(*(program.given_up for program in self._programs)):
             numbers.setdefault((run, topic), set()).add(number)
         for (run, topic), made in numbers.items():
             missing = sorted(set(range(1, max(made) + 1)) - made)
@@ -318,7 +333,7 @@ def _journalled(place: Path) -> list[tuple[str, bytes, bool]]:
                 for number in said["gone"]:
                     found.pop(number, None)
             else:
-                found[said[0]] = said[1], said[2].encode(), bool(said[-1])
+                found[said[0]] = said[1], said[2].encode(), bool(said[10])
     return list(found.values())
 
 

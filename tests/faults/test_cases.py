@@ -6,10 +6,10 @@ from typing import Iterator
 
 import pytest
 
-from tests.faults import advisor, lines  # they fill CASES
+from tests.faults import advisor, large, lines  # they fill CASES
 from tests.faults.lab import CASES, Lab
 
-assert advisor and lines
+assert advisor and large and lines
 FAST = [name for name in CASES if not CASES[name].slow]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import select
@@ -77,6 +78,12 @@ def test_a_flood_is_read_to_its_end_and_kept_in_bounds() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 8192
 
 
+@pytest.mark.parametrize("timeout_s", [25 * 86400.0, 3650 * 86400.0, 1e300])
+def test_no_time_out_is_too_long(timeout_s: float) -> None:
+    """poll(2) takes no more than 24 days."""
+    assert shell("exit 3", timeout_s).status == 3
+
+
 def test_a_flood_without_end_is_killed_at_its_time_out() -> None:
     ended = command.run(("yes",), 0.3)
     assert (ended.how, len(ended.output)) == ("late", command.KEEP_BYTES)
@@ -135,3 +142,27 @@ def test_no_descriptor_and_no_process_is_left() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_it_is_given_is_read_byte_by_byte() -> None:
+    given = bytes(range(256)) * 4096  # more than any pipe holds
+    ended = command.run(("sha256sum",), 20.0, given=given)
+    assert ended.output.split()[0] == hashlib.sha256(given).hexdigest()
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exec <&-; sleep 0.1", "head -c 1; exit 0"])
+def test_one_that_does_not_read_what_it_is_given_ends_all_the_same(script: str) -> None:
+    assert command.run(("/bin/sh", "-c", script), 20.0, given=b"x" * 1_000_000).how == "exited"
+
+
+def test_its_output_and_the_end_of_its_errors_are_kept_apart() -> None:
+    script = "head -c 100000 /dev/zero; seq 100000 >&2; exit 3"
+    ended = command.run(("/bin/sh", "-c", script), 20.0, keep_bytes=70000, apart=True)
+    assert ended.data == bytes(70000)
+    assert ended.output.endswith("99999\n100000\n") and len(ended.output) == command.KEEP_BYTES
+    assert ended.reason == "exit status 3: 100000"
+
+
+def test_one_that_says_why_on_its_output_alone_is_understood() -> None:
+    ended = command.run(("/bin/sh", "-c", "echo no sensor; exit 1"), 20.0, apart=True)
+    assert (ended.data, ended.output, ended.reason) == (b"no sensor\n", "", "exit status 1: no sensor")

@@ -144,3 +144,26 @@ def test_stdout_has_the_lines_and_stderr_nothing_whatever_the_locale() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True,
                           env={"LC_ALL": "en_US.ISO-8859-1", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"})
     assert done.stderr == b"" and strictly(done.stdout.decode("utf-8"))["message"] == "工場"
+
+
+JOURNAL = """
+import os, sys
+from iotd.host import log
+if sys.argv[1] == "ours":
+    os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
+elif sys.argv[1] == "closed":
+    os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
+    os.close(1)
+elif sys.argv[1] == "another's":
+    os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(0))
+print(log.is_journal(), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("stream, is_journal", [("ours", True), ("another's", False), ("none", False),
+                                                ("closed", False)])
+def test_stdout_is_the_journal_where_systemd_says_that_it_is_this_very_stream(stream: str, is_journal: bool) -> None:
+    """A shell that was started by a service hands the variable on to what it runs into a file or a terminal."""
+    done = subprocess.run([sys.executable, "-c", JOURNAL, stream], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": "/usr/bin"})
+    assert done.stderr == f"{is_journal}\n"

@@ -47,9 +47,9 @@ def tls(certificates: Certificates, tmp_path: Path) -> Tls:
     return Tls(copy(certificates.ca), copy(certificates.client.cert), copy(certificates.client.key))
 
 
-def found(tls: Tls, at: float = NOW) -> list[tuple[str, str]]:
+def found(tls: Tls, at: float = NOW, directory: str = credentials.DIRECTORY) -> list[tuple[str, str]]:
     """Return the key and text of every problem."""
-    return [*credentials.unusable(tls, 8883).items(), *credentials.expired(tls, at).items()]
+    return [*credentials.unusable(tls, 8883, directory).items(), *credentials.expired(tls, at).items()]
 
 
 def openssl(*arguments: str) -> None:
@@ -196,7 +196,7 @@ def test_an_unreadable_file_is_told_who_may_not_and_how_to_mend_it(tls: Tls, pub
     key.write_bytes(Path(tls.key).read_bytes())
     key.chmod(0)
     with unprivileged() as user:
-        [text] = [text for name, text in found(tls._replace(key=str(key))) if name == "key"]
+        [text] = [text for name, text in found(tls._replace(key=str(key)), directory=str(public)) if name == "key"]
     assert text.startswith(f"user {user} may not read {key}; ")
     assert "sudo -u iotd iotd check" in text and text.endswith(f"&& chmod 0640 {key}")
 
@@ -207,9 +207,63 @@ def test_a_directory_that_is_shut_is_what_gets_mended(tls: Tls, public: Path) ->
     (certs / "ca.pem").write_bytes(Path(tls.ca).read_bytes())
     certs.chmod(0)
     with unprivileged():
-        text = dict(found(tls._replace(ca=str(certs / "ca.pem"))))["ca"]
+        text = dict(found(tls._replace(ca=str(certs / "ca.pem")), directory=str(public)))["ca"]
     certs.chmod(0o700)
     assert text.endswith(f"{certs} && chmod 0750 {certs}")
+
+
+@pytest.mark.parametrize("shut", ["", "below"])
+@pytest.mark.parametrize("mode", [0o750, 0o755])
+def test_no_advice_takes_anything_away_from_its_owner_outside_the_directory_of_the_package(
+    tls: Tls, public: Path, shut: str, mode: int
+) -> None:
+    """`chown root:iotd /home` locked the owner of a device out."""
+    ours, theirs = public / "iotd", public / "theirs" / "below"
+    for place in (ours, theirs):
+        place.mkdir(parents=True)
+    key = theirs / "private.pem.key"
+    key.write_bytes(Path(tls.key).read_bytes())
+    key.chmod(0)
+    (ours / "link").symlink_to(key)
+    (public / "theirs" / shut).chmod(mode & ~0o005)
+    with unprivileged():
+        texts = [dict(found(tls._replace(key=str(path)), directory=str(ours)))["key"]
+                 for path in (key, ours / "link", ours / ".." / "theirs" / "below" / key.name)]
+    for text in texts:
+        assert "may not read" in text and text.endswith("put the file into /etc/iotd/certs, and write that path")
+        assert "chown" not in text and "chmod" not in text
+
+
+@pytest.mark.parametrize("path", ["/home/pi/certs/key", "/root/key", "/run/user/1000/key"])
+def test_what_the_unit_hides_is_told_as_such(tls: Tls, path: str) -> None:
+    [text] = credentials.hidden(tls._replace(key=path))
+    assert text.startswith(f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes)")
+    assert [text for _, text in found(tls._replace(key=path))] == [text]
+
+
+def test_a_home_on_another_path_is_not_hidden(tls: Tls) -> None:
+    assert credentials.hidden(tls._replace(key="/homework/key", cert="/srv/home/cert")) == []
+
+
+@pytest.mark.parametrize("label, package", [
+    ("TSS2 PRIVATE KEY", "tpm2-openssl"), ("PKCS#11 PROVIDER URI", "pkcs11-provider"),
+])
+def test_a_key_in_a_chip_is_told_what_it_lacks(tls: Tls, label: str, package: str) -> None:
+    """OpenSSL without the provider calls it damaged, or no key at all."""
+    Path(tls.key).write_text(f"-----BEGIN {label}-----\nMIHwBgZngQUKAQOg\n-----END {label}-----\n")
+    [(key, text)] = found(tls)
+    assert key == "key" and label in text and f"needs the package {package}, OPENSSL_CONF" in text
+
+
+@pytest.mark.parametrize("key", ["ca", "cert", "key"])
+def test_what_never_ends_is_not_read(tls: Tls, tmp_path: Path, key: str) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 1 << 40)
+    for path, why in ((pipe, "no regular file"), ("/dev/zero", "no regular file"), (large, "larger than 1048576 b")):
+        text = dict(found(tls._replace(**{key: str(path)})))[key]
+        assert text.startswith(f"{path} cannot be read: {why}")
 
 
 @pytest.mark.parametrize("mode, change", [(0o644, "0640"), (0o604, "0600"), (0o666, "0640"), (0o601, "0600")])

@@ -1,10 +1,12 @@
-"""The MQTT session against a real mosquitto with mutual TLS, on whichever paho is installed."""
+"""The MQTT session against a real mosquitto with mutual TLS, or a scripted peer, on whichever paho is installed."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,13 +16,14 @@ import paho.mqtt.client as paho
 import pytest
 
 from iotd.mqtt import credentials
-from iotd.mqtt.client import Client
-from iotd.mqtt.connection import Dial
+from iotd.mqtt.client import ACK_S, MAX_REPEATS, Client
+from iotd.mqtt.connection import Connection, Dial
 from iotd.mqtt.session import Session
 from iotd.mqtt.settings import Tls
-from iotd.mqtt.stream import Stream
-from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Subscribed
+from iotd.mqtt.stream import Stream, StreamError
+from iotd.vocabulary import Acknowledged, Dialled, Down, Message, PassedOver, Received, Spent, Subscribed
 from tests.certificates import Certificates, make_certificates
+from tests.faults import packets
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
 
@@ -202,7 +205,7 @@ def test_certificates_that_went_missing_are_named(held: Held, broker: Mosquitto)
 def test_bytes_that_are_no_mqtt_end_the_line_and_nothing_else(held: Held) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hostile:
         for line, answer in enumerate((b"\x20\x02\x00\x00\x30\x02\xff\xff", b"\xff" * 64, b"HTTP/1.1 400 Bad\r\n" * 9,
-                                       b"\x20\x02\x00\x00\x30\xff\xff\xff\x7f"), 1):
+                                       b"\x20\x02\x00\x00\x40\xff\xff\xff\x7f"), 1):
             host, port = hostile.getsockname()
             held.session.dial(Dial(line, host, port, "t", True, 60, WILL, lambda: None))
             peer = hostile.accept()[0]
@@ -213,6 +216,113 @@ def test_bytes_that_are_no_mqtt_end_the_line_and_nothing_else(held: Held) -> Non
             assert (down.line, down.cause in ("protocol", "reset", "closed")) == (line, True)
 
 
+@pytest.mark.parametrize(("code", "words"), [
+    (1, "does not speak MQTT 3.1.1"), (2, "client id"), (3, "not available"), (4, "bad user name or password"),
+    (5, "not authorised")])
+def test_a_connack_that_refuses_is_named_with_its_reason(held: Held, code: int, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        held.session.dial(Dial(1, host, port, "t", True, 60, WILL, lambda: None))
+        with server.accept()[0] as peer:
+            peer.recv(4096)
+            peer.sendall(packets.connack(code))
+            down = held.next(Down)
+    assert (down.cause, words in down.reason, down.was_up) == ("refused", True, False)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_line_that_ends_before_connack_has_one_reason(held: Held, reset: bool) -> None:
+    """Whether FIN or RST is met is chance, and a reason that changes is logged at every attempt."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        held.session.dial(Dial(1, host, port, "t", True, 60, WILL, lambda: None))
+        with server.accept()[0] as peer:
+            peer.recv(4096)
+            if reset:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert held.next(Down) == Down(1, "closed", "the broker closed the line instead of a CONNACK", False)
+
+
+@pytest.mark.parametrize("shape", ["stranger", "expired"])
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_that_the_broker_refuses_has_one_reason(
+    held: Held, certificates: Certificates, tmp_path: Path, shape: str, newest: ssl.TLSVersion
+) -> None:
+    """TLS 1.3 tells of it after the handshake, amid the CONNECT, and the connection may be reset by then."""
+    if shape == "stranger":
+        own = make_certificates(tmp_path / "other").client
+    else:
+        own = certificates.authority.issue("old", starts=timedelta(days=-9), ends=timedelta(days=-1))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = newest
+    context.load_cert_chain(certificates.server.cert, certificates.server.key)
+    context.load_verify_locations(certificates.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    downs = set()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        tls = Tls(str(certificates.ca), str(own.cert), str(own.key))
+        for line in range(1, 21):
+            held.session.dial(
+                Dial(line, "127.0.0.1", port, "t", True, 60, WILL, lambda: credentials.context(tls, port)))
+            peer = server.accept()[0]
+            with suppress(ssl.SSLError):
+                context.wrap_socket(peer, server_side=True)
+            peer.close()
+            downs.add(held.next(Down)._replace(line=0))
+    assert len(downs) == 1
+    down = downs.pop()
+    assert (down.cause, down.was_up) == ("tls", False)
+    assert "the broker refuses the certificate of this device" in down.reason
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_message_that_is_too_large_is_passed_over_and_does_not_come_again(
+    held: Held, tmp_path: Path, qos: int
+) -> None:
+    with Mosquitto(tmp_path, settings=["message_size_limit 0"]) as broker, Observer(broker) as camera:
+        held.dial(broker, None)
+        held.session.subscribe(1, [("cam/+/image", 1)])
+        held.next(Subscribed)
+        camera.publish("cam/1/image", bytes(1_200_000), qos=qos)
+        camera.publish("cam/1/image", b"small", qos=qos)
+        assert held.next(PassedOver) == PassedOver(1, "cam/1/image", 1_200_000)
+        assert held.next(Received).payload == b"small"
+        held.session.hang_up(1)
+        assert held.next(Down).cause == "asked"
+        held.dial(broker, None, line=2)
+        assert held.next(Dialled) == Dialled(2, True)
+        camera.publish("cam/1/image", b"later", qos=qos)
+        assert held.next(Received) == Received(2, "cam/1/image", b"later", qos, False)
+        camera.publish("cam/1/image", bytes(1_300_000), qos=qos)
+        assert held.next(PassedOver) == PassedOver(2, "cam/1/image", 1_300_000)
+
+
+def test_a_bug_while_a_line_is_opened_ends_that_line_and_is_told(held: Held, broker: Mosquitto) -> None:
+    def buggy() -> ssl.SSLContext:
+        raise KeyError("nobody expected this")
+    held.dial(broker, None, context=buggy)
+    down = held.next(Down)
+    assert (down.cause, down.was_up) == ("fault", False)
+    assert "nobody expected this" in down.reason and "in buggy" in down.traceback
+    held.dial(broker, None, line=2, host="a..b")
+    assert (held.next(Down).cause, held.session.alive(time.monotonic())) == ("dns", True)
+
+
+def test_a_bug_on_a_line_that_is_up_ends_that_line_and_is_told(up: Held) -> None:
+    up.session.publish(1, 1, Message("t/\ud800", b"1"))
+    down = up.next(Down)
+    assert (down.cause, down.was_up, "UnicodeEncodeError" in down.traceback) == ("fault", True, True)
+    assert up.session.alive(time.monotonic())
+
+
+@pytest.mark.parametrize("host", ["ü..example", "ü" * 70, "x" * 300, ".example.com", "[::1]"])
+def test_a_name_that_nobody_can_have_is_a_line_that_does_not_come_up(held: Held, host: str) -> None:
+    held.session.dial(Dial(1, host, 1883, "t", True, 60, WILL, lambda: None))
+    down = held.next(Down)
+    assert (down.cause, down.was_up) == ("dns", False)
+
+
 def test_the_thread_is_alive_while_it_waits_and_not_after_its_end(held: Held) -> None:
     assert held.session.alive(time.monotonic() + 1e6)
     held.session.close(PATIENCE_S)
@@ -220,9 +330,9 @@ def test_the_thread_is_alive_while_it_waits_and_not_after_its_end(held: Held) ->
 
 
 def test_what_is_overridden_of_paho_is_still_there() -> None:
-    """Of paho's internals the session overrides four and calls two; a paho without them must not pass unnoticed."""
+    """Of paho's internals the session overrides four and calls five; a paho without them must not pass unnoticed."""
     for name in ("_create_socket_connection", "_packet_queue", "_handle_pubackcomp", "_handle_on_message",
-                 "_mid_generate", "_send_publish"):
+                 "_mid_generate", "_send_publish", "_packet_handle", "_send_puback", "_send_pubrec"):
         assert callable(getattr(paho.Client, name))
 
 
@@ -246,3 +356,29 @@ def test_a_packet_identifier_still_in_use_is_passed_over() -> None:
         client._last_mid = first - 1
         assert client.send(Message("t", b"2")) == first + 1
         assert list(client.unacknowledged) == [first, first + 1]
+
+
+@pytest.mark.parametrize("do, spent", [
+    (lambda line: line.publish(5, Message("a/温度", b"x" * 300)), Spent("PUBLISH", ("a/温度",), 5)),
+    (lambda line: line.publish(None, Message("t", b"")), Spent("PUBLISH", ("t",))),
+    (lambda line: line.subscribe([("a/+", 1), ("b" * 200, 0)]), Spent("SUBSCRIBE", ("a/+", "b" * 200))),
+    (lambda line: line.unsubscribe(["a/#", "b"]), Spent("UNSUBSCRIBE", ("a/#", "b"))),
+])
+def test_a_packet_that_is_never_acknowledged_is_named_when_all_repeats_are_spent(
+        do: Callable[[Connection], None], spent: Spent) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        dial = Dial(1, "broker", 1883, "t", True, 1000, WILL, lambda: None)
+        line = Connection(dial, Stream(ours), lambda event: None, lambda number, token: None)
+        line.start()
+        line.up = True
+        line._client._state = 1  # past CONNACK, as far as paho knows
+        do(line)
+        now = time.monotonic()
+        with pytest.raises(StreamError) as error:
+            for repeat in range(MAX_REPEATS + 2):
+                assert line.spent is None and repeat <= MAX_REPEATS
+                now += ACK_S + 0.1
+                line.keep(now, False)
+    assert (error.value.cause, line.spent) == ("unacknowledged", spent)
+    assert all(name in str(error.value) for name in spent.names)

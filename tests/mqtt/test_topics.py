@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iotd.mqtt.topics import (
-    AWS_MAX_PAYLOAD_BYTES, filter_problem, is_aws_endpoint, matches, payload_problem, shadow_problem, thing_problem,
-    topic_problem,
+    AWS_MAX_PAYLOAD_BYTES, covers, filter_problem, is_aws_endpoint, matches, payload_problem, shadow_problem,
+    thing_problem, topic_problem,
 )
 
 DEEP = "a/b/c/d/e/f/g/h"  # seven slashes
@@ -27,6 +27,14 @@ LONG = "é" * 128  # 256 bytes
     ("a" * 65536, False, False, "65536 bytes"),
     ("", False, False, "empty"),
     ("a\0b", False, False, "NUL"),
+    ("a\nb", False, False, "U+000A"),
+    ("a\x7f", True, False, "U+007F"),
+    ("a\x85", False, False, "U+0085"),
+    ("\ufffe", False, False, "U+FFFE"),
+    ("a/\U0010ffff", False, False, "U+10FFFF"),
+    ("\ufdd0", False, False, "U+FDD0"),
+    ("a\udcff", False, False, "U+DCFF"),
+    ("a\u2028\u3000\ufffd", False, False, None),
     ("a/+/b", False, False, "wildcard"),
     ("a#", False, False, "wildcard"),
     ("$aws/rules/r/" + DEEP, True, False, None),
@@ -56,9 +64,20 @@ def test_topics_to_publish_to(topic: str, aws: bool, retain: bool, word: str | N
     ("++", False, "+ beside other text"),
     ("", False, "empty"),
     ("a\0", False, "NUL"),
+    ("a\r/#", False, "U+000D"),
+    ("\ud800/+", False, "U+D800"),
     (DEEP + "/#", True, "8 slashes"),
     (DEEP + "/#", False, None),
     (LONG + "/#", True, "258 bytes"),
+    ("$share/group/a/+/#", True, None),
+    ("$share/group//", False, None),
+    ("$share/group/a+", False, "+ beside other text"),
+    ("$share", False, "no shared subscription"),
+    ("$share/group", False, "no shared subscription"),
+    ("$share/group/", False, "no shared subscription"),
+    ("$share//a", False, "no shared subscription"),
+    ("$share/+/a", False, "no shared subscription"),
+    ("$share/g#/a", False, "no shared subscription"),
 ])
 def test_filters_to_subscribe_to(filter: str, aws: bool, word: str | None) -> None:
     assert_says(filter_problem(filter, aws), word)
@@ -77,6 +96,11 @@ def test_filters_to_subscribe_to(filter: str, aws: bool, word: str | None) -> No
     ("a" * 129, False, "129 bytes"),
     ("", False, "at least one character"),
     ("a\0", False, "NUL"),
+    ("a\x1b", False, "U+001B"),
+    ("a\udc80", False, "U+DC80"),
+    ("line#4", False, "wildcard"),
+    ("+", False, "wildcard"),
+    ("plant/4", False, None),
 ])
 def test_thing_names_are_client_ids_too(name: str, aws: bool, word: str | None) -> None:
     assert_says(thing_problem(name, aws), word)
@@ -94,6 +118,7 @@ def test_thing_names_are_client_ids_too(name: str, aws: bool, word: str | None) 
     ("a+", False, "one level"),
     ("#", False, "one level"),
     ("", False, "one level"),
+    ("a\n", False, "U+000A"),
 ])
 def test_shadow_names(name: str, aws: bool, word: str | None) -> None:
     assert_says(shadow_problem(name, aws), word)
@@ -133,6 +158,14 @@ def test_payloads_end_at_128_kilobytes_on_aws(size_bytes: int, aws: bool, word: 
     ("$SYS/#", "$SYS/a", True),
     ("$SYS/+", "$SYS/a", True),
     ("a/#", "a/$b", True),
+    ("$share/group/a/b", "a/b", True),
+    ("$share/group/a/+", "a/b", True),
+    ("$share/group/#", "a/b", True),
+    ("$share/group/a/b", "a/c", False),
+    ("$share/group/#", "$SYS/a", False),
+    ("$share/group/$SYS/#", "$SYS/a", True),
+    ("$share/group//a", "/a", True),
+    ("$shared/group/a", "a", False),
 ])
 def test_filters_match_as_mqtt_says(filter: str, topic: str, expected: bool) -> None:
     assert matches(filter, topic) is expected
@@ -161,3 +194,13 @@ def test_aws_endpoints_are_known_by_their_names(host: str, expected: bool) -> No
 def assert_says(problem: str | None, word: str | None) -> None:
     """Assert that there is no problem, or one that says `word`."""
     assert problem is None if word is None else problem is not None and word in problem, problem
+
+
+@pytest.mark.parametrize(("filter", "other", "expected"), [
+    ("a", "a", True), ("a", "b", False), ("#", "a/b", True), ("#", "#", True), ("#", "+", True), ("a/#", "a", True),
+    ("a/#", "a/+/#", True), ("a/#", "b/#", False), ("+", "a", True), ("+", "+", True), ("+", "#", False),
+    ("+", "a/b", False), ("a/+", "a/#", False), ("a/+/c", "a/b/c", True), ("a/b", "a/+", False),
+    ("#", "$SYS/#", False), ("+/a", "$SYS/a", False), ("$SYS/#", "$SYS/a", True), ("a/b", "a", False),
+])
+def test_a_filter_covers_another_where_it_matches_all_of_its_topics(filter: str, other: str, expected: bool) -> None:
+    assert covers(filter, other) == expected

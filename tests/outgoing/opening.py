@@ -11,6 +11,8 @@ from iotd.outgoing.section import Bounds
 from iotd.outgoing.spool import Spool
 
 
-def open_spool(runtime: Path, state: Path, bounds: Bounds = Bounds(), boot: str = "boot", now: float = 0.0) -> Spool:
+def open_spool(runtime: Path, state: Path, bounds: Bounds = Bounds(), boot: str = "boot", now: float = 0.0,
+               thing: str = "pi") -> Spool:
     """Return the spool, with what an earlier one has left in the directories."""
-    return Spool(Journal(LineFile(str(runtime / "spool.journal"))), Disk(str(state / "spool.db")), bounds, boot, now)
+    journal, disk = Journal(LineFile(str(runtime / "spool.journal"))), Disk(str(state / "spool.db"))
+    return Spool(journal, disk, bounds, boot, now, thing)

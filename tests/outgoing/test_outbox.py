@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 
 from iotd.outgoing.outbox import (
-    AWS, BLAME_S, CARE_S, DENIED_S, MAX_PAYLOAD_BYTES, QUIET_S, UNLIMITED, Flight, Limits, Outbox, Verdict, Waiting,
-    acknowledged, fell, resting, room, spent, take,
+    AWS, BLAME_S, CARE_S, DENIED_S, MAX_PAYLOAD_BYTES, MUTE_S, QUIET_S, SHARE, UNLIMITED, Flight, Limits, Outbox,
+    Verdict, Waiting, acknowledged, fell, resting, room, spent, suspects, take, unacknowledged,
 )
 from iotd.vocabulary import Message
 
@@ -224,9 +224,12 @@ def test_a_topic_of_which_every_message_brings_the_line_down_rests_for_an_hour_a
     box = Outbox()._replace(careful=True, trial=2, drops={"denied": 2}, in_flight={2: Flight("denied", 0.0)})
     box, verdict = fell(box, True, 1.0)
     assert (verdict.back, list(box.denied)) == ("denied", ["denied"])
-    assert resting(box, DENIED_S) == (box, ("denied",))
-    box, topics = resting(box._replace(cursor=9), 1.0 + DENIED_S)
+    box, topics = resting(box._replace(cursor=9), DENIED_S)
+    assert (topics, box.cursor) == (("denied",), 9)
+    box, topics = resting(box, 1.0 + DENIED_S)
     assert (topics, box.cursor) == ((), 0)
+    box = box._replace(careful=True, trial=3, in_flight={3: Flight("denied", 1.0 + DENIED_S)})
+    assert "denied" in fell(box, True, 1.0 + DENIED_S)[0].denied, "what has rested is known"
 
 
 def test_one_acknowledged_message_of_a_topic_clears_it() -> None:
@@ -241,3 +244,130 @@ def test_what_is_in_flight_is_not_sent_again_when_the_rows_come_from_the_first()
     assert [number for number, _ in chosen] == [1, 3, 5]
     box, chosen, _ = take(box._replace(cursor=0), rows(1, 2, 3), {}, 1.0)
     assert (chosen, box.cursor) == ([], 3)
+
+
+class Topics:
+    """A broker that acknowledges a second later what is not of the `mute` topics; each topic has a message a tick.
+
+    `most` is the most places that each topic has held at a time, `waits` the longest that a message has waited until
+    it went.
+    """
+
+    def __init__(self, limits: Limits, mute: set[str], *topics: str, backlog: int = 0) -> None:
+        self.box = Outbox(limits, frozenset(topics))
+        self.mute, self.topics = mute, topics
+        self.kept: list[Waiting] = []
+        self.made: dict[int, float] = {}
+        self.most: dict[str, int] = dict.fromkeys(topics, 0)
+        self.waits: dict[str, float] = dict.fromkeys(topics, 0.0)
+        self.sent: list[int] = []
+        self.now = 0.0
+        self._last = 0
+        for _ in range(backlog):
+            self._make()
+
+    def live(self, for_s: float, every_s: float = 0.25) -> None:
+        end = self.now + for_s
+        while self.now < end:
+            self._make()
+            done = [number for number, flight in self.box.in_flight.items()
+                    if self.now - flight.sent_at >= 1.0 and flight.topic not in self.mute]
+            self.box = acknowledged(self.box, done)
+            self.kept = [row for row in self.kept if row.id not in done]
+            self.pump()
+            self.now += every_s
+
+    def pump(self) -> None:
+        self.box, left_out = resting(self.box, self.now)
+        while self.box.cursor < self._last:
+            rows = [row for row in self.kept if row.id > self.box.cursor and row.topic not in left_out][:room(self.box)]
+            if room(self.box) and not rows:
+                self.box = self.box._replace(cursor=self._last)
+            cursor = self.box.cursor
+            self.box, chosen, _ = take(self.box, rows, {}, self.now)
+            self.sent += [number for number, _ in chosen]
+            for number, message in chosen:
+                self.waits[message.topic] = max(self.waits[message.topic], self.now - self.made[number])
+            for topic in self.topics:
+                held = sum(flight.topic == topic for flight in self.box.in_flight.values())
+                self.most[topic] = max(self.most[topic], held)
+            if self.box.cursor == cursor:
+                return
+
+    def _make(self) -> None:
+        for topic in self.topics:
+            self._last += 1
+            self.made[self._last] = self.now
+            self.kept.append(row(self._last, topic))
+
+
+@pytest.mark.parametrize("limits", [UNLIMITED, AWS])
+def test_a_topic_that_is_never_acknowledged_has_its_share_of_the_places_and_the_others_go_on(limits: Limits) -> None:
+    topics = Topics(limits, {"mute"}, "mute", "well")
+    topics.live(70.0)
+    share = limits.window // SHARE
+    assert topics.most["mute"] == share
+    assert len([number for number in topics.sent if number % 2 == 0]) > 270, "of 280"
+    assert topics.waits["well"] <= MUTE_S + 1.0
+    assert topics.sent.count(1) == 1
+
+
+def test_what_was_left_out_goes_in_order_once_the_topic_is_answered_again() -> None:
+    topics = Topics(UNLIMITED, {"mute"}, "mute", "well")
+    topics.live(40.0)
+    topics.mute.clear()
+    topics.live(60.0)
+    mine = [number for number in topics.sent if number % 2]
+    assert mine == sorted(mine) and len(mine) == len(set(mine)) > 390
+
+
+def test_three_topics_that_are_never_acknowledged_leave_places_to_a_fourth() -> None:
+    topics = Topics(UNLIMITED, {"a", "b", "c"}, "a", "b", "c", "well")
+    topics.live(70.0)
+    assert len([number for number in topics.sent if number % 4 == 0]) > 250
+
+
+def test_a_topic_that_is_alone_may_have_every_place() -> None:
+    topics = Topics(UNLIMITED, {"mute"}, "mute", backlog=200)
+    topics.live(1.0)
+    assert topics.most["mute"] == UNLIMITED.window
+
+
+def test_a_backlog_of_one_topic_among_others_drains_in_order_and_as_fast_as_aws_allows() -> None:
+    topics = Topics(AWS, set(), "a", "b", backlog=1)
+    topics.kept = [row(number, "a") for number in range(1, 701)]
+    topics.made = dict.fromkeys(range(1, 701), 0.0)
+    topics._last = 700
+    topics.topics = ()
+    for _ in range(60):
+        topics.box = acknowledged(topics.box, [number for number, flight in topics.box.in_flight.items()
+                                               if topics.now - flight.sent_at >= 0.25])
+        topics.pump()
+        topics.now += 0.25
+    assert topics.sent == list(range(1, 701))
+
+
+def test_a_message_that_is_never_acknowledged_is_set_aside_and_then_its_topic_denied() -> None:
+    box = in_flight(1, 2, 3)
+    box = acknowledged(box, [2, 3])
+    box, verdict = unacknowledged(box, 1, 70.0)
+    assert (verdict, box.strikes, box.drops) == (Verdict(), {1: 1}, {"t1": 1})
+    box, verdict = unacknowledged(box, 1, 140.0)
+    assert verdict.aside == 1 and [entry.fields["topic"] for entry in verdict.entries] == ["t1"]
+    box, verdict = unacknowledged(box, 1, 210.0)
+    assert (verdict.back, list(box.denied)) == ("t1", ["t1"])
+    assert "acknowledges" in verdict.entries[0].message
+    assert unacknowledged(box, 99, 300.0) == (box, Verdict())
+
+
+def test_a_broker_that_is_silent_to_every_topic_accuses_none() -> None:
+    box = in_flight(1, 2)
+    assert unacknowledged(box, 1, 70.0) == (box, Verdict())
+    assert unacknowledged(in_flight(1), 1, 70.0)[0].strikes == {1: 1}, "nothing else was silent"
+
+
+def test_a_line_ends_over_what_has_just_gone_and_is_not_known_to_be_taken() -> None:
+    box = take(Outbox(topics=frozenset(["t1", "t2"])), rows(1, 2), {}, 0.0)[0]
+    assert suspects(box, BLAME_S) == {"t1", "t2"} and suspects(box, BLAME_S + 0.1) == set()
+    box = take(acknowledged(box, [1]), [row(3, "t1")], {}, 1.0)[0]
+    assert suspects(box, 1.0) == {"t2"}

@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import pytest
 from iotd.host import log
 from iotd.outgoing.journal import Row
 from iotd.outgoing.section import Bounds
-from iotd.outgoing.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool
+from iotd.outgoing.spool import AGES_S, RETRY_S, SETTLE_S, Spool
+from iotd.outgoing.stores import GAP
 from iotd.outgoing.store import Store
 from iotd.vocabulary import Message
 from tests.outgoing.opening import open_spool
@@ -44,8 +46,8 @@ class Place:
         log.start("info", "json", False, self.log)
         self._open: list[Spool] = []
 
-    def spool(self, bounds: Bounds = RELAXED, boot: str = "boot", now: float = 0.0) -> Spool:
-        self._open.append(open_spool(self.runtime, self.state, bounds, boot, now))
+    def spool(self, bounds: Bounds = RELAXED, boot: str = "boot", now: float = 0.0, thing: str = "pi") -> Spool:
+        self._open.append(open_spool(self.runtime, self.state, bounds, boot, now, thing))
         return self._open[-1]
 
     def entries(self, event: str) -> list[dict[str, Any]]:
@@ -219,7 +221,7 @@ def test_what_is_added_to_the_disk_is_synced_and_what_is_deleted_is_not(place: P
     said: list[str] = []
     store._db.set_trace_callback(said.append)
     rows = [Row(number, "a", b"x", 1, True, False, 10, "boot", 0.0, None, False) for number in (1, 2)]
-    store.add(rows[0])
+    store.add_all(rows[:1])
     store.add_all(rows[1:])
     store.delete_ids([1, 2])
     store.close()
@@ -869,3 +871,168 @@ def test_what_two_boots_without_a_disk_have_made_is_all_there_once_it_can_be_rea
     last = last or place.spool(boot="two")
     last.settle(RETRY_S + 1.0, None, everything=True)
     assert [row.topic for row in last.fetch(0, 10)] == ["a", "b", "c"]
+@contextlib.contextmanager
+def locked(place: Path, how: str) -> Iterator[None]:
+    """Hold the store as another program does, for writing or wholly."""
+    with contextlib.closing(sqlite3.connect(place / "spool.db", isolation_level=None)) as other:
+        if how == "wholly":
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE message SET topic = topic")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("bounds", [RELAXED, STRICT])
+@pytest.mark.parametrize("how", ["for writing", "wholly"])
+def test_a_store_that_another_program_locks_holds_nothing_up_and_loses_nothing(
+    place: Place, bounds: Bounds, how: str
+) -> None:
+    """Each message once waited five seconds for the lock, and those that were due meanwhile were never made."""
+    first = place.spool(bounds)
+    put(first, "a", "b")
+    put(first, "c", latest=True)
+    first.settle(10.0, None)
+    first.close(10.0, None)
+    spool = None if how == "wholly" else place.spool(bounds, now=11.0)
+    with locked(place.state, how):
+        spool = spool or place.spool(bounds, now=11.0)
+        began = time.monotonic()
+        new = put(spool, *["c"] * 50, latest=True, now=11.0)
+        spool.settle(12.0, None)
+        assert time.monotonic() - began < 2.0
+        assert spool.count >= 1 and new[-1] in ids(spool)
+        [failed] = place.entries("spool.failed")
+        assert "locked" in failed["reason"] and spool.failures == [failed["reason"]]
+    spool.settle(12.0 + RETRY_S, None)
+    left = spool.fetch(0, 100)
+    assert [row.topic for row in left] == ["a", "b", "c"] and spool.failures == []
+    assert place.on_disk() == [row.id for row in left] and left[-1].id == new[-1]
+
+
+def test_what_could_not_be_read_is_seen_once_it_can_be(place: Place) -> None:
+    spool = place.spool()
+    put(spool, "a")
+    spool.settle(10.0, None)
+    assert spool._stores.disk is not None
+    reopened = spool.reopened
+    spool._stores.disk._db.execute("ALTER TABLE message RENAME TO hidden")
+    assert ids(spool) == [] and spool.failures
+    spool._stores.disk._db.execute("ALTER TABLE hidden RENAME TO message")
+    spool.settle(10.0 + RETRY_S, None)
+    assert ids(spool) == [1] and spool.reopened == reopened + 1 and spool.failures == []
+
+
+@pytest.mark.parametrize("bounds", [RELAXED, STRICT])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_backlog_belongs_to_the_thing_that_made_it(place: Place, bounds: Bounds, closed: bool) -> None:
+    pi = place.spool(bounds)
+    pis = put(pi, "a", "b")
+    pi.settle(10.0, None)
+    pis += put(pi, "a", latest=True, now=10.0)
+    if closed:
+        pi.close(11.0, None)
+    other = place.spool(bounds, now=11.0, thing="other")
+    assert (ids(other), other.count, other.newest, other.others) == ([], 0, {}, {"pi": 3})
+    [said] = place.entries("spool.set_aside")
+    assert (said["thing"], said["count"]) == ("pi", 3)
+    others = put(other, "a", latest=True, now=11.0)
+    other.take_back("a")
+    assert others[0] > pis[-1] and (ids(other), other.count) == (others, 1)
+    other.settle(20.0, None)
+    assert ids(other) == others
+    other.close(20.0, None)
+    place.reboot()
+    pi = place.spool(bounds, now=21.0)
+    assert (ids(pi), pi.count, pi.others) == (pis, 3, {"other": 1})
+    pi.belong_to("other")
+    assert (ids(pi), pi.newest, pi.others) == (others, {"a": others[0]}, {"pi": 3})
+    pi.forget(pis)  # what was on its way when the thing was renamed
+    pi.belong_to("pi")
+    assert (ids(pi), pi.others) == ([], {"other": 1})
+
+
+def test_what_is_set_aside_for_another_thing_has_its_bounds_too(place: Place) -> None:
+    put(place.spool(), "a", size=400)
+    spool = place.spool(Bounds(max_bytes=1000, max_age_s=DAY_S), thing="other", now=1.0)
+    put(spool, "b", size=500, now=1.0)
+    assert spool.dropped == {"a": 1} and ids(spool) == [2]
+    spool.settle(2 * DAY_S, None)
+    assert spool.dropped == {"a": 1, "b": 1}
+
+
+def test_others_are_named_until_they_are_too_old(place: Place) -> None:
+    put(place.spool(), "a")
+    spool = place.spool(Bounds(max_age_s=DAY_S), thing="other", now=1.0)
+    assert spool.settle_at() < math.inf, "another thing's grow old as well"
+    spool.settle(10.0, None)
+    assert spool.others == {"pi": 1} and spool.settle_at() < math.inf
+    spool.settle(2 * DAY_S, None)
+    assert spool.others == {} and spool.dropped == {"a": 1}
+
+
+VERSION_1 = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE message (
+  id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
+  latest INTEGER NOT NULL, size INTEGER NOT NULL, boot TEXT NOT NULL, made_s REAL NOT NULL, made_at REAL,
+  aside INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX latest_of_topic ON message (topic) WHERE latest;
+PRAGMA user_version = 1;
+INSERT INTO message VALUES (1, 'a', x'78', 1, 1, 0, 102, 'boot', 0.0, NULL, 0), (2, 'b', x'78', 1, 1, 0, 102, 'boot',
+  0.0, NULL, 1), (3, 'c', x'78', 1, 1, 0, 102, 'boot', 0.0, NULL, 0);
+"""
+
+
+def test_files_of_before_messages_had_a_thing_are_of_the_thing_that_finds_them(place: Place) -> None:
+    with contextlib.closing(sqlite3.connect(place.state / "spool.db")) as database:
+        database.executescript(VERSION_1)
+    (place.runtime / "spool.journal").write_text('[4, "d", "x", 1, true, false, 102, "boot", 1.5, null, false]\n')
+    spool = place.spool()
+    assert (ids(spool), spool.count, spool.others) == ([1, 3, 4], 3, {})
+    assert spool.settle_at() <= 0.5
+    spool.settle(0.5, None)
+    assert place.in_journal() == [4], "it was moved, the journal is not tested"
+    assert ids(place.spool(thing="other")) == []
+    assert ids(place.spool()) == [1, 3, 4]
+
+
+def test_a_damaged_file_of_before_is_saved_as_well(place: Place) -> None:
+    with contextlib.closing(sqlite3.connect(place.state / "spool.db")) as database:
+        database.executescript("PRAGMA auto_vacuum = INCREMENTAL;" + VERSION_1)
+        database.executemany("INSERT INTO message VALUES (?, 'a', ?, 1, 1, 0, 300, 'boot', 0.0, NULL, 0)",
+                             [(number, b"x" * 200) for number in range(10, 300)])
+        database.commit()
+    damage(place.state / "spool.db", "holes")
+    spool = place.spool()
+    saved = ids(spool)
+    assert 1 in saved and 299 in saved and len(place.entries("spool.damaged")) == 1
+
+
+@pytest.mark.parametrize("bounds", [RELAXED, STRICT])
+def test_many_are_kept_with_one_write_where_the_bounds_say_and_outlive_a_kill(place: Place, bounds: Bounds) -> None:
+    spool = place.spool(bounds)
+    put(spool, "t/a")
+    assert spool.keep_all([(Message("t/b", b"1"), False), (Message("t/a", b"2"), True), (Message("t/a", b"3"), True)],
+                          0.0) == [2, 3, 4]
+    spool.flush()
+    assert (place.on_disk(), place.in_journal()) == (([1, 2, 4], []) if bounds.strict else ([], [1, 2, 4]))
+    again = place.spool(bounds)
+    assert [(row.topic, row.payload) for row in again.fetch(0, 10)][-2:] == [("t/b", b"1"), ("t/a", b"3")]
+
+
+def test_what_no_file_takes_is_not_kept_and_what_the_disk_alone_takes_is(place: Place) -> None:
+    (place.runtime / "spool.journal").mkdir()
+    spool = place.spool()
+    assert spool.keep_all([(Message("a", b"1"), False)], 0.0) and len(place.on_disk()) == 1
+    (place.state / "spool.db").unlink()
+    (place.state / "spool.db").mkdir()
+    other = place.spool()
+    assert other.keep_all([(Message("a", b"1"), False)], 0.0) == [-1] and other.failures and ids(other) == []
+
+
+def test_strict_keeps_nothing_for_a_program_that_the_disk_does_not_take(place: Place) -> None:
+    (place.state / "spool.db").mkdir()
+    spool = place.spool(STRICT)
+    assert spool.keep_all([(Message("a", b"1"), False)], 0.0) == [-1]
+    assert put(spool, "a") and len(ids(spool)) == 1, "of iotd's own the best is made"

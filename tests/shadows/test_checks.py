@@ -128,6 +128,23 @@ def test_a_port_that_keeps_silent_is_bad_after_the_time_out() -> None:
     assert (found.outcome, found.reason) == ("bad", "no answer within 0.3 s")
 
 
+def test_a_name_that_nobody_can_have_is_bad_and_says_so() -> None:
+    found = made("tcp", ("db..exämple.com", 80))
+    assert found.outcome == "bad" and "has no address" in found.reason
+
+
+def test_a_port_check_gives_up_when_it_is_told_to() -> None:
+    ours, theirs = os.pipe()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, \
+            socket.create_connection(server.getsockname()):
+        os.write(theirs, b"\n")
+        started = time.monotonic()
+        found = make(Check("a", "tcp", server.getsockname(), timeout_s=30.0), ours)
+    os.close(ours)
+    os.close(theirs)
+    assert found.outcome == "unknown" and time.monotonic() - started < 5.0
+
+
 def test_a_name_without_an_address_is_bad_and_says_so() -> None:
     found = made("tcp", ("no-such-host.invalid", 80))
     assert found.outcome == "bad" and "no-such-host.invalid has no address" in found.reason

@@ -332,9 +332,9 @@ def answer_wrongly(
 
 def test_a_careful_line_asks_for_one_thing_at_a_time_and_nothing_of_a_shadow_that_rests() -> None:
     shadows = (NAMED, CLASSIC, Shadow("third"))
-    conversation, effects = opened(start("t", shadows, "run"), 0.0, True, ["request to the classic shadow"])
+    conversation, effects = opened(start("t", shadows, "run"), 0.0, True, ["the classic shadow"])
     assert [topic for topic, _ in sent(effects)] == [PREFIX + "get"]
-    assert unanswered(conversation) == ["request to shadow s"]
+    assert unanswered(conversation) == ["shadow s"]
     token = sent(effects)[0][1]["clientToken"]
     conversation, effects = hear(conversation, "get/rejected", {"code": 404, "clientToken": token})
     assert [topic for topic, _ in sent(effects)] == ["$aws/things/t/shadow/name/third/get"]

@@ -10,6 +10,7 @@ from iotd.shadows import health
 from iotd.shadows.findings import CheckResult, Outcome
 from iotd.shadows.health import Doubt, Verdict
 from iotd.shadows.section import Check
+from iotd.vocabulary import Json
 
 WEB = Check("web", "command", ("true",), every_s=30.0, timeout_s=5.0)
 LINE = Check("line", "gateway", True, every_s=10.0, timeout_s=10.0)
@@ -94,3 +95,29 @@ def test_the_report_is_bounded_and_says_what_it_left_out() -> None:
     report = health.reported(health.judge(checks, results, NOW))
     assert len(json.dumps(report, ensure_ascii=False).encode()) < health.MAX_REPORT_BYTES + 100
     assert report["left_out"] == 60 - len(report["failed"]) > 0
+
+
+LEVEL = Check("value level", "value", "level", (5.0, 80.0, 30.0))
+
+
+@pytest.mark.parametrize("limit, value, outcome, reason", [
+    ((5, 80, 0.0), 5, "good", ""), ((5, 80, 0.0), 80.0, "good", ""),
+    ((5, 80, 0.0), 4.9, "bad", "4.9, expected at least 5"),
+    ((5, 80, 0.0), 81, "bad", "81, expected at most 80"), ((None, 80, 0.0), -1000, "good", ""),
+    ((5, None, 0.0), 1e9, "good", ""), ((None, None, 0.0), 3, "good", ""),
+    ((5, 80, 0.0), None, "unknown", "there is no value"), ((5, 80, 0.0), "high", "unknown", "it is no number"),
+    ((5, 80, 0.0), True, "unknown", "it is no number"), ((None, None, 0.0), None, "unknown", "there is no value"),
+])
+def test_a_value_is_judged_by_its_range(limit: Json, value: Json, outcome: str, reason: str) -> None:
+    (found, _, why), _ = health.within(LEVEL._replace(limit=limit), value, None, 0.0)
+    assert (found, why) == (outcome, reason)
+
+
+def test_it_fails_once_it_has_been_outside_for_long_enough_and_no_value_takes_nothing_back() -> None:
+    since: float | None = None
+    outcomes = []
+    for now, value in ((0.0, 90), (20.0, None), (29.0, 4), (30.0, 90), (60.0, 90), (70.0, 50), (80.0, 90), (111.0, 90)):
+        (outcome, _, reason), since = health.within(LEVEL, value, since, now)
+        outcomes.append(outcome)
+    assert outcomes == ["good", "unknown", "good", "bad", "bad", "good", "good", "bad"]
+    assert reason == "90, expected at most 80, for 31 s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 from iotd.config.base import with_value
 from iotd.config.settings import Presence, Settings
+from iotd.host import log
 from iotd.host.files import Files
+from iotd.local.section import Local
 from iotd.mqtt.settings import Mqtt
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.findings import Performed
-from iotd.shadows.orders import Executor, perform
+from iotd.shadows.orders import Executor, faulty, perform
 from iotd.shadows.section import Action, Run, Set, Shadow
 from iotd.vocabulary import Json, Overridden
 
@@ -50,9 +53,18 @@ ACTIONS: dict[str, Action] = {"fan": FAN, "every": EVERY, "msg": MESSAGE}
 HELLO = Publish("a", 30.0, {"msg": "hello"})
 
 
+@pytest.fixture
+def entries() -> io.StringIO:
+    """What is logged."""
+    stream = io.StringIO()
+    log.start("debug", "json", under_journald=False, stream=stream)
+    return stream
+
+
 def settings(**actions: Action) -> Settings:
     return Settings("t", Mqtt("b", aws_limits=True), Presence("p"), sections={
-        "publish": (HELLO,), "spool": Bounds(), "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
+        "publish": (HELLO,), "spool": Bounds(), "local": Local(),
+        "shadows": (Shadow("s", on_delta=actions), Shadow("other"))})
 
 
 class Device:
@@ -65,7 +77,7 @@ class Device:
             directory / "desired.json", Files(), partial(self._start, threads), self.posted.append)
         self.settings = self.executor.follow(settings(**actions), 0.0)
 
-    def _start(self, threads: bool, key: Any, work: Any) -> bool:
+    def _start(self, threads: bool, key: Any, work: Any, failed: Any) -> bool:
         self.started.append(key[2])
         return threads
 
@@ -165,3 +177,27 @@ def test_a_command_that_runs_over_a_reload_comes_to_its_end(tmp_path: Path) -> N
     assert device.executor.failures("s") == []
     assert device.executor.performed(Performed("s", "fan", ""), 3.0)
     assert device.executor.reported("s")["fan"] == 1
+
+
+def test_a_bug_in_a_command_is_this_orders_failure_and_is_told_once(tmp_path: Path, entries: io.StringIO) -> None:
+    device = Device(tmp_path)
+    device.executor.heard("s", {"fan": 1}, 1.0)
+    for now in (2.0, 40.0):
+        ended = faulty("s", "fan", "Traceback (most recent call last):\nTypeError: odd\n")
+        assert device.executor.performed(ended, now)
+        [failed] = device.executor.failures("s")
+        assert failed == {"key": "fan", "reason": "a bug in iotd: TypeError: odd"}
+        device.executor.keep(device.executor.next_due())
+    assert [line["event"] for line in map(json.loads, entries.getvalue().splitlines())].count("desired.fault") == 1
+
+
+def test_a_bug_in_judging_a_setting_is_this_orders_failure(tmp_path: Path, entries: io.StringIO) -> None:
+    """An item that the file cannot have stands for the bug."""
+    executor = Executor(tmp_path / "desired.json", Files(), lambda key, work, failed: True, lambda event: None)
+    broken = settings(every=EVERY)
+    executor.follow(with_value(broken, "publish", (None,)), 0.0)
+    assert executor.heard("s", {"every": "10s"}, 1.0)
+    [failed] = executor.failures("s")
+    assert failed["reason"].startswith("a bug in iotd: AttributeError")
+    [fault] = [line for line in map(json.loads, entries.getvalue().splitlines()) if line["event"] == "desired.fault"]
+    assert fault["key"] == "publish[0].every" and "Traceback" in fault["traceback"]

@@ -37,7 +37,7 @@ def problems(yaml: str) -> list[str]:
     ("temperature: 80C", Check("temperature", "temperature", 80.0)),
     ("throttled: false", Check("throttled", "throttled", False)),
     ("gateway: true", Check("gateway", "gateway", True, timeout_s=10.0)),
-    ("process: x, name: it, every: 1s, timeout: 2s", Check("it", "process", "x", None, 1.0, 2.0)),
+    ("process: x, name: it, every: 1s, timeout: 1d", Check("it", "process", "x", None, 1.0, 86400.0)),
 ])
 def test_a_check(yaml: str, check: Check) -> None:
     assert shadow(f"{{checks: [{{{yaml}}}]}}").checks == (check,)
@@ -47,7 +47,7 @@ def test_a_check(yaml: str, check: Check) -> None:
     ("{}", ".checks[0]: expected one of unit, process, tcp,"),
     ("{every: 3s}", ".checks[0]: expected one of unit, process, tcp,"),
     ("{process: a, unit: b}", ".checks[0]: expected one of unit, process, tcp, file, command, disk, temperature, "
-     "throttled, gateway, found unit and process"),
+     "throttled, gateway, value, found unit and process"),
     ("{proces: a}", ".checks[0].proces: unknown key; did you mean process?"),
     ("{file: /a}", ".checks[0]: max_age is required with file"),
     ("{disk: /}", ".checks[0]: min_free is required with disk"),
@@ -56,6 +56,9 @@ def test_a_check(yaml: str, check: Check) -> None:
     ("{file: /a, max_age: 3}", ".checks[0].max_age: expected a duration with its unit"),
     ("{process: /bin/a}", ".checks[0].process: expected a name without its path"),
     ("{tcp: localhost}", ".checks[0].tcp: expected HOST:PORT"), ("{tcp: 'a:0'}", ".checks[0].tcp: expected HOST:PORT"),
+    ("{tcp: 'db..example.com:80'}", ".checks[0].tcp: 'db..example.com' has an empty part"),
+    ("{tcp: '[:80'}", ".checks[0].tcp: '[' has brackets"),
+    ("{process: a, timeout: 25d}", ".checks[0].timeout: expected a timeout of at most 1d, found text '25d'"),
     ("{tcp: 'a:70000'}", ".checks[0].tcp: expected"), ("{tcp: 80}", ".checks[0].tcp: expected text"),
     ("{command: ls}", ".checks[0].command: expected a list"), ("{command: []}", ".checks[0].command: is empty"),
     ("{command: [ls, 1]}", ".checks[0].command[1]: expected text, found 1"),
@@ -91,6 +94,7 @@ def test_an_action(yaml: str, action: Action) -> None:
 
 @pytest.mark.parametrize("yaml, problem", [
     ("{}", "key: expected either run"), ("{run: [a], set: log.level}", "key: expected either run"),
+    ("{run: [a], timeout: 2d}", "key.timeout: expected a timeout of at most 1d"),
     ("{timeout: 3s}", "key: expected either run"), ("{set: log.level, timeout: 3s}", "key: timeout is for run"),
     ("{run: a}", "key.run: expected a list"), ("{run: [a, '{valu}']}", "key.run[1]: unknown placeholder {valu}"),
     ("{run: [a, '{']}", "key.run[1]: "), ("{set: mqtt.host}", "key.set: is no setting that can be opened"),

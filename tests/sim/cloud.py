@@ -44,8 +44,10 @@ class Client:
 class SimulatedBroker:
     """One broker. `seen` is every publish that it took, where that is kept.
 
-    `denied` are the topics and filters over which it closes the line, `refused` the filters that get 0x80, `poison` the
-    payload parts over which it closes it, `mute` the topics that it never acknowledges.
+    `is_up`: it takes connections at all. `denied` are the topics and filters over which it closes the line, `refused`
+    the filters that get 0x80, after which it closes the line too where it is `strict`, `poison` the payload parts over
+    which it closes it, `mute` the topics and filters that it never acknowledges. It `says_present` of a session
+    whatever is true.
     """
 
     def __init__(self, simulation: Simulation, keep_seen: bool) -> None:
@@ -53,6 +55,9 @@ class SimulatedBroker:
         self.seen: list[Delivered] = []
         self.clients: dict[str, Client] = {}
         self.shadows = SimulatedShadows(simulation, self)
+        self.is_up = True
+        self.says_present = False
+        self.strict = False
         self.refusal = ""
         self.connack_s = 0.0
         self.answer_s = LATENCY_S
@@ -80,7 +85,7 @@ class SimulatedBroker:
         client.will, client.link = dial.will, session
         waiting, client.waiting = list(client.waiting), deque(maxlen=QUEUE)
         self._simulation.judge.line_changed()
-        return present, waiting
+        return present or self.says_present, waiting
 
     def lose(self, session: SimulatedSession) -> None:
         """The line is gone without a DISCONNECT: its will is published, soon or late."""
@@ -103,7 +108,7 @@ class SimulatedBroker:
                 self._drop(client)
                 link.end(cause, reason)
 
-    def forget(self, sessions: bool, retained: bool) -> None:
+    def forget(self, sessions: bool = True, retained: bool = True) -> None:
         """Lose what is kept: the sessions of clients that are away, what stands retained."""
         if sessions:
             self.clients = {name: client for name, client in self.clients.items() if client.link is not None}
@@ -128,6 +133,8 @@ class SimulatedBroker:
             client.filters[name] = qos
             for message in [kept for topic, kept in self.retained.items() if matches(name, topic)]:
                 session.deliver(message, retained=True)
+        if self.strict and self.refused.intersection(name for name, _ in filters):
+            self._simulation.schedule.after(3 * LATENCY_S, partial(self._deny, session))
         return codes
 
     def unsubscribe(self, session: SimulatedSession, filters: list[str]) -> None:

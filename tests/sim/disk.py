@@ -37,10 +37,11 @@ class Connection(sqlite3.Connection):
         """Execute a statement."""
         if self.disk.troubled:
             self.disk.meet(sql)
-        self.disk.judge_kept(arguments)
         if not sql.startswith(_READS):
             self.disk.changed_at["database"] = self.disk.now()
-        return super().execute(sql, *arguments)
+        cursor = super().execute(sql, *arguments)
+        self.disk.judge_kept(sql, arguments)
+        return cursor
 
     def executescript(self, sql: str) -> sqlite3.Cursor:
         """Execute statements."""
@@ -78,6 +79,7 @@ class SimulatedDisk:
         self.changed_at: dict[str, float] = {}
         self.writes = 0  # to the disk, all in all
         self._database: Connection | None = None
+        self._uncommitted: list[bytes] = []
         self._snapshot: bytes = b""
 
     @property
@@ -95,6 +97,7 @@ class SimulatedDisk:
             self.dies_in -= 1
             if not self.dies_in:
                 self.dying = True
+                self._roll_back()
                 raise Died
 
     def meet(self, sql: str) -> None:
@@ -108,11 +111,15 @@ class SimulatedDisk:
         except OSError as error:
             raise _database_error(str(error), FAILURES[self.failures[-1]][1]) from None
 
-    def judge_kept(self, arguments: tuple[Any, ...]) -> None:
-        """Tell what a statement puts into the database."""
-        for argument in arguments:
-            if isinstance(argument, Row):
-                self.kept(argument.payload)
+    def judge_kept(self, sql: str, arguments: tuple[Any, ...]) -> None:
+        """Tell what a statement puts into the database, once that is committed."""
+        self._uncommitted += [argument.payload for argument in arguments if isinstance(argument, Row)]
+        if sql == "ROLLBACK":
+            self._uncommitted.clear()
+        elif self._uncommitted and self._database is not None and not self._database.in_transaction:
+            uncommitted, self._uncommitted = self._uncommitted, []
+            for payload in uncommitted:
+                self.kept(payload)
 
     def write(self, path: str, content: bytes, durable: bool) -> None:
         """Put the content in the file's place."""
@@ -182,6 +189,12 @@ class SimulatedDisk:
         if self._is_written_back("database") or self.chance() < 0.5:
             self.sync_database()
         self._boot()
+
+    def _roll_back(self) -> None:
+        """What a process that dies has not committed was never there."""
+        self._uncommitted.clear()
+        if self._database is not None and self._database.in_transaction:
+            sqlite3.Connection.execute(self._database, "ROLLBACK")
 
     def _is_written_back(self, path: str) -> bool:
         return self.now() - self.changed_at.get(path, 0.0) > WRITEBACK_S

@@ -68,7 +68,7 @@ class Invariant(Watching):
     def rests(self) -> str:
         """Return how a finding begins that comes of something denied."""
         daemon = self.simulation.daemon
-        return "denied: " if daemon is not None and daemon._line.suspicion.resting else ""
+        return "denied: " if daemon is not None and daemon._line.opening.suspicion.resting else ""
 
     def owed(self) -> str:
         """Return what is still to come now that all is well, nothing where all has come."""

@@ -9,7 +9,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, NamedTuple, cast
 
 from tests.sim.device_truths import DEVICE
 from tests.sim.faults import KINDS
@@ -77,7 +77,7 @@ class Life:
         self.judge = Judge(plan, INVARIANTS)
         self.log = Log(self.judge)
         texts = [yaml_text(profile) for profile in plan.profiles]
-        self.simulation = Simulation(texts[0], plan.seed, judge=self.judge, log=cast(TextIO, self.log),
+        self.simulation = Simulation(texts[0], plan.seed, judge=self.judge, log=cast(io.StringIO, self.log),
                                      overlay=plan.overlay)
         self.simulation.configurations = texts
         self._changed_at = 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from iotd.mqtt.client import ACK_S, MAX_REPEATS
 from iotd.mqtt.connection import CONNACK_S, PINGRESP_S, Dial
-from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Message, Received, Spent, Subscribed
 
 if TYPE_CHECKING:
     from tests.sim.world import Simulation
@@ -34,6 +34,7 @@ class SimulatedSession:
         self.dialled_at = self.ended_at = 0.0
         self.held: list[Callable[[], None]] = []  # what waits in the buffers of a line on which nothing passes
         self.dial_data: Dial | None = None
+        self.subscribed: list[tuple[str, ...]] = []  # the filters of each SUBSCRIBE that arrived, where that is kept
         self._simulation = simulation
         self._schedule = simulation.schedule
         self._post = post
@@ -92,7 +93,8 @@ class SimulatedSession:
             self._pass(arrive)
             self._acknowledge(line, token)
         else:
-            self._until_acknowledged(line, arrive, lambda: self._acknowledge(line, token))
+            self._until_acknowledged(line, Spent("PUBLISH", (message.topic,), token), arrive,
+                                     lambda: self._acknowledge(line, token))
 
     def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
         """Subscribe the filters."""
@@ -185,15 +187,24 @@ class SimulatedSession:
 
     def _subscribe(self, line: int, pairs: list[tuple[str, int]]) -> None:
         codes: list[tuple[str, int]] = []
+        names = tuple(name for name, _ in pairs)
 
         def arrive() -> bool:
+            if not self._simulation.judged:
+                self.subscribed.append(names)
             codes[:] = self._simulation.broker.subscribe(self, pairs)
             return bool(codes)
 
-        self._until_acknowledged(line, arrive, lambda: self._put(Subscribed(line, tuple(codes))))
+        self._until_acknowledged(line, Spent("SUBSCRIBE", names), arrive,
+                                 lambda: self._put(Subscribed(line, tuple(codes))))
 
-    def _until_acknowledged(self, line: int, arrive: Callable[[], bool], answer: Callable[[], None]) -> None:
-        """Have a packet arrive; where that is not acknowledged in time, once more, and in the end lose the line."""
+    def _until_acknowledged(
+        self, line: int, spent: Spent, arrive: Callable[[], bool], answer: Callable[[], None]
+    ) -> None:
+        """Have a packet arrive; where that is not acknowledged in time, once more, and in the end lose the line.
+
+        `spent` is what is told then.
+        """
         if not self._is_up(line):
             return
         self._packets += 1
@@ -214,7 +225,7 @@ class SimulatedSession:
                 return
             if repeats > MAX_REPEATS:
                 self._simulation.broker.lose(self)
-                return self._end(line, "unacknowledged", f"a packet was not acknowledged, {repeats} times", True)
+                return self._end(line, "unacknowledged", f"the broker never acknowledged the {spent.kind}", True, spent)
             self._pass(pass_on)
             self._later(lambda: send(repeats + 1), ACK_S)
 
@@ -244,11 +255,11 @@ class SimulatedSession:
             self._last_arrival = at
         self._later(arrive, at - self._schedule.now)
 
-    def _end(self, line: int, cause: str, reason: str, was_up: bool) -> None:
+    def _end(self, line: int, cause: str, reason: str, was_up: bool, spent: Spent | None = None) -> None:
         if line == self.line and self.dial_data is not None and was_up == self.up:
             self.up, self.dial_data, self.held, self.ended_at = False, None, [], self._schedule.now
             self._unacknowledged = {}
-            self._put(Down(line, cause, reason, was_up))
+            self._put(Down(line, cause, reason, was_up, spent=spent))
 
     def _put(self, event: Any) -> None:
         if not self.gone:
@@ -280,6 +291,8 @@ class Network:
                 return step, f"{step}: " + ("no answer in time" if slow else "refused"), limit_s if slow else LATENCY_S
         if not self.passes:
             return "tcp", "tcp: no answer in time", STEPS_S["tcp"]
+        if not self._simulation.broker.is_up:
+            return "tcp", "tcp: refused", LATENCY_S
         if "clock" in self.failing and not self._simulation.clock.is_set:
             return "clock", "the certificate of the broker is not yet valid", LATENCY_S
         return "", "", 0.0

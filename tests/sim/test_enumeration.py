@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from iotd.daemon import denial, presence, reconnect, subscriptions
 from iotd.daemon.presence import Standing
 from iotd.mqtt.settings import Backoff
-from iotd.vocabulary import Received
+from iotd.vocabulary import Entry, Received
 from iotd.wifi import recovery
 from iotd.wifi.reading import Reading
 from iotd.wifi.recovery import Budget, Circumstances
@@ -110,14 +110,14 @@ def hear(before: Said, event: str) -> Said:
             assert before.lie_since is None or now - before.lie_since <= presence.PAUSE_S, "a lie stands too long"
             return before._replace(now=now)
         assert now - before.standing.said_at >= presence.PAUSE_S, "said twice within a second"
-        return Said(Standing("new", now), now)
+        return Said(before.standing._replace(said_at=now, again_at=math.inf), now)
     payload = json.dumps(WORDS[event]).encode()
-    standing, _ = presence.heard(before.standing, HOST, Received(1, "t", payload, 1, False), before.now)
+    standing, _ = presence.heard(before.standing, True, HOST, Received(1, "t", payload, 1, False), before.now)
     lie = before.lie_since
-    if event == "a late will":
+    if event != "our own Connected":  # on the device's own topic all else is untrue
         assert standing.again_at <= max(before.now, before.standing.said_at + presence.PAUSE_S), "no answer is owed"
         lie = before.now if lie is None else lie
-    elif event == "our own Connected":
+    else:
         assert standing.again_at == before.standing.again_at, "we answer ourselves"
     return Said(standing, before.now, lie)
 
@@ -230,42 +230,65 @@ def test_dialling_goes_on_and_is_decent_in_every_order_of_ends() -> None:
 
 # Denial
 
-ENDS: dict[str, tuple[str, ...] | None] = {
-    "over a": ("a",), "over b": ("b",), "over both": ("a", "b"), "over nothing": (), "after a while": None}
+ENDS: dict[str, tuple[str, ...]] = {"over a": ("a",), "over b": ("b",), "over both": ("a", "b"), "over nothing": ()}
 
 
 class Suspected(NamedTuple):
-    """The suspicion, the time, and in a row: the careful falls over one action alone, and the falls over nothing."""
+    """The suspicion, the time, and what a bystander counts: strikes by action, falls over nothing, whether told."""
 
     suspicion: denial.Suspicion = denial.Suspicion()
     now: float = 0.0
-    alone: tuple[str, int] = ("", 0)
+    strikes: tuple[tuple[str, int], ...] = ()
     quiet: int = 0
+    told: bool = False
 
 
-def end(before: Suspected, event: str) -> Suspected:
-    unanswered, now = ENDS[event], before.now + 60.0
-    if unanswered is None:
-        suspicion = denial.proven(before.suspicion, now)
-        assert not suspicion.careful and suspicion.falls == 0, "a line that lasts clears everybody"
-        assert all(until > now for until in suspicion.resting.values()), "who has rested may try again"
-        return Suspected(suspicion, now)
-    asked_for = tuple(action for action in unanswered if action not in before.suspicion.resting)
-    suspicion, entries = denial.fell(before.suspicion, asked_for, now)
-    alone = before.alone
-    if asked_for and before.suspicion.careful:
-        counts = alone[1] + 1 if alone[0] == asked_for[0] else 1
-        alone = (asked_for[0], counts) if len(asked_for) == 1 else alone
-    quiet = before.quiet + 1 if not asked_for else 0
-    for action in suspicion.resting.keys() - before.suspicion.resting.keys():
-        assert len(asked_for) == 1 and before.suspicion.careful and alone == (action, denial.FALLS_OF_AN_ACTION), (
-            f"{action} rests, and was not the only one three times in a row")
-        alone = ("", 0)
-    assert not (suspicion.careful and before.suspicion.careful), "two careful lines in a row deliver nothing"
-    contested = [entry for entry in entries if entry.event == "session.contested"]
-    assert bool(contested) == (quiet == denial.QUIET_FALLS), "contested is said once, after three short lines"
-    return Suspected(suspicion, now, ("", 0) if not asked_for else alone, quiet)
+def end(before: Suspected, event: str) -> Suspected | None:
+    if event in ("after a while", "after an hour"):
+        return lasted(before, before.now + (60.0 if event == "after a while" else denial.REST_S))
+    if event == "unreachable":
+        return before._replace(suspicion=denial.away(before.suspicion), now=before.now + 60.0, quiet=0)
+    now = before.now + 60.0
+    if event == "never a":
+        if "a" in before.suspicion.resting:
+            return None
+        return struck(before, ("a",), True, *denial.unacknowledged(before.suspicion, {"a"}, now), now)
+    suspects = tuple(action for action in ENDS[event] if action not in before.suspicion.resting)
+    if suspects:
+        careful = before.suspicion.careful
+        return struck(before, suspects, careful, *denial.fell(before.suspicion, suspects, careful, now), now)
+    suspicion, entries = denial.fell_over_nothing(before.suspicion)
+    quiet = before.quiet + 1
+    assert bool(entries) == (quiet >= denial.QUIET_FALLS and not before.told), "contested is said once, after five"
+    assert not suspicion.careful
+    return Suspected(suspicion, now, (), quiet, before.told or bool(entries))
 
 
-def test_only_what_fell_alone_three_times_rests_in_every_order_of_ends() -> None:
-    assert count(every(Suspected(), list(ENDS), 8, end)) == sum(5 ** length for length in range(1, 9))
+def lasted(before: Suspected, now: float) -> Suspected:
+    over = set(before.suspicion.resting)
+    suspicion = denial.rested(denial.proven(before.suspicion), now)
+    over -= set(suspicion.resting)
+    assert not suspicion.careful and suspicion.falls == 0, "a line that lasts clears everybody"
+    assert all(until > now for until in suspicion.resting.values()), "who has rested may try again"
+    return Suspected(suspicion, now, tuple((action, denial.STRIKES_OF_AN_ACTION - 1) for action in sorted(over)))
+
+
+def struck(
+    before: Suspected, suspects: tuple[str, ...], calm: bool, suspicion: denial.Suspicion, entries: list[Entry],
+    now: float
+) -> Suspected:
+    strikes, alone = dict(before.strikes), calm and len(suspects) == 1
+    if alone:
+        strikes[suspects[0]] = strikes.get(suspects[0], 0) + 1
+    rests = suspicion.resting.keys() - before.suspicion.resting.keys()
+    guilty = {action for action, count in strikes.items() if count >= denial.STRIKES_OF_AN_ACTION}
+    assert rests == guilty, f"{rests} rest, and {guilty} alone ended two good lines"
+    assert [entry.fields["action"] for entry in entries] == list(rests), "each is named, once"
+    assert alone or not (suspicion.careful and before.suspicion.careful), "two careful lines in a row for nothing"
+    left = tuple(sorted((action, count) for action, count in strikes.items() if action not in rests))
+    return before._replace(suspicion=suspicion, now=now, strikes=left)
+
+
+def test_only_what_ended_two_good_lines_alone_rests_in_every_order_of_ends() -> None:
+    events = [*ENDS, "never a", "unreachable", "after a while", "after an hour"]
+    assert count(every(Suspected(), events, 6, end)) > 150_000

@@ -7,11 +7,12 @@ what happens in it, and no thread, no sleep and no socket is used.
 from __future__ import annotations
 
 import io
+import json
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Hashable
+from typing import Any, cast
 
 from iotd.config.parse import parse
 from iotd.config.settings import Checked
@@ -27,7 +28,7 @@ from iotd.outgoing.part import Adapters as OutgoingAdapters
 from iotd.vocabulary import Signalled
 from tests.sim.clock import Clock, Died, Schedule, SimulatedInbox
 from tests.sim.cloud import SimulatedBroker
-from tests.sim.device import Air, SimulatedLooks, SimulatedSystemd, SimulatedTasks
+from tests.sim.device import Air, SimulatedDoor, SimulatedLooks, SimulatedSystemd, SimulatedTasks
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
 )
@@ -44,12 +45,14 @@ SIGHUP, SIGTERM = 1, 15
 class Simulation:
     """One device with its configuration, and everything around it. `judge` is told of all that happens.
 
-    `chance` is all the chance there is in it, by the seed.
+    `chance` is all the chance there is in it, by the seed. Without a judge it is a test's: then all that the broker
+    took is kept, programs are run for real, and a bug is the test's to see.
     """
 
     def __init__(self, configuration: str, seed: int = 0, hostname: str = "pi", judge: Watching | None = None,
-                 log: TextIO | None = None, overlay: bool = False) -> None:
+                 log: io.StringIO | None = None, overlay: bool = False) -> None:
         self.judge = judge or Watching()
+        self.judged = judge is not None
         self.schedule = Schedule()
         self.clock = Clock(self.schedule)
         self.chance = random.Random(seed).random
@@ -58,7 +61,7 @@ class Simulation:
         self.disk.kept, self.disk.lost = self.judge.kept, self.judge.lost
         self.network = Network(self)
         self.air = Air(self)
-        self.broker = SimulatedBroker(self, keep_seen=judge is None)
+        self.broker = SimulatedBroker(self, keep_seen=not self.judged)
         self.connected: SimulatedSession | None = None
         self.boots = 0
         self.runs = 0
@@ -68,6 +71,10 @@ class Simulation:
         self.configuration = configuration
         self.configurations = [configuration]  # what reloads may bring
         self.wishes = Wishes(self)
+        self.other_route_fault: type[Exception] | None = None
+        self.takes_s: dict[Hashable, float] = {}  # of a value or a topic: how long what is done for it takes
+        self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
+        self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
         self.calm = False  # nothing is wrong and nothing is about to be: what would only repeat itself is left out
         self.daemon: Daemon | None = None
         self.session: SimulatedSession | None = None
@@ -85,6 +92,17 @@ class Simulation:
     @network_is_up.setter
     def network_is_up(self, up: bool) -> None:
         self.network.changes(up)
+
+    @property
+    def ssid(self) -> bytes | None:
+        """The network that the device is associated with."""
+        return self.air.ssid
+
+    @ssid.setter
+    def ssid(self, ssid: bytes | None) -> None:
+        self.air.ssid = ssid
+        if self.air.looks is not None:
+            self.air.looks.stir()
 
     def start(self) -> None:
         """Start the process, as systemd does."""
@@ -173,10 +191,7 @@ class Simulation:
 
     def entries(self, event: str) -> list[dict[str, Any]]:
         """Return what was logged under this event, where the log is kept as text."""
-        import json
-
-        text = cast(io.StringIO, self.log).getvalue()
-        return [entry for entry in map(json.loads, text.splitlines()) if entry["event"] == event]
+        return [entry for entry in map(json.loads, self.log.getvalue().split("\n")[:-1]) if entry["event"] == event]
 
     def drops(self) -> Counter[str]:
         """Return how many messages of each topic were dropped so far, as all runs have told it."""
@@ -211,6 +226,8 @@ class Simulation:
 
     def _failed(self) -> None:
         """A bug: the process ends with its traceback, and systemd starts it again."""
+        if not self.judged:
+            raise
         self.judge.failed(traceback.format_exc())
         self.kill()
         self.restart()
@@ -253,9 +270,26 @@ class Simulation:
 
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
-            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path))}
-        if any("wifi" in text for text in self.configurations):  # without the section not even the wing is imported
+            lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
+            "local": lambda post, runtime: SimulatedDoor()}
+        if any("wifi" in text for text in self.configurations):  # a device without the section does not even import its wing
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self.air.look, lambda interface: self.air.other_route)
+            adapters["wifi"] = WifiAdapters(self.air.look, self._other_route, lambda directory: self.disk.overlay)
+        if "values:" in self.configuration:
+            from iotd.values.part import Adapters as ValuesAdapters
+
+            adapters["values"] = ValuesAdapters(self._measure)
         return adapters
+
+    def _measure(self, value: Any, stop: int | None) -> Any:
+        from iotd.values.reading import Reading, of_bytes
+
+        found = self.measured.get(value.name, "there is no such file")
+        self.readings.append((value.name, self.schedule.now))
+        return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
+
+    def _other_route(self, interface: str) -> bool:
+        if self.other_route_fault is not None:
+            raise self.other_route_fault("a bug")
+        return self.air.other_route

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,16 @@ NMCLI = """\
 systemctl is-active --quiet NetworkManager.service || exit 8
 echo "nmcli $*" | systemd-cat --identifier=nmcli
 """
+ALLOWED = """\
+wifi:
+  interface: wlan0
+  recover: [reconnect, radio-cycle, restart-network, reboot]
+  reboot: {min_uptime: 500ms}
+"""
 REQUEST = """\
 from pathlib import Path
 from iotd.host.files import Files
-Files().write_request(Path("/run/iotd/recover/{verb}"), {{"interface": "wlan0", "reason": "電波 is gone"}})
+Files().write_request(Path("/run/iotd/recover/{verb}"), {{"interface": "eth0", "reason": "電波 is gone"}})
 """
 
 
@@ -42,6 +49,11 @@ def done(machine: Machine, verb: str) -> list[str]:
     return [" ".join(entry["command"]) for entry in machine.logged(unit, "recovery.command")]
 
 
+def allow(machine: Machine, wifi: str = ALLOWED) -> None:
+    """Have the configuration end with this section; the daemon that runs does not read it."""
+    machine.check("sh", "-c", "cat >>/etc/iotd.yaml", stdin=wifi)
+
+
 @pytest.fixture
 def wireless(machine: Machine) -> Machine:
     """A machine whose interface wlan0 is in the charge of a stand-in for NetworkManager."""
@@ -51,6 +63,7 @@ def wireless(machine: Machine) -> Machine:
     machine.write("/usr/bin/nmcli", NMCLI, mode=0o755)
     machine.check("systemctl", "daemon-reload")
     machine.check("systemctl", "start", "NetworkManager")
+    allow(machine)
     return machine
 
 
@@ -92,9 +105,37 @@ def test_restart_network_restarts_networkmanager(wireless: Machine) -> None:
         wireless.logged("iotd-recover@restart-network", "recovery.accepted")) == 2)
 
 
-def test_reboot_reboots(machine: Machine) -> None:
+def test_reboot_reboots_and_is_counted_where_the_daemon_cannot_reach_it(machine: Machine) -> None:
+    allow(machine)
     ask(machine, "reboot")
     assert machine.wait_for_the_end() == 133
+    count = machine.disk.root / "var/lib/iotd-recover/reboots.json"
+    assert len(json.loads(count.read_text())["reboots"]) == 1
+    assert [(path.stat().st_uid, path.stat().st_mode & 0o777) for path in (count.parent, count)] == [
+        (0, 0o700), (0, 0o600)]
+
+
+@pytest.mark.parametrize("wifi, verb, told", [
+    (ALLOWED.replace("min_uptime: 500ms", "min_uptime: 500ms, max_per_day: 0"), "reboot", "0 reboots a day"),
+    (ALLOWED.replace(", reboot]", "]"), "reboot", "reboot is not in wifi.recover of /etc/iotd.yaml"),
+    ("", "radio-cycle", "has no section wifi"),
+])
+def test_what_the_configuration_does_not_allow_is_not_done_whatever_the_daemon_asks(
+    machine: Machine, wifi: str, verb: str, told: str
+) -> None:
+    allow(machine, wifi)
+    ask(machine, verb)
+    [refused] = wait_for("its refusal", lambda: machine.logged(f"iotd-recover@{verb}", "recovery.refused"))
+    assert told in refused["reason"]
+    assert machine.logged(f"iotd-recover@{verb}", "recovery.accepted") == []
+
+
+def test_a_configuration_that_the_daemon_can_write_allows_nothing(machine: Machine) -> None:
+    allow(machine)
+    machine.check("chown", "iotd", "/etc/iotd.yaml")
+    ask(machine, "radio-cycle")
+    [refused] = wait_for("its refusal", lambda: machine.logged("iotd-recover@radio-cycle", "recovery.refused"))
+    assert "can be written by iotd" in refused["reason"]
 
 
 def test_reconnect_reaches_a_real_wpa_supplicant(installed: tuple[Path, ...], tmp_path: Path) -> None:
@@ -107,6 +148,7 @@ def test_reconnect_reaches_a_real_wpa_supplicant(installed: tuple[Path, ...], tm
         machine.check("systemd-run", "--unit=supplicant", "wpa_supplicant", "-Dwired", "-iwlan0", "-c/etc/wpa.conf")
         wait_for("its socket", lambda: machine.run("test", "-S", "/run/wpa_supplicant/wlan0").status == 0)
         machine.check("systemctl", "restart", "iotd")
+        allow(machine)
         ask(machine, "reconnect")
         assert done(machine, "reconnect") == ["wpa_cli -s /run/wpa_supplicant -i wlan0 reassociate"]
         [entry] = machine.logged("iotd-recover@reconnect", "recovery.command")
@@ -122,7 +164,7 @@ def test_reconnect_reaches_a_real_wpa_supplicant(installed: tuple[Path, ...], tm
         ("runuser -u iotd -- touch /run/iotd/recover/reboot", "reboot", "not JSON"),
         ("runuser -u iotd -- mkfifo /run/iotd/recover/reboot", "reboot", "not a regular file"),
         ("runuser -u iotd -- truncate -s 1M /run/iotd/recover/reboot", "reboot", "larger than"),
-        ("echo '{\"interface\": \"wlan0\", \"reason\": \"\"}' >/run/iotd/recover/reboot", "reboot",
+        ("echo '{\"reason\": \"\"}' >/run/iotd/recover/reboot", "reboot",
          "does not belong to iotd"),
     ],
 )

@@ -95,6 +95,8 @@ def test_a_removal_stops_it_and_keeps_what_was_configured(
     assert machine.run("pgrep", "-f", "iotd").out == "" and machine.run("iotd", "--version").status == 127
     machine.check("test", "-e", "/etc/iotd.yaml")
     machine.check("test", "-e", "/etc/iotd/certs/private.pem.key")
+    machine.check("test", "-e", "/var/lib/iotd")
+    machine.check("test", "!", "-e", "/run/iotd")
 
 
 @pytest.mark.usefixtures("newer")
@@ -109,6 +111,7 @@ def test_a_purge_leaves_nothing(bare: Machine) -> None:
     bare.check("apt-get", "remove", "--yes", "iotd")
     bare.check(*INSTALL, "-o", "DPkg::Options::=--force-confold", f"iotd={NEWER}")
     bare.check("systemctl", "start", "iotd")
+    bare.check("sh", "-c", "mkdir /var/lib/iotd-recover; touch /var/lib/iotd-recover/reboots.json")  # the helper's
     bare.check("apt-get", "purge", "--yes", "iotd")
     after = bare.check("sh", "-c", LISTING)
     left = set(after.splitlines()) ^ set(before.splitlines())

@@ -73,8 +73,10 @@ def test_bash_completes_the_commands(bare: Machine) -> None:
     ask = ("source /usr/share/bash-completion/completions/iotd; compopt() {{ :; }}; COMP_WORDS=({words}); "
            "COMP_CWORD={place}; _iotd; echo ${{COMPREPLY[*]}}")
     for words, place, answer in (
-        ("iotd ''", 1, "run check status --version --help"),
+        ("iotd ''", 1, "run check status publish set listen --version --help"),
         ("iotd st", 1, "status"),
+        ("iotd publish a --o", 3, "--offline"),
+        ("iotd publish a --offline ''", 4, "queue latest drop"),
         ("iotd status --j", 2, "--json"),
         ("iotd check -c /etc/iotd.y", 3, "/etc/iotd.yaml"),
     ):

@@ -90,7 +90,7 @@ class Device:
 
     def forget(self) -> None:
         """Stop iotd and remove what it has kept."""
-        self.machine.run("systemctl stop iotd\nrm -rf /var/lib/iotd/* /run/iotd/*")
+        self.machine.run("systemctl stop iotd\nrm -rf /var/lib/iotd/* /var/lib/iotd-recover/* /run/iotd/*")
 
     def log(self, boot: int = 0) -> list[dict[str, Any]]:
         """Return what the last run of iotd in that boot (0: this one, -1: the one before) has logged."""

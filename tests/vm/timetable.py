@@ -31,7 +31,8 @@ doubles each time, up to an hour.
 | `reboot` | `systemctl reboot` | the same |
 
 The daemon has no privilege for any of this. It leaves a request in `/run/iotd/recover`, which starts the helper
-`iotd-recover@STEP.service`; that knows these four words and no more.
+`iotd-recover@STEP.service`; that knows these four words and no more, reads itself in `/etc/iotd.yaml` which of them
+are allowed and on which interface, and keeps a count of reboots of its own.
 
 ## What holds a step back
 
@@ -43,6 +44,8 @@ Each is logged once as `recovery.withheld`, with its reason; the step is taken a
 - No `reboot` while another interface has a default route.
 - No `reboot` beyond `wifi.reboot.max_per_day`. The budget stands in `/var/lib/iotd/reboots.json`, on the disk before
   the reboot is asked for. One that cannot be read grants none; no jump of a clock makes it larger.
+- Where a reboot forgets that file (a root in memory, an overlay), no `reboot` before the Wi-Fi has been right in this
+  boot: one, and not a chain of them.
 - No `reboot` before the host has been up for `wifi.reboot.min_uptime`, which doubles with each reboot that did not
   bring the Wi-Fi back.
 

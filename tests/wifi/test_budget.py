@@ -21,6 +21,10 @@ def test_without_a_file_the_budget_is_whole(tmp_path: Path) -> None:
     assert budget.read(FILES, tmp_path / "reboots.json") == Budget()
 
 
+def test_without_a_file_that_a_reboot_would_have_forgotten_there_is_none(tmp_path: Path) -> None:
+    assert budget.read(FILES, tmp_path / "reboots.json", forgets=True) is None
+
+
 def test_a_file_that_lost_its_end_or_its_bytes_grants_nothing(tmp_path: Path) -> None:
     file, text = tmp_path / "reboots.json", SPENT.to_json().encode()
     for damaged in (*(text[:length] for length in range(len(text))), bytes(len(text)), b"\xff" + text):

@@ -29,11 +29,13 @@ REBOOT_LAST = LADDER._replace(recover=("reconnect", "reboot"))
 class Boot:
     """The part in one boot; another boot on the same path comes after it."""
 
-    def __init__(self, path: Path, name: str = "first", wifi: Wifi = LADDER, way_out: bool = False) -> None:
+    def __init__(self, path: Path, name: str = "first", wifi: Wifi = LADDER, way_out: bool = False,
+                 forgets: bool = False) -> None:
         self.path = path
         self.kernel = FakeKernel(path, boot=name)
         self.seen = RIGHT
-        self.part = build(self.kernel, Adapters(lambda interface: self.seen, lambda interface: way_out))
+        self.part = build(self.kernel, Adapters(
+            lambda interface: self.seen, lambda interface: way_out, lambda directory: forgets))
         self.apply(wifi)
 
     def apply(self, wifi: Wifi) -> None:
@@ -94,7 +96,7 @@ def test_a_step_becomes_a_request_with_its_reason(tmp_path: Path, said: io.Strin
     boot = Boot(tmp_path)
     boot.off_for_long(2)
     assert boot.part.wrong and events(said) == [("wifi.lost", None), ("recovery.step", "reconnect")]
-    assert boot.requests() == {"reconnect": {"interface": INTERFACE, "reason": "off; wrong for 10 s"}}
+    assert boot.requests() == {"reconnect": {"reason": "off; wrong for 10 s"}}
 
 
 def test_a_request_that_cannot_be_left_is_told_and_ends_nothing(tmp_path: Path, said: io.StringIO) -> None:
@@ -139,7 +141,7 @@ def test_a_reboot_is_in_the_budget_on_disk_before_it_is_handed_out(tmp_path: Pat
     assert reboot["boot_id"] == "first"
     assert boot.requests() == {}, "the goodbye comes first"
     boot.go_down()
-    assert boot.requests() == {"reboot": {"interface": INTERFACE, "reason": "off; wrong for 10 s"}}
+    assert boot.requests() == {"reboot": {"reason": "off; wrong for 10 s"}}
 
 
 def test_without_room_for_the_budget_there_is_no_reboot(tmp_path: Path, said: io.StringIO) -> None:
@@ -159,6 +161,25 @@ def test_another_way_out_withholds_the_reboot_whatever_the_look_finds(tmp_path: 
         boot.take(reading, look * 10.0)
     assert boot.kernel.reboots == []
     assert events(said) == [("wifi.lost", None), ("recovery.withheld", "reboot")]
+
+
+def test_where_a_reboot_forgets_the_count_that_is_said_and_there_is_one_until_the_wifi_is_right(
+    tmp_path: Path, said: io.StringIO
+) -> None:
+    boot = Boot(tmp_path, wifi=REBOOT_ONLY, forgets=True)
+    [limited] = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert (limited["event"], limited["path"]) == ("recovery.limited", str(tmp_path / "state"))
+    assert [sentence for sentence in boot.part.sentences() if "one reboot at most" in sentence]
+    boot.take(RIGHT, 0.0)
+    again = Boot(tmp_path, wifi=REBOOT_ONLY, forgets=True)  # iotd was restarted in the same boot
+    again.off_for_long(3)
+    assert len(again.kernel.reboots) == 1
+    (tmp_path / "state" / "reboots.json").unlink()
+    after = Boot(tmp_path, "second", wifi=REBOOT_ONLY, forgets=True)
+    after.off_for_long(100)
+    assert after.kernel.reboots == [] and events(said)[-1] == ("recovery.withheld", "reboot")
+    after.apply(LADDER)
+    assert not [sentence for sentence in after.part.sentences() if "one reboot" in sentence]
 
 
 def test_a_boot_tells_the_reboot_that_it_came_of_and_the_steps_before_it(tmp_path: Path) -> None:

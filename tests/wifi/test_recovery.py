@@ -130,7 +130,16 @@ def test_a_hole_between_two_looks_counts_as_two_looks_at_most() -> None:
 def test_an_interface_that_never_was_is_told_and_never_recovered() -> None:
     done = follow([GONE] * 5000)
     assert done == [(0, Lost("wlan0", None, FLEET.essid, "there is no interface wlan0")),
-                    (0, Withheld("reconnect", "there has been no wlan0 since iotd started"))]
+                    (120, Withheld("reconnect", "there has been no wlan0 since iotd started"))]
+
+
+@pytest.mark.parametrize("looks", [1, 12])
+def test_nothing_is_withheld_before_it_is_due(looks: int) -> None:
+    """An interface that a slow driver brings a few seconds after iotd is no reason for a word."""
+    here = HERE._replace(mqtt_connected=True, other_default_route=True, budget=None, uptime_s=1.0)
+    for reading in (GONE, OFF, GUEST):
+        assert withheld(follow([reading] * looks, FLEET._replace(recover=("reboot",)), here)) == []
+    assert withheld(follow([*[GONE] * looks, *[OFF] * 12])) == []
 
 
 def test_an_interface_that_comes_late_gets_its_whole_grace() -> None:
@@ -265,6 +274,28 @@ def test_a_network_gone_for_good_gets_no_reboot_beyond_the_budget_and_ever_fewer
     assert all(later - earlier >= 86400 for earlier, later in zip(asked[1:], asked[4:]))
     assert all(600 * 2 ** boot <= gap for boot, gap in enumerate(gaps[:7]))
     assert gaps[0] <= 1200 and gaps[1] <= 1800 and 86400 <= min(gaps[8:]) <= max(gaps[8:]) < 100000
+
+
+def boots_that_forget(readings: Iterable[Iterable[Reading]]) -> list[int]:
+    """Live boots that each find no budget, with these readings each; return how often each asked for a reboot."""
+    asked = []
+    for boot, read in enumerate(readings):
+        here = HERE._replace(boot_id=str(boot), uptime_s=900.0, budget=None, forgets=True)
+        asked.append([action for _, action in steps(follow(read, here=here))].count("reboot"))
+    return asked
+
+
+def test_where_a_reboot_forgets_the_budget_a_chain_of_boots_has_one() -> None:
+    """A password that is changed while the device runs on an overlay once rebooted it every ten minutes, for ever."""
+    lost = [OFF] * 60
+    assert boots_that_forget([[RIGHT, *lost], lost, [GONE, *lost], [GUEST] * 60]) == [1, 0, 0, 0]
+    assert boots_that_forget([lost, [*lost, RIGHT, *lost], lost]) == [0, 1, 0]
+
+
+def test_a_reboot_that_is_withheld_since_it_would_be_forgotten_says_so() -> None:
+    done = follow([OFF] * 60, here=HERE._replace(budget=None, forgets=True))
+    assert withheld(done) == [
+        ("reboot", "a reboot would be forgotten, and the Wi-Fi has not been right since the last")]
 
 
 REBOOTS = (Reboot("a", 700.0, 1000.0), Reboot("b", 50000.0, 51000.0), Reboot("c", 800.0, 52000.0))

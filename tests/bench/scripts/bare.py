@@ -52,7 +52,7 @@ if not backlog:
 elif connected.wait():
     for topic, waited in backlog:  # not before: paho sends what it was given before CONNACK without any window
         room.acquire()
-        client.publish(topic, waited, 1, True)
+        client.publish(topic, waited, 1, job["retain"])
 
 due_at = report_at = time.monotonic()
 while True:

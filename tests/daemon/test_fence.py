@@ -1,0 +1,79 @@
+"""A bug in a part: told with its traceback, and it ends nothing but what that part was at."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
+from iotd.daemon.part import Part
+from iotd.host import log
+from tests.sim.world import Simulation
+
+CONFIGURATION = """\
+mqtt: {host: broker}
+publish: [{topic: state, every: 10s, payload: {n: "{sequence}"}}]
+wifi: {essid: [fleet-ap]}
+"""
+
+
+class Faulty(Part):
+    """A part that fails so many times, and does well then."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self.kept = 0
+
+    def keep(self, now: float) -> None:
+        self.kept += 1
+        if self.kept <= self._failures:
+            raise KeyError("a bug")
+
+    def next_due(self) -> float:
+        return 1000.0
+
+
+@pytest.fixture
+def said() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    log.start("info", "json", False, stream)
+    yield stream
+    log.start("info", "json", False)
+
+
+def faults(said: io.StringIO) -> list[dict[str, str]]:
+    return [entry for entry in map(json.loads, said.getvalue().splitlines()) if entry["event"] == "part.fault"]
+
+
+def test_a_part_that_fails_rests_is_told_once_and_is_called_again(said: io.StringIO) -> None:
+    fence, part = Fence(), Faulty(FAILURES - 1)
+    assert fence.keep(part, 5.0) == 5.0 + REST_S
+    assert fence.rests(part, 5.0 + REST_S - 1) and not fence.rests(part, 5.0 + REST_S)
+    [problem] = fence.problems([part], 6.0)
+    assert problem.startswith("a bug in iotd: Faulty has failed")
+    assert fence.keep(part, 100.0) == 100.0 + REST_S
+    assert fence.keep(part, 200.0) == 1000.0 and fence.problems([part], 100.0 + TOLD_S) == []
+    [fault] = faults(said)
+    assert fault["part"] == "Faulty" and "KeyError: 'a bug'" in fault["traceback"]
+
+
+def test_one_that_fails_again_and_again_ends_the_daemon_for_systemd_to_start_it_anew(said: io.StringIO) -> None:
+    fence, part = Fence(), Faulty(FAILURES)
+    for number in range(FAILURES - 1):
+        fence.keep(part, number * 100.0)
+    with pytest.raises(KeyError):
+        fence.keep(part, 1000.0)
+
+
+def test_a_bug_in_the_judgement_of_the_wifi_stops_no_message(said: io.StringIO) -> None:
+    device = Simulation(CONFIGURATION)
+    device.start()
+    device.run(60.0)
+    device.ssid = b"x" * 7
+    device.other_route_fault = ZeroDivisionError
+    before = len(device.broker.on("state"))
+    device.run(600.0)
+    assert len(device.broker.on("state")) - before >= 59
+    [fault] = device.entries("part.fault")
+    assert "ZeroDivisionError: a bug" in fault["traceback"] and device.entries("daemon.fault") == []

@@ -1,0 +1,290 @@
+"""A broker that denies, refuses, forgets or keeps silent, and what a device does about it."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from iotd.host.identity import Identity
+from iotd.shadows.conversation import ANSWERS
+from iotd.vocabulary import Message, Signalled
+from tests.sim.world import Simulation
+
+HOUR_S, DAY_S = 3600.0, 86400.0
+STATE, PRESENCE, NOTICE = "plant/pi/state", "MQTTServer/pi/will", "plant/all/notice"
+SHADOW = "$aws/things/pi/shadow/name/a"
+FILTERS = {f"{SHADOW}/{answer}" for answer in ANSWERS}
+REQUESTS = {f"{SHADOW}/get", f"{SHADOW}/update"}
+CONFIGURATION = """\
+mqtt: {host: broker, limits: aws}
+publish:
+  - {topic: "plant/{thing}/state", every: 10s, payload: {n: "{sequence}"}}
+  - {topic: "plant/{thing}/daily", every: 1d, payload: {n: "{sequence}", hostname: "{hostname}"}}
+subscribe: [{topic: "plant/all/notice"}]
+shadows:
+  - {name: a, every: 30s, reported: {state: "{health}"}}
+  - {name: b, every: 30s, reported: {state: "{health}"}}
+"""
+
+
+def begun(configuration: str = CONFIGURATION, seed: int = 0) -> Simulation:
+    """Return a device that has lived for ten minutes and is well."""
+    simulation = Simulation(configuration, seed=seed)
+    simulation.start()
+    simulation.run(600.0)
+    return simulation
+
+
+def words(simulation: Simulation) -> list[str]:
+    return [delivered.json()["status"] for delivered in simulation.broker.on(PRESENCE)]
+
+
+def end_line(simulation: Simulation, cause: str = "closed") -> None:
+    assert simulation.connected is not None
+    simulation.connected.lose(cause)
+
+
+def subscribed(simulation: Simulation) -> set[str]:
+    """Return every filter that this run has asked for."""
+    assert simulation.connected is not None
+    return {name for names in simulation.connected.subscribed for name in names}
+
+
+# Denied by closing the line.
+
+@pytest.mark.parametrize("denied", [FILTERS, REQUESTS, FILTERS | REQUESTS, {f"{SHADOW}/update/documents"}])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_denied_shadow_is_one_action_found_within_a_minute_while_messages_arrive(
+        denied: set[str], seed: int) -> None:
+    simulation = Simulation(CONFIGURATION, seed=seed)
+    simulation.broker.denied = denied
+    simulation.start()
+    simulation.run(HOUR_S - 10.0)
+    assert words(simulation).count("Communication lost") <= 4
+    assert [entry["action"] for entry in simulation.entries("session.denied")] == ["shadow a"]
+    assert len(simulation.log.getvalue().splitlines()) < 25
+    arrived = [delivered.at for delivered in simulation.broker.on(STATE)]
+    assert arrived[0] < 10.0 and max(after - before for before, after in zip(arrived, arrived[1:])) < 25.0
+    assert simulation.broker.shadows.state("pi", "b")["reported"]["state"]
+    assert simulation.daemon is not None and not simulation.entries("session.contested")
+
+
+@pytest.mark.parametrize("was_welcome", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_denied_topic_is_found_beside_shadows_that_are_asked_for_on_every_line(was_welcome: bool, seed: int) -> None:
+    simulation = Simulation(CONFIGURATION, seed=seed)
+    simulation.broker.denied = set() if was_welcome else {STATE}
+    simulation.start()
+    simulation.run(600.0)
+    simulation.broker.denied = {STATE}
+    simulation.run(HOUR_S - 600.0)
+    assert [entry["topic"] for entry in simulation.entries("publish.denied")] == [STATE]
+    assert not simulation.entries("session.contested") and not simulation.entries("session.denied")
+    assert len(simulation.entries("session.connected")) < 25
+
+
+def test_what_rests_is_asked_for_again_on_the_first_line_after_an_hour() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.denied = FILTERS
+    simulation.start()
+    simulation.run(HOUR_S)
+    end_line(simulation)
+    simulation.run(60.0)
+    assert len(simulation.entries("session.denied")) == 1 and ("pi", "a") not in simulation.broker.shadows.documents
+    simulation.broker.denied = set()
+    end_line(simulation)
+    simulation.run(300.0)
+    assert simulation.broker.shadows.state("pi", "a")["reported"]["state"]
+
+
+def test_a_policy_that_denies_one_of_many_lets_the_others_in_first() -> None:
+    """On a clean session all is subscribed on every line."""
+    simulation = begun(CONFIGURATION.replace("limits: aws", "limits: aws, clean_session: true"))
+    simulation.broker.denied = {NOTICE}
+    end_line(simulation)
+    simulation.run(300.0)
+    assert [entry["action"] for entry in simulation.entries("session.denied")] == [f"subscription to {NOTICE}"]
+    assert simulation.connected is not None
+    careful = [names for names in simulation.connected.subscribed if len(names) < 8]
+    last = max(index for index, names in enumerate(careful) if names == (NOTICE,))
+    assert set(careful[last - 1]) == {name.replace("/a/", "/b/") for name in FILTERS}
+
+
+# Refused in the answer.
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_was_refused_in_the_answer_is_not_asked_for_again_within_its_hour(strict: bool) -> None:
+    """RabbitMQ 4 answers a refused SUBSCRIBE by 0x80, and closes the line as well."""
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.refused, simulation.broker.strict = {NOTICE}, strict
+    simulation.start()
+    simulation.run(600.0)
+    for _ in range(8):
+        end_line(simulation)
+        simulation.run(300.0)
+    assert simulation.connected is not None
+    assert sum(NOTICE in names for names in simulation.connected.subscribed) == 1
+    [refused] = simulation.entries("subscription.refused")
+    assert refused["filter"] == NOTICE and not simulation.entries("session.contested")
+    assert len(simulation.broker.on(STATE)) > 250
+    simulation.run(600.0)
+    end_line(simulation)
+    simulation.run(60.0)
+    assert sum(NOTICE in names for names in simulation.connected.subscribed) == 2
+
+
+# A second client.
+
+def short_line(simulation: Simulation, away: bool = False) -> None:
+    """End the line, and let the next one live for three seconds; `away`: a dial in between fails."""
+    end_line(simulation)
+    up = len(simulation.entries("session.connected"))
+    simulation.broker.is_up = not away
+    assert simulation.connected is not None
+    line = simulation.connected.line
+    while simulation.connected.line == line:
+        simulation.run(1.0)
+    simulation.run(1.0)
+    simulation.broker.is_up = True
+    while len(simulation.entries("session.connected")) == up:
+        simulation.run(1.0)
+    simulation.run(3.0)
+
+
+def test_restarts_of_the_broker_in_a_row_are_no_second_client() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.start()
+    simulation.run(5.0)
+    for _ in range(4):
+        short_line(simulation)
+    assert not simulation.entries("session.contested")
+    simulation.run(60.0)
+    for _ in range(12):
+        short_line(simulation, away=True)
+    assert not simulation.entries("session.contested")
+
+
+def test_a_second_client_that_takes_every_line_is_named() -> None:
+    simulation = begun()
+    for _ in range(8):
+        short_line(simulation)
+    assert len(simulation.entries("session.contested")) == 1
+
+
+def test_a_copied_card_is_named_as_soon_as_its_word_was_heard() -> None:
+    simulation = begun()
+    for number in range(3):
+        copy = {"Hostname": "pi", "status": "Connected", "session": f"copy {number}"}
+        simulation.broker.publish(Message(PRESENCE, json.dumps(copy).encode(), 1, True))
+        simulation.run(0.5)
+        short_line(simulation)
+    assert len(simulation.entries("session.contested")) == 1
+
+
+# Never acknowledged.
+
+def test_a_topic_that_is_never_acknowledged_is_named_and_rests_while_the_other_goes_on() -> None:
+    simulation = begun()
+    simulation.broker.mute = {"plant/pi/daily"}
+    simulation.run(DAY_S + HOUR_S)
+    named = [entry for event in ("publish.set_aside", "publish.denied") for entry in simulation.entries(event)]
+    assert {entry["topic"] for entry in named} == {"plant/pi/daily"}
+    assert simulation.entries("session.disconnected")[-1]["cause"] == "unacknowledged"
+    assert len(simulation.entries("session.disconnected")) == 2
+    numbers = [delivered.json()["n"] for delivered in simulation.broker.on(STATE)]
+    assert set(numbers) == set(range(1, max(numbers) + 1)) and len(numbers) < max(numbers) + 4
+
+
+@pytest.mark.parametrize("mute, action", [
+    ({NOTICE}, f"subscription to {NOTICE}"), (FILTERS, "shadow a"), (REQUESTS, "shadow a")])
+def test_a_subscription_or_shadow_that_is_never_acknowledged_is_named_and_rests(mute: set[str], action: str) -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.mute = mute
+    simulation.start()
+    simulation.run(HOUR_S)
+    assert [entry["action"] for entry in simulation.entries("session.denied")] == [action]
+    assert len(simulation.entries("session.connected")) <= 5
+    assert simulation.broker.shadows.state("pi", "b")["reported"]["state"]
+    arrived = [delivered.at for delivered in simulation.broker.on(STATE)]
+    assert max(after - before for before, after in zip(arrived, arrived[1:])) < 40.0
+
+
+# Sessions, and what the broker has forgotten.
+
+def test_what_stood_retained_is_sent_again_where_the_broker_has_lost_its_store() -> None:
+    simulation = begun()
+    daily = simulation.broker.retained["plant/pi/daily"]
+    simulation.cut_line()
+    simulation.broker.forget()
+    simulation.run(60.0)
+    simulation.network_is_up = True
+    simulation.run(300.0)
+    assert simulation.broker.retained["plant/pi/daily"] == daily
+    assert len(simulation.broker.on("plant/pi/daily")) == 2
+    numbers = [delivered.json()["n"] for delivered in simulation.broker.on(STATE)]
+    assert json.loads(simulation.broker.retained[STATE].payload)["n"] == max(numbers)
+    assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers), "what waits goes as ever, and once"
+
+
+def test_what_stands_retained_is_not_sent_again_while_the_broker_keeps_the_session() -> None:
+    simulation = begun()
+    for _ in range(3):
+        end_line(simulation)
+        simulation.run(120.0)
+    assert len(simulation.broker.on("plant/pi/daily")) == 1
+
+
+def test_on_a_clean_session_everything_is_subscribed_whatever_the_broker_says() -> None:
+    simulation = begun(CONFIGURATION.replace("limits: aws", "limits: aws, clean_session: true"))
+    simulation.broker.says_present = True
+    assert simulation.connected is not None
+    simulation.connected.subscribed.clear()
+    end_line(simulation)
+    simulation.run(60.0)
+    assert subscribed(simulation) >= {NOTICE, PRESENCE, *FILTERS}
+
+
+# Presence.
+
+@pytest.mark.parametrize("payload", [
+    b"", b'{"Hostname": "pi", "status": "Stopped", "session": "old"}',
+    b'{"Hostname": "former", "status": "Communication lost", "session": "old"}'])
+def test_what_is_not_true_on_the_own_topic_is_answered_by_connected(payload: bytes) -> None:
+    simulation = begun()
+    simulation.broker.publish(Message(PRESENCE, payload, 1, True))
+    simulation.run(2.0)
+    standing = json.loads(simulation.broker.retained[PRESENCE].payload)
+    assert standing["status"] == "Connected"
+    simulation.run(60.0)
+    assert len(simulation.broker.on(PRESENCE)) == 3, "once"
+
+
+def test_a_host_that_was_renamed_has_its_new_name_everywhere_after_a_reload() -> None:
+    simulation = begun()
+    simulation.identity = Identity("pump", "0" * 32)
+    simulation.run(60.0)
+    assert len(simulation.broker.on(PRESENCE)) == 1, "before the reload the old name stays"
+    assert simulation.daemon is not None
+    simulation.daemon.post(Signalled(signal.SIGHUP))
+    simulation.run(60.0)
+    assert words(simulation)[-1] == "Stopped"
+    here = json.loads(simulation.broker.retained["MQTTServer/pump/will"].payload)
+    assert (here["Hostname"], here["status"]) == ("pump", "Connected")
+    will = simulation.broker.clients["pump"].will
+    assert will is not None and json.loads(will.payload)["Hostname"] == "pump"
+    assert json.loads(simulation.broker.retained["plant/pump/daily"].payload)["hostname"] == "pump"
+
+
+def test_a_renamed_host_with_a_thing_of_its_own_name_has_a_will_that_names_it() -> None:
+    simulation = begun("thing: pi\n" + CONFIGURATION)
+    simulation.identity = Identity("pump", "0" * 32)
+    assert simulation.daemon is not None
+    simulation.daemon.post(Signalled(signal.SIGHUP))
+    simulation.run(60.0)
+    will = simulation.broker.clients["pi"].will
+    assert will is not None and json.loads(will.payload)["Hostname"] == "pump"
+    said = [delivered.json() for delivered in simulation.broker.on(PRESENCE)]
+    assert [(body["Hostname"], body["status"]) for body in said] == [
+        ("pi", "Connected"), ("pi", "Stopped"), ("pump", "Connected")]
