@@ -18,10 +18,10 @@ class Problem(NamedTuple):
     key: str
     text: str
 
-    def render(self, file: str) -> str:
-        """Return the one line that `iotd check` prints: `FILE:LINE: KEY.PATH: text`."""
+    def render(self, file: str, kind: str = "") -> str:
+        """Return the one line that `iotd check` prints: `FILE:LINE: KEY.PATH: text`, the `kind` before the key."""
         place = f"{file}:{self.line}" if self.line else file
-        return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+        return f"{place}: {kind}{self.key}: {self.text}" if self.key else f"{place}: {kind}{self.text}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -61,7 +61,7 @@ class Down(NamedTuple):
     `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
     unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
     `traceback`. `was_up` tells whether CONNACK had been received. `spent` is what was not acknowledged, where that is
-    the cause.
+    the cause. `layer` is that of `iotd doctor`, where the cause alone does not tell it.
     """
 
     line: int
@@ -70,6 +70,7 @@ class Down(NamedTuple):
     was_up: bool
     traceback: str = ""
     spent: Spent | None = None
+    layer: str = ""
 
 
 class Acknowledged(NamedTuple):

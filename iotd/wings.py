@@ -1,8 +1,9 @@
 """Every capability of iotd: a wing is a folder of this package and a line here, and what the YAML does not name is not
 even imported.
 
-A wing's module `section` has SECTIONS, how its keys of the YAML are read; its module `part` has `build`, which makes
-the object that the main loop drives (`iotd.daemon.part`). Parts are driven, and their keys read, in this order.
+A wing's module `section` has SECTIONS, how its keys of the YAML are read, where it has any; its module `part` has
+`build`, which makes the object that the main loop drives (`iotd.daemon.part`). Parts are driven, and their keys read,
+in this order.
 """
 
 from importlib import import_module
@@ -28,7 +29,13 @@ WINGS = (
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
     Wing("local", ("local",), always=True),
+    Wing("doctor", (), always=True),
 )
+
+
+def sections(wing: Wing) -> dict[str, Any]:
+    """Return how each of the wing's keys is read; none of a wing that has no key."""
+    return dict(module(wing, "section").SECTIONS) if wing.keys else {}
 
 
 def module(wing: Wing, name: str) -> Any:

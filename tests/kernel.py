@@ -92,6 +92,7 @@ class FakeKernel:
         self.full_until = 0.0
         self.open_filters: tuple[str, ...] = ()
         self.status_changes = 0
+        self.shown: dict[str, Json] = {}
         self.reboots: list[tuple[str, Callable[[], None]]] = []
         self.looks: list[Looks] = []
         self._ids = 0
@@ -143,6 +144,14 @@ class FakeKernel:
         """Return what is `found`, None for what is not."""
         return {name: self.found.get(name) for name in names}
 
+    def status(self) -> dict[str, Json]:
+        """Return what is `shown`, with whether there is a line."""
+        return {"connected": self.connected, **self.shown}
+
+    def about(self) -> dict[str, Json]:
+        """Return nothing."""
+        return {}
+
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Give what is `found`, at once."""
         then(self.values(names))
@@ -164,10 +173,6 @@ class FakeKernel:
     def shared(self) -> tuple[str, ...]:
         """Return the `open_filters`."""
         return self.open_filters
-
-    def status(self) -> dict[str, Json]:
-        """Return a small status."""
-        return {"connected": self.connected}
 
     def status_changed(self) -> None:
         """Count it."""

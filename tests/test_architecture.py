@@ -20,13 +20,13 @@ RANKS = ["", "host", "mqtt", "config", "daemon", "WING", "cli"]
 MAY_BE_IMPORTED_BY_A_WING = {"", "host", "mqtt", "config"}  # and iotd.daemon.part
 HELPER_IMPORTS = {  # of the configuration what reads YAML, and of the wing its schema and its count of reboots
     "iotd.helper.allowed", "iotd.helper.recover", "iotd.host", "iotd.host.clock", "iotd.host.files", "iotd.host.log",
-    "iotd.config.document", "iotd.config.readers", "iotd.config.section", "iotd.config.template", "iotd.errors",
-    "iotd.vocabulary", "iotd.wings",
+    "iotd.config.document", "iotd.config.mistakes", "iotd.config.readers", "iotd.config.section",
+    "iotd.config.template", "iotd.errors", "iotd.vocabulary", "iotd.wings",
     "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
          "sqlite3", "ssl", "subprocess", "threading", "time", "uuid"}
-VALUES = {"iotd.shadows.findings", "iotd.wifi.reading"}  # for rules and adapters alike
+VALUES = {"iotd.doctor.facts", "iotd.shadows.findings", "iotd.wifi.reading"}  # for rules and adapters alike
 ALLOWED = {  # what the world is touched with, and where alone
     "paho": {"iotd.mqtt.client"},
     "pythonjsonlogger": {"iotd.host.log"},
@@ -35,7 +35,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
-    "yaml": {"iotd.config.document"},
+    "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.mistakes"},
 }
 
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "publish": "hand messages over to the running daemon",
     "set": "tell the running daemon a value",
     "listen": "print the messages that come in",
+    "doctor": "which layer fails, from the configuration up, and what to do about it",
+    "bundle": "what support needs of this device, in one file, without its secrets",
+    "log": "what happened, one line an event, from the journal of iotd's units",
 }
 OF_PROGRAMS = ("publish", "set", "listen")  # whose options may stand anywhere; their modules say which
 
@@ -69,10 +72,17 @@ def _options(arguments: list[str]) -> Any:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        if name != "status":
+        if name not in ("status", "log"):
             command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
-        else:
-            command.add_argument("--json", action="store_true", help="print status.json as it is, with its age")
+        if name in ("status", "doctor"):
+            command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+        if name == "bundle":
+            command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
+        if name == "log":
+            command.add_argument("-f", dest="follow", action="store_true", help="go on with what comes")
+            command.add_argument("--since", metavar="TIME", help="from when on, such as today, -2h or 2027-01-31 08:00")
+            command.add_argument("-p", dest="priority", choices=("debug", "info", "warning", "error"),
+                                 help="this level and those above it")
     return parser.parse_args(arguments)
 
 

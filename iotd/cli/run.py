@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iotd.cli import output
-from iotd.cli.load import load, places
+from iotd.cli.load import load, load_or_last, places
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.world import real
 from iotd.errors import EXIT_FAULT
@@ -25,4 +25,4 @@ def run(options: Any) -> int:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT
     again = partial(load, options.file, True)
-    return Daemon(again(), again, real(here, log.is_journal())).run()
+    return Daemon(load_or_last(options.file, here.state), again, real(here, log.is_journal())).run()

@@ -4,57 +4,65 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from typing import Any
 
-from iotd.cli import output
+from iotd.cli import output, told
 from iotd.cli.load import places
-from iotd.host.clock import uptime_s
-from iotd.host.files import Files
-from iotd.vocabulary import Json
+from iotd.cli.told import Told, lasting, object_of, printable
 
 EXIT_UNHEALTHY, EXIT_NOT_RUNNING = 1, 3
-STALE_S = 60.0
 
 
 def run(options: Any) -> int:
     """Tell it. Exit status 0 healthy, 1 running but not healthy, 3 not running or stale."""
-    path = places().runtime / "status.json"
-    status = Files().read_json(path)
-    if not _is_status(status):
+    runtime = places().runtime
+    found = told.read(runtime)
+    if found is None:
+        path = runtime / "status.json"
         why = "cannot be read" if os.path.lexists(path) else "is not there"
         output.complain(f"iotd is not running: {path} {why}; start it with: systemctl start iotd")
         return EXIT_NOT_RUNNING
-    age_s = round(uptime_s() - status["written_s"], 1)
-    stale = not 0 <= age_s <= STALE_S or not _lives(status["pid"])
     if options.json:
-        told = output.say_json(json.dumps({**status, "age_s": age_s, "stale": stale}, ensure_ascii=False))
+        body = {**found.status, "age_s": found.age_s, "stale": found.stale}
+        printed = output.say_json(json.dumps(body, ensure_ascii=False))
     else:
-        told = output.say("\n".join(_sentences(status, age_s, stale)))
-    return EXIT_NOT_RUNNING if stale else 0 if status.get("healthy") and told else EXIT_UNHEALTHY
+        printed = output.say("\n".join(_sentences(found)))
+    return EXIT_NOT_RUNNING if found.stale else 0 if found.status.get("healthy") is True and printed else EXIT_UNHEALTHY
 
 
-def _is_status(status: Json) -> bool:
-    return (isinstance(status, dict) and isinstance(status.get("written_s"), (int, float))
-            and isinstance(status.get("pid"), int) and status["pid"] > 0)
-
-
-def _lives(pid: int) -> bool:
-    """Tell whether the process lives, though /proc may hide it (hidepid, proc(5))."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
-
-
-def _sentences(status: dict[str, Json], age_s: float, stale: bool) -> list[str]:
+def _sentences(found: Told) -> list[str]:
     """Return the status for a person, a sentence a line."""
-    lines = [f"iotd {status.get('version')} as {status.get('thing')}, process {status.get('pid')}, {age_s:.0f} s ago"]
-    if stale:
+    status = found.status
+    lines = [printable(f"iotd {status.get('version')} as {status.get('thing')}, process {status.get('pid')}, "
+                       f"{found.age_s:.0f} s ago")]
+    if found.stale:
         lines.append("problem: this is stale, iotd has died or hangs; see: journalctl -u iotd")
+    place = f"{status.get('host')}:{status.get('port')}"
     if status.get("connected"):
-        lines.append(f"connected to {status.get('host')}:{status.get('port')} for {status.get('for_s')} s")
-    lines += [f"problem: {problem}" for problem in status.get("problems", [])]
-    return [*lines, *status.get("sentences", [])]
+        lines.append(printable(f"connected to {place} for {lasting(status.get('for_s'))}"))
+    elif down := object_of(status.get("down")):
+        lines.append(printable(f"not connected to {place} {_since(down)}{_next_try(down, found.age_s)}"))
+    lines += [f"problem: {problem}" for problem in told.sentences(status.get("problems"))]
+    if verdict := object_of(status.get("verdict")):
+        lines.append(printable(f"verdict: {verdict.get('layer')}: {verdict.get('finding')}"))
+        lines.append(printable(f"what to do: {verdict.get('fix')}"))
+    elif not status.get("connected"):
+        lines.append("why: iotd doctor looks at every layer")
+    return [*lines, *told.sentences(status.get("sentences"))]
+
+
+def _since(down: dict[str, Any]) -> str:
+    since = down.get("since")
+    try:
+        at = f", since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, (int, float)) else ""
+    except (OverflowError, ValueError, OSError):
+        at = ""
+    return f"for {lasting(down.get('for_s'))}{at}"
+
+
+def _next_try(down: dict[str, Any], age_s: float) -> str:
+    left_s = down.get("retry_in_s")
+    if not isinstance(left_s, (int, float)):
+        return ", dialling"
+    return f", next try in {lasting(max(0.0, left_s - age_s))}"

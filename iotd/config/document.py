@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from iotd.errors import Problem, nearest
+from iotd.config.mistakes import blank_missing, explained, lacks_quotes, meant_by, misread
+from iotd.errors import Problem
 from iotd.vocabulary import Json
 
 MAX_BYTES = 1024 * 1024
@@ -42,7 +43,8 @@ class Unreadable(ValueError):
 
 
 class Document:
-    """What reading a document gathers: its problems, the line of every key path, and the placeholders it defines.
+    """What reading a document gathers: its problems and warnings, the line of every key path, and the placeholders that
+    it defines.
 
     `defined` has these by name, and whether iotd notices by itself when what one stands for changes.
 
@@ -52,6 +54,7 @@ class Document:
     def __init__(self, lacking: Mapping[str, str] = {}) -> None:
         self.lacking = lacking
         self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
         self.lines: dict[str, int] = {}
         self.defined: dict[str, bool] = {}
         self._wrong: set[str] = set()
@@ -99,7 +102,7 @@ class Cursor(NamedTuple):
             self.note(str(error))
             return values
         for key in entries.keys() - schema.keys():
-            entries[key].note(f"unknown key; {_nearest(key, schema)}")
+            entries[key].note(f"unknown key; {meant_by(key, schema)}")
         for key, (name, reader) in schema.items():
             if key in entries:
                 values.update((name, value) for value in entries[key].read(reader))
@@ -110,7 +113,7 @@ class Cursor(NamedTuple):
     def entries(self) -> Iterator[tuple[str, Cursor]]:
         """Return the keys and values of a mapping; keys that are no text, or come twice, are noted and left out."""
         if not isinstance(self.node, yaml.MappingNode) or self.node.tag != "tag:yaml.org,2002:map":
-            raise Wrong(f"expected a mapping of keys, found {self.found()}")
+            raise Wrong(f"expected a mapping of keys, found {self.found()}{blank_missing(self.node)}")
         first_lines: dict[str, int] = {}
         for key_node, node in self.node.value:
             line = key_node.start_mark.line + 1
@@ -137,6 +140,8 @@ class Cursor(NamedTuple):
         def branch(at: Cursor) -> Json:
             return at.tree(judge)
 
+        if placeholder := lacks_quotes(self.node):
+            raise Wrong(f"expected what JSON can say, found {self.found()}; write \"{placeholder}\"")
         if isinstance(self.node, yaml.MappingNode):
             return {key: value for key, child in self.entries() for value in child.read(branch)}
         if isinstance(self.node, yaml.SequenceNode) and self.node.tag == "tag:yaml.org,2002:seq":
@@ -149,6 +154,10 @@ class Cursor(NamedTuple):
             raise Wrong(f"expected what JSON can say, found {self.found()}; put it in quotes to send it as text")
         elif isinstance(value, float) and not math.isfinite(value):
             raise Wrong(f"expected what JSON can say, found {self.found()}; JSON has no such number")
+        if misread(self.node, value):
+            self.document.warnings.append(Problem(
+                line_of(self.document.lines, self.path), self.path,
+                f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text"))
         return value
 
     def read(self, reader: Reader[T]) -> list[T]:
@@ -191,6 +200,8 @@ class Cursor(NamedTuple):
     def found(self) -> str:
         """Say what stands there, and what YAML made of it where that is something else."""
         kind = _kind(self.node.tag)
+        if placeholder := lacks_quotes(self.node):
+            return f"{placeholder} without quotes, which YAML reads as a mapping"
         if not isinstance(self.node, yaml.ScalarNode):
             return f"a {kind}"
         written: str = self.node.value
@@ -231,9 +242,8 @@ def compose(text: str) -> yaml.Node | None:
         line = source.count(b"\n", 0, error.position) + 1
         raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}") from None
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1
+        line, reason = explained(error, text.splitlines())
         written = "".join(text.splitlines()[line - 1:line])
-        reason = "it has a tab; indent with spaces" if "\t" in written else error.problem
         raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}") from None
 
 
@@ -267,11 +277,6 @@ def _upwards(key: str) -> Iterator[str]:
     while key:
         key = key[:max(key.rfind("."), key.rfind("["), 0)]
         yield key
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    meant = nearest(key, known)
-    return f"did you mean {meant}?" if meant else f"known here are {', '.join(known)}"
 
 
 def _kind(tag: str) -> str:

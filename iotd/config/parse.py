@@ -1,6 +1,6 @@
 """From the text of the configuration file to Settings: the walk over its sections, and every problem at once.
 
-Text in, values out: nothing here opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
+Text in, values out: nothing but `impossible` opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,16 @@ from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
 from iotd.mqtt import topics
-from iotd.wings import WINGS, Wing, module
+from iotd.wings import WINGS, Wing
+from iotd.wings import sections as sections_of
 
 
 class Loaded(NamedTuple):
-    """A configuration without problems, and the line of every key path in its file."""
+    """A configuration without problems, the line of every key path in its file, and what is probably not meant."""
 
     settings: Settings
     lines: Mapping[str, int]
+    warnings: tuple[Problem, ...] = ()
 
     def line(self, key: str) -> int:
         """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
@@ -44,13 +46,21 @@ def parse(text: str, file: str, identity: Identity) -> Loaded:
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
-    return Loaded(settings, document.lines)
+    return Loaded(settings, document.lines, tuple(sorted(document.warnings)))
 
 
 def problems(settings: Settings) -> list[Problem]:
     """Return what is wrong between the values of settings that were changed after they were read."""
     found: list[Problem] = []
     _check(settings, lambda key, text: found.append(Problem(0, key, text)))
+    return found
+
+
+def impossible(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what can never work on this host; this looks at files."""
+    found: list[tuple[str, str]] = []
+    for _, section in sections(settings):
+        section.look(settings, lambda key, text: found.append((key, text)))
     return found
 
 
@@ -65,7 +75,7 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
     """
     yield from base.SECTIONS.items()
     for wing in loaded_wings(settings):
-        yield from module(wing, "section").SECTIONS.items()
+        yield from sections_of(wing).items()
 
 
 def _read(root: Cursor) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def _read(root: Cursor) -> dict[str, Any]:
 
 
 def _read_section(wing: Wing | None, key: str, at: Cursor) -> Any:
-    section: Section = base.SECTIONS[key] if wing is None else module(wing, "section").SECTIONS[key]
+    section: Section = base.SECTIONS[key] if wing is None else sections_of(wing)[key]
     return section.read(at)
 
 
@@ -85,7 +95,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     written = {key: value for key, value in values.items() if key not in known and value != ()}
     settings = Settings(**known, sections=written, hostname=identity.hostname)
     for wing in loaded_wings(settings):
-        defaults = {key: section.default for key, section in module(wing, "section").SECTIONS.items()}
+        defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
     names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
     names["thing"] = template.compile_tree(settings.thing)(names)

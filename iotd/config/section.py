@@ -33,7 +33,8 @@ class Section(NamedTuple):
     """How one key is read and judged.
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
-    what is wrong between values, with all settings before it. `filters` counts what it subscribes.
+    what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
+    it sees. `filters` counts what it subscribes.
     """
 
     read: Callable[[Cursor], Any]
@@ -42,6 +43,7 @@ class Section(NamedTuple):
     check: Callable[[Any, Note], None] = lambda settings, note: None
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
+    look: Callable[[Any, Note], None] = lambda settings, note: None
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

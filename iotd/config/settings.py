@@ -7,6 +7,7 @@ Texts that may hold placeholders are kept as written; `template` fills them.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from iotd.errors import Problem
 from iotd.mqtt.settings import Mqtt
 
 
@@ -40,7 +41,12 @@ class Settings(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Settings that can be used, and what is not right about them all the same."""
+    """Settings that can be used, and what is not right about them all the same; the text that says them.
+
+    `refused` are the problems of the file where these settings are those of an earlier one.
+    """
 
     settings: Settings
-    warnings: tuple[str, ...]
+    warnings: tuple[Problem, ...]
+    text: str = ""
+    refused: tuple[str, ...] = ()

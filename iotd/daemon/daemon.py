@@ -19,13 +19,14 @@ from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import presence
+from iotd.daemon.configuration import Configuration
 from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
 from iotd.daemon.placeholders import Placeholders
 from iotd.daemon.world import World
-from iotd.errors import EXIT_FAULT, ConfigError
+from iotd.errors import EXIT_FAULT
 from iotd.host import log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
@@ -53,8 +54,7 @@ class Daemon:
         self._start_log()
         self.run_id = world.new_id()
         self.post = world.inbox.put
-        self._warnings: tuple[str, ...] = checked.warnings
-        self._load = load
+        self._configuration = Configuration(checked, load, world.files, world.places.state)
         self._session = world.session(self.post, world.inbox.size)
         self.outages = Outages(world.places.state, world.files, world.boot_id, world.uptime, now)
         self._placeholders = Placeholders(world, self.run_id)
@@ -92,7 +92,7 @@ class Daemon:
         self._take(self.written, now)
         log.info("daemon.started", f"iotd {__version__} runs as {self.settings.thing}", version=__version__,
                  thing=self.settings.thing, run=self.run_id, waiting=sum(part.waiting() for part in self._parts))
-        self._warn()
+        self._configuration.started()
         self.world.systemd.ready()
 
     def turn(self) -> None:
@@ -156,6 +156,32 @@ class Daemon:
         """Return what these placeholders stand for now."""
         return self._placeholders.values(names)
 
+    def status(self) -> dict[str, Json]:
+        """Return what `iotd status` shows."""
+        now, mqtt, up_since = self.world.monotonic(), self.settings.mqtt, self._line.up_since
+        problems = [*filter(None, [self._configuration.problem()]), *self._line.problems(),
+                    *self._fence.problems(self._parts, now),
+                    *(problem for part in self._parts for problem in part.problems())]
+        status: dict[str, Json] = {
+            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
+            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
+            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
+            "down": None if self._line.up else self._down(now), "contested": self._line.contested(),
+            "healthy": not problems, "problems": problems,
+            "configuration": {"problems": list(self._configuration.refused)},
+        }
+        for part in self._parts:
+            status.update(part.status())
+        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+
+    def about(self) -> dict[str, Json]:
+        """Return what a shadow tells of iotd itself, null where there is nothing to tell: the problems of a
+        configuration that was refused, and the last outage.
+        """
+        refused, last = [problem[:200] for problem in self._configuration.refused[:3]], self.outages.last
+        return {"problems": refused or None,
+                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer}}
+
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
         found = self._placeholders.values(names)
@@ -193,10 +219,6 @@ class Daemon:
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
         return tuple(name for part in self._parts for name in part.shared())
-
-    def status(self) -> dict[str, Json]:
-        """Return what status.json says, as of now."""
-        return self._status(self.world.monotonic())
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
@@ -256,25 +278,12 @@ class Daemon:
 
     def _reload(self, now: float) -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""
-        try:
-            checked = self._load()
-        except ConfigError as error:
-            log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
-                      problems=error.lines())
-            return
-        self._warnings = checked.warnings
-        self._take(checked.settings, now)
-        log.info("daemon.reloaded", "the configuration was read anew")
-        self._warn()
-
-    def _warn(self) -> None:
-        """Say what is not right about the configuration, and is used all the same."""
-        for warning in self._warnings:
-            log.warning("config.warning", warning)
+        self._configuration.reload(lambda settings: self._take(settings, now))
+        self._changed(now)
 
     def _start_log(self) -> None:
-        log.start(self.settings.log.level, self.settings.log.format, self.world.under_journald,
-                  self.world.log_to, self.world.wall)
+        form = "text" if self.world.on_terminal else self.settings.log.format
+        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to, self.world.wall)
 
     # What happens beside the line
 
@@ -318,32 +327,29 @@ class Daemon:
         self._stuck = stuck
         if not stuck:
             systemd.feed()
-        mqtt = self.settings.mqtt
-        systemd.status(f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
-                       f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
         try:
-            self.world.files.write_json(self._status_file, self._status(now), mode=0o644)
+            self.world.files.write_json(self._status_file, self.status(), mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
                 log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
                             path=str(self._status_file), reason=str(error))
             self._status_failed = True
+        mqtt = self.settings.mqtt
+        line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
+                f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
+        systemd.status("; ".join(filter(None, (line, self._configuration.problem()))))
 
-    def _status(self, now: float) -> dict[str, Json]:
-        """Return what `iotd status` shows."""
-        mqtt, up_since = self.settings.mqtt, self._line.up_since
-        problems = [*self._line.problems(), *self._fence.problems(self._parts, now),
-                    *(problem for part in self._parts for problem in part.problems())]
-        status: dict[str, Json] = {
-            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
-            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
-            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
-            "healthy": not problems, "problems": problems,
-        }
-        for part in self._parts:
-            status.update(part.status())
-        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+    def _down(self, now: float) -> dict[str, Json]:
+        """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set
+        the clock), and when it is dialled next.
+        """
+        line, outage = self._line, self.outages.until(now, self._line.down_reason)
+        # To ask whether the clock is set takes 1 MB and 3 ms the first time, which no start needs.
+        wall = self.world.known_wall() if outage.for_s >= BEAT_S else None
+        return {"for_s": outage.for_s, "since": None if wall is None else round(wall - outage.for_s),
+                "cause": line.down_cause, "reason": line.down_reason, "layer": outage.layer,
+                "retry_in_s": line.retry_in_s(now)}
 
     def close(self, exit_status: int) -> int:
         """End every part in order, each in its own try, so that none keeps the next from ending.

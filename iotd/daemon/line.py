@@ -43,7 +43,7 @@ class Line:
         now = world.monotonic()
         self.number = 0
         self.up_since: float | None = None
-        self.down_reason = "not dialled yet"
+        self.down_reason, self.down_cause = "not dialled yet", ""
         self.opening = Opening(world, session, parts, settings)
         self._world = world
         self._session = session
@@ -87,6 +87,11 @@ class Line:
         if self.up and not self.leaving:
             due_at = min(due_at, self._standing.again_at, self.opening.next_due())
         return due_at
+
+    def retry_in_s(self, now: float) -> float | None:
+        """Return when it is dialled next, None while it is up, being dialled, or given up."""
+        dial_at = self._attempts.dial_at
+        return None if dial_at == math.inf else round(max(0.0, dial_at - now), 1)
 
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
@@ -208,15 +213,25 @@ class Line:
         cause = event.cause
         if cause == "clock" and self._world.wall_is_set():
             cause = "certificate"
+        self.down_cause = cause
+        if cause != "asked":
+            self._outages.failed(cause, event.layer)
         self._attempts = reconnect.lost(self._attempts, self._settings.mqtt.backoff, cause, now, self._world.chance())
         if self.leaving:
             self._finish_goodbye(now)
         self._log_down(event, cause, now)
         self._changed(now)
 
+    def contested(self) -> bool:
+        """Tell whether the broker ends each new line over nothing; one that has proven stable is not contested."""
+        return self.opening.suspicion.contested and not reconnect.stable(self._attempts, self._world.monotonic())
+
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
-        return [*([] if self.up else [f"not connected: {self.down_reason}"]), *self.opening.problems()]
+        found = [] if self.up else [f"not connected: {self.down_reason}"]
+        if self.contested():
+            found.append("another client has the same client id: each ends the line of the other")
+        return found + self.opening.problems()
 
     def _dial(self) -> None:
         settings, mqtt = self._settings, self._settings.mqtt
@@ -255,6 +270,7 @@ class Line:
         if self.number > 1 or outage.tried:
             told = {**outage._asdict(), "waiting": waiting}
             self._story["outage"] = told
+            self._outages.last = outage
             log.info("outage.over", "the line was down and is up again", **told)
 
     def _pass(self, size: int) -> None:
@@ -272,8 +288,7 @@ class Line:
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""
-        dial_at = self._attempts.dial_at
-        retry_in_s = None if dial_at == math.inf else round(dial_at - now, 1)
+        retry_in_s = self.retry_in_s(now)
         if event.was_up:
             level = logging.INFO if cause == "asked" else logging.WARNING
             log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {

@@ -54,6 +54,12 @@ class Kernel(Protocol):
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return what these placeholders stand for now, None for one that nobody knows."""
 
+    def status(self) -> dict[str, Json]:
+        """Return what `iotd status` shows."""
+
+    def about(self) -> dict[str, Json]:
+        """Return what a shadow tells of iotd itself."""
+
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
 
@@ -68,9 +74,6 @@ class Kernel(Protocol):
 
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
-
-    def status(self) -> dict[str, Json]:
-        """Return what status.json says, as of now."""
 
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""

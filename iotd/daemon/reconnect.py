@@ -55,7 +55,7 @@ def stable(attempts: Attempts, now: float) -> bool:
 
 
 def lost(attempts: Attempts, backoff: Backoff, cause: str, now: float, chance: float) -> Attempts:
-    """Return the attempts after a line that ended, or never came up, for `cause` (see model.Down)."""
+    """Return the attempts after a line that ended, or never came up, for `cause` (see vocabulary.Down)."""
     lasted = stable(attempts, now)
     failures = 0 if lasted else attempts.failures
     if cause == "clock":

@@ -6,8 +6,8 @@
 import os
 import random
 import signal
+import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -36,7 +36,8 @@ class World(NamedTuple):
 
     `monotonic` and `uptime` count seconds, `wall` tells the epoch seconds, right or not, and `wall_is_set` whether a
     time service has set it. `chance` draws from 0 to 1, `new_id` makes 16 hexadecimal characters. `catch_signals` has
-    each signal that asks for something given to a function. The log goes to `log_to`, None for stdout. `adapters` are,
+    each signal that asks for something given to a function. The log goes to `log_to`, None for stdout; `on_terminal`
+    tells that a person reads it there, so that it is text. `adapters` are,
     by the name of a wing, what it uses in the place of its own way to the world.
     """
 
@@ -60,6 +61,7 @@ class World(NamedTuple):
     catch_signals: Callable[[Callable[[int], None]], None]
     log_to: TextIO | None = None
     adapters: Mapping[str, Any] = {}
+    on_terminal: bool = False
 
     def known_wall(self) -> float | None:
         """Return the wall clock, None while nobody has set it."""
@@ -74,6 +76,7 @@ def real(places: Places, under_journald: bool) -> World:
 
     return World(
         monotonic=time.monotonic, wall=time.time, wall_is_set=clock.clock_is_set, uptime=clock.uptime_s,
-        chance=random.random, new_id=lambda: uuid.uuid4().hex[:16], identity=identity(), boot_id=clock.boot_id(),
+        chance=random.random, new_id=lambda: os.urandom(8).hex(), identity=identity(), boot_id=clock.boot_id(),
         pid=os.getpid(), under_journald=under_journald, places=places, files=Files(), systemd=Systemd(),
-        inbox=Inbox(), session=Session, tasks=Tasks, periodic=Periodic, catch_signals=catch_signals)
+        inbox=Inbox(), session=Session, tasks=Tasks, periodic=Periodic, catch_signals=catch_signals,
+        on_terminal=sys.stdout is not None and sys.stdout.isatty())

@@ -3,16 +3,20 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal, NamedTuple
+
+from iotd.host.identity import user_name
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
 LEFT_CHUNKS = 4  # read once the process has ended: what a pipe holds, and little of what a child may still write
 POLL_S = 86400.0  # poll(2) takes no more than 24 days at once
+MAX_LINE_BYTES = 1 << 20  # of `lines`; the rest of a longer one is the next
 KILL_S = 2.0  # for a killed process to go; one that waits inside the kernel may not
 REASON_CHARACTERS = 120
 
@@ -97,6 +101,34 @@ def run(
     output = (errors if apart else out).data.decode("utf-8", "replace")
     said = output or out.data[-KEEP_BYTES:].decode("utf-8", "replace")
     return Ended(how, status, output, _reason(how, status, said, timeout_s), bytes(out.data) if apart else b"")
+
+
+def program_problem(program: str) -> str | None:
+    """Return why this user cannot run a program, None where it can."""
+    if shutil.which(program, path=ENVIRONMENT["PATH"]):
+        return None
+    if os.path.isfile(program):
+        return f"{program} may not be executed by user {user_name()}; run: chmod a+x {program}"
+    where = "" if "/" in program else f" in {ENVIRONMENT['PATH']}"
+    return f"{program} does not exist{where}, or may not be seen by user {user_name()}; write the path of a program"
+
+
+def lines(arguments: Sequence[str]) -> Generator[bytes, None, None]:
+    """Yield each line that a command writes, as it comes; its errors go where ours go. It ends with the generator.
+
+    Raises OSError where it cannot be run, or ends with an error. For commands of iotd's own that print for a person.
+    """
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        while line := process.stdout.readline(MAX_LINE_BYTES):
+            yield line
+        if status := process.wait():
+            raise OSError(0, f"exit status {status}")
+    finally:
+        process.stdout.close()
+        process.terminate()
+        process.wait()
 
 
 def last_line(output: str) -> str:

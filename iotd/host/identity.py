@@ -1,8 +1,11 @@
 """Who this host is: its name and its machine-id."""
 
+import os
+import pwd
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iotd.host.files import read_line
 
@@ -39,3 +42,16 @@ def read_identity(name: str, file: Path) -> Identity:
     machine_id = read_line(file)
     hostname = name.split(".")[0].encode("utf-8", "replace").decode("utf-8")
     return Identity(hostname, "" if machine_id == "uninitialized" else machine_id)
+
+
+def user_name() -> str:
+    """Return the name of the user that this process runs as."""
+    return name_of(pwd.getpwuid, os.geteuid())
+
+
+def name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    """Return the name of a user or group, its number where it has none, as in a container."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)

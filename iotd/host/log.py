@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
@@ -28,6 +28,9 @@ except ImportError:
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+_COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+_PLAIN = "\x1b[0m"
 
 # journald cuts a line at LineMax=48K (journald.conf(5)), and half a JSON object parses nowhere.
 MAX_LINE_BYTES = 40_000
@@ -49,10 +52,30 @@ def start(level: str, form: str, under_journald: bool, stream: TextIO | None = N
         # UTF-8 in every locale; and what half a surrogate pair becomes here is just how JSON escapes it.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = _Handler(stream)
-    handler.setFormatter(_Text() if form == "text" else _Json(under_journald))
+    handler.setFormatter(_Text(coloured(stream)) if form == "text" else _Json(under_journald))
     _logger.handlers = [handler]
     _logger.setLevel(LEVELS[level])
     _logger.propagate = False
+
+
+def coloured(stream: TextIO) -> bool:
+    """Tell whether text on this stream is for a terminal that shows colours (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def line(at: datetime, entry: Mapping[str, Any], in_colour: bool = False, form: str = "%H:%M:%S.%f") -> str:
+    """Return an entry as a line for a person: `12:00:00.123 WARNING session.disconnected: message [key=value …]`.
+
+    What the message says already is not said again in a field. Nothing in an entry starts a line of its own.
+    """
+    fields = {name: value for name, value in entry.items() if name not in ("time", "level", "event", "message")}
+    level, message = _worded(entry.get("level", "info")), _worded(entry.get("message", ""))
+    rest = " ".join(f"{_worded(name)}={_worded(value)}" for name, value in fields.items()
+                    if not (isinstance(value, str) and len(value) > 2 and _worded(value) in message))
+    clock = at.strftime(form)[:-3] if form.endswith("%f") else at.strftime(form)
+    text = f"{level.upper():7} {_worded(entry.get('event', ''))}: {message}" + (f" [{rest}]" if rest else "")
+    before, after = (_COLOURS.get(level, ""), _PLAIN) if in_colour and level in _COLOURS else ("", "")
+    return f"{clock} {before}{text}{after}"
 
 
 def is_journal() -> bool:
@@ -147,14 +170,14 @@ class _Json(JsonFormatter):  # type: ignore[misc]
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, led by its priority under journald."""
         try:
-            line: str = super().format(record)
+            written: str = super().format(record)
         except (ValueError, RecursionError):  # a number beyond JSON's, or nested deeper than can be followed from here
             vars(record)["fields"] = {name: _flat(value) for name, value in vars(record)["fields"].items()}
-            line = super().format(record)
-        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "backslashreplace")) > MAX_LINE_BYTES:
+            written = super().format(record)
+        if len(written) > MAX_LINE_BYTES // 4 and len(written.encode("utf-8", "backslashreplace")) > MAX_LINE_BYTES:
             vars(record)["fields"] = _shortened(vars(record)["fields"])
-            line = super().format(record)
-        return f"<{_PRIORITIES[record.levelno]}>{line}" if self._under_journald else line
+            written = super().format(record)
+        return f"<{_PRIORITIES[record.levelno]}>{written}" if self._under_journald else written
 
 
 def _flat(value: Any) -> Any:
@@ -178,14 +201,15 @@ def _shortened(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Text(logging.Formatter):
-    """`12:00:00.123 WARNING session.disconnected message key=value …`, in local time."""
+    """A line for a person, in local time."""
+
+    def __init__(self, in_colour: bool) -> None:
+        super().__init__()
+        self._in_colour = in_colour
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = dict(vars(record)["fields"])
-        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
-        event, message = fields.pop("event"), fields.pop("message")
-        rest = " ".join(f"{name}={_worded(value)}" for name, value in fields.items())
-        return f"{at} {record.levelname:7} {event}: {message}" + (f" [{rest}]" if rest else "")
+        entry = {"level": record.levelname.lower(), **vars(record)["fields"]}
+        return line(datetime.fromtimestamp(record.created), entry, self._in_colour)
 
 
 def _worded(value: Any) -> str:

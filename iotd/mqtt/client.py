@@ -31,7 +31,7 @@ ACK_S = 10.0
 MAX_REPEATS = 6  # then the line is good for nothing, and is opened anew
 
 _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ = 0x80, 0xA0, 0xC0
-_DUP, _RETAIN = 0x08, 0x01
+_DUP = 0x08
 _KINDS = {PUBLISH: "PUBLISH", _SUBSCRIBE: "SUBSCRIBE", _UNSUBSCRIBE: "UNSUBSCRIBE"}
 
 SUCCESS = paho.MQTT_ERR_SUCCESS
@@ -39,16 +39,12 @@ error_string = paho.error_string
 
 
 class Unacknowledged:
-    """A packet that the broker has yet to acknowledge, since when, and how often it was sent again.
+    """A packet that the broker has yet to acknowledge, since when, and how often it was sent again."""
 
-    `slot` is the topic that it is to be retained on, empty where it is not.
-    """
-
-    def __init__(self, packet: bytearray, sent_at: float) -> None:
+    def __init__(self, packet: bytearray, sent_at: float, repeats: int = 0) -> None:
         self.packet = packet
         self.sent_at = sent_at
-        self.repeats = 0
-        self.slot = ""
+        self.repeats = repeats
 
     def says(self) -> tuple[str, tuple[str, ...]]:
         """Return what kind of packet it is, PUBLISH, SUBSCRIBE or UNSUBSCRIBE, and its topic or filters."""
@@ -84,7 +80,6 @@ class Client(paho.Client):  # type: ignore[misc]
         self._puback = puback
         self._clock = clock
         self.unacknowledged: dict[int, Unacknowledged] = {}
-        self._slots: dict[str, Unacknowledged] = {}  # the newest that is to be retained, by its topic
         self.has_output = False  # whether packets are queued; to ask paho costs it an exception where none are
         self.on_publish = lambda client, userdata, mid, *rest: puback(mid)  # at QoS 0, once it is written
         # With a callback for it, paho leaves writing to us instead of doing it inside publish().
@@ -108,19 +103,7 @@ class Client(paho.Client):  # type: ignore[misc]
         while mid in self.unacknowledged:
             mid = self._mid_generate()
         self._send_publish(mid, message.topic.encode(), message.payload, 1, message.retain)
-        entry = self.unacknowledged.get(mid)
-        if message.retain and entry is not None:
-            entry.slot = message.topic
-            older, self._slots[entry.slot] = self._slots.get(entry.slot), entry
-            if older is not None:  # repeated with RETAIN it would take the newer one's place
-                older.packet[0] &= ~_RETAIN
         return mid
-
-    def acknowledged(self, mid: int) -> None:
-        """The packet need not be sent again."""
-        entry = self.unacknowledged.pop(mid, None)
-        if entry is not None and entry.slot and self._slots.get(entry.slot) is entry:
-            del self._slots[entry.slot]
 
     def take(self, packet: Packet) -> int:
         """Handle a packet that came in; return an error number of paho's. What is no MQTT may raise anything."""
@@ -153,9 +136,8 @@ class Client(paho.Client):  # type: ignore[misc]
             entry.packet[0] |= _DUP  # MQTT-3.3.1-1
         super()._packet_queue(entry.packet[0], entry.packet, mid, 1)
         self.has_output = True
-        entry.sent_at, entry.repeats = now, entry.repeats + 1
-        self.unacknowledged[mid] = entry
-        return entry.repeats
+        self.unacknowledged[mid] = Unacknowledged(entry.packet, now, entry.repeats + 1)
+        return entry.repeats + 1
 
     def postpone(self, mid: int, now: float) -> None:
         """Wait for the acknowledgement anew from now on, last in the order of deadlines."""

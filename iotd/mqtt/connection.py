@@ -205,7 +205,7 @@ class Connection:
         self._post(PassedOver(self.number, message.topic.decode("utf-8", "backslashreplace"), message.bytes))
 
     def _on_puback(self, mid: int) -> None:
-        self._client.acknowledged(mid)
+        self._client.unacknowledged.pop(mid, None)
         token = self._tokens.pop(mid, None)
         if token is not None:
             self._acknowledge(self.number, token)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import grp
 import os
-import pwd
 import re
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from iotd.host.identity import name_of, user_name
 from iotd.mqtt.settings import Tls
 
 DAEMON_USER = "iotd"
@@ -76,6 +75,14 @@ def expired(tls: Tls, at: float) -> dict[str, str]:
     ends = {"ca": max(_ends_of(tls.ca), default=at), "cert": next(iter(_ends_of(tls.cert)), at)}
     return {key: f"{getattr(tls, key)} expired on {_date(end)}; {_RENEW[key]}, or set the clock"
             for key, end in ends.items() if end < at}
+
+
+def validity(tls: Tls) -> tuple[float | None, float | None, float | None]:
+    """Return when the certificate begins and ends, and when the last authority ends, epoch seconds, None where that
+    cannot be told.
+    """
+    begins_at, ends_at = next(iter(_validities_of(tls.cert)), (None, None))
+    return begins_at, ends_at, max((end for _, end in _validities_of(tls.ca)), default=None)
 
 
 def warnings(tls: Tls) -> list[str]:
@@ -184,7 +191,7 @@ def _permission_problem(path: str, directory: str) -> str:
 
     Only what is ours is mended: another owner of a home directory, or of /etc, would lock its own users out.
     """
-    user, group = _name_of(pwd.getpwuid, os.geteuid()), _name_of(grp.getgrgid, os.getegid())
+    user, group = user_name(), name_of(grp.getgrgid, os.getegid())
     # A person who asks `iotd check` is not to take the file away from the daemon.
     other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
     shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
@@ -202,35 +209,35 @@ def _hidden(path: str) -> str | None:
     return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
 
 
-def _name_of(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
-    """Return the name of a user or group, its number where it has none, as in a container."""
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
-
-
 def _ends_of(path: str) -> list[float]:
-    """Return when each certificate in a PEM file expires, epoch seconds; nothing where that cannot be told."""
+    return [end for _, end in _validities_of(path)]
+
+
+def _validities_of(path: str) -> list[tuple[float, float]]:
+    """Return when each certificate in a PEM file begins and ends, epoch seconds; nothing where that cannot be told."""
     try:
         blocks = re.findall(_CERTIFICATE, _content(path).decode("ascii", "replace"))
-        return [_end_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
+        return [_validity_of(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
     except (OSError, LookupError, ValueError):
         return []
 
 
-def _end_of(certificate: bytes) -> float:
-    """Return notAfter of a DER certificate (RFC 5280 4.1), epoch seconds. Raises ValueError or IndexError.
+def _validity_of(certificate: bytes) -> tuple[float, float]:
+    """Return notBefore and notAfter of a DER certificate (RFC 5280 4.1), epoch seconds. Raises ValueError, IndexError.
 
     The standard library decodes certificates of a peer alone; `ssl._ssl._test_decode_cert` is there for CPython's
-    own tests, and may go with any release. The way to notAfter, in a format that has been fixed since 1988, is short.
+    own tests, and may go with any release. The way there, in a format that has been fixed since 1988, is short.
     """
     (_, body), *_ = _fields(certificate)
     (_, to_be_signed), *_ = _fields(body)
     # version (left out in v1), serial number, algorithm, issuer, validity
     fields = [content for tag, content in _fields(to_be_signed) if tag != 0xA0]
-    tag, moment = list(_fields(fields[3]))[1]
-    text = moment.decode("ascii")
+    begin, end = (_moment(tag, content) for tag, content in _fields(fields[3]))
+    return begin, end
+
+
+def _moment(tag: int, content: bytes) -> float:
+    text = content.decode("ascii")
     if tag == _UTC_TIME:
         text = ("19" if text >= "50" else "20") + text
     return datetime.fromisoformat(f"{text[:8]}T{text[8:]}").timestamp()

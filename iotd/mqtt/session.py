@@ -151,7 +151,8 @@ class Session:
                 stream.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
                 return Down(dial.line, "asked", "asked to disconnect", connection.up)
         except StreamError as error:
-            return connection.down(error) if connection else Down(dial.line, error.cause, str(error), False)
+            return connection.down(error) if connection else Down(
+                dial.line, error.cause, str(error), False, layer=error.layer)
         except Exception as error:  # a bug ends its line, never more
             was_up = connection is not None and connection.up
             return Down(dial.line, "fault", f"a bug in iotd: {error!r}", was_up, traceback.format_exc())
@@ -206,7 +207,7 @@ def _context(dial: Dial) -> Any:
     try:
         return dial.context()
     except (OSError, ValueError) as error:
-        raise StreamError("certificate", f"the certificates cannot be used: {error}") from error
+        raise StreamError("certificate", f"the certificates cannot be used: {error}", "certificates") from error
 
 
 class _Wake:

@@ -30,11 +30,14 @@ _OF_CERTIFICATES = ("CERT", "UNKNOWN_CA", "ACCESS_DENIED")  # the alerts about o
 
 
 class StreamError(Exception):
-    """The line could not be opened, or has ended; `cause` is a slug of vocabulary.Down, the text is for a person."""
+    """The line could not be opened, or has ended; `cause` and `layer` are slugs of vocabulary.Down, the text is for
+    a person.
+    """
 
-    def __init__(self, cause: str, reason: str) -> None:
+    def __init__(self, cause: str, reason: str, layer: str = "") -> None:
         super().__init__(reason)
         self.cause = cause
+        self.layer = layer
 
 
 class Stream:

@@ -19,6 +19,7 @@ import stat
 from itertools import islice
 from pathlib import Path
 
+from iotd.shadows import documents
 from iotd.vocabulary import Json
 
 MAX_FILES = 32
@@ -40,7 +41,7 @@ class Bridge:
         self._memory = runtime / "reported.json"
         self._files: dict[str, tuple[Key, dict[str, Json] | None, str]] = {}
         self._named: dict[str, str] = {}
-        self._written: Json = None
+        self._written = b""
         self._last = self._remembered()
 
     def open(self) -> None:
@@ -69,7 +70,7 @@ class Bridge:
                 problem = f"{taken[0]} is reported by iotd itself; it is left out"
             if problem:
                 problems[name] = problem
-            merged = _merged(merged, {key: value for key, value in content.items() if key not in own})
+            merged = documents.merged(merged, {key: value for key, value in content.items() if key not in own})
         news = {_shown(name): why for name, why in problems.items() if self._named.get(name) != why}
         self._named = problems
         self._last = _instead(self._last, merged)
@@ -83,9 +84,10 @@ class Bridge:
 
     def desired(self, state: Json) -> None:
         """Let programs read what is desired, in one step, where it differs from the last time. Raises OSError."""
-        if state != self._written:
-            _write(self._desired, json.dumps(state, ensure_ascii=False).encode("utf-8", "backslashreplace"), 0o644)
-            self._written = state
+        text = json.dumps(state, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        if text != self._written:  # not by value: to Python 0 is False
+            _write(self._desired, text, 0o644)
+            self._written = text
 
     def _remembered(self) -> dict[str, Json]:
         content, _ = _read(self._memory)
@@ -134,7 +136,6 @@ def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
             return None, f"is larger than {MAX_BYTES} bytes"
         value = json.loads(data)
         _text(value)
-        depth = _depth(value)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
     except ValueError as error:
@@ -145,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
         os.close(descriptor)
     if not isinstance(value, dict):
         return None, f"is a JSON {type(value).__name__}, expected an object"
-    if depth > MAX_DEPTH:
+    if documents.depth(value, MAX_DEPTH) > MAX_DEPTH:
         return None, _TOO_DEEP
     return _without_null(value), ""
 
@@ -156,14 +157,6 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         os.fchmod(file.fileno(), mode)
         file.write(data)
     beside.replace(path)
-
-
-def _merged(old: Json, new: dict[str, Json]) -> dict[str, Json]:
-    """Return `new` laid over `old`, objects into each other, as the shadow service does it."""
-    merged = dict(old) if isinstance(old, dict) else {}
-    for key, value in new.items():
-        merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
-    return merged
 
 
 def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
@@ -181,12 +174,6 @@ def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
 def _without_null(tree: dict[str, Json]) -> dict[str, Json]:
     return {key: _without_null(value) if isinstance(value, dict) else value
             for key, value in tree.items() if value is not None}
-
-
-def _depth(value: Json) -> int:
-    if not isinstance(value, (dict, list)):
-        return 0
-    return 1 + max((_depth(child) for child in (value.values() if isinstance(value, dict) else value)), default=0)
 
 
 def _shown(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 import select
 import socket
 import time
@@ -13,6 +15,7 @@ from typing import Any
 from iotd.host import facts
 from iotd.host.command import Ended, last_line, run
 from iotd.host.facts import Roots
+from iotd.host.identity import user_name
 from iotd.mqtt.addresses import HasFileno, connected, encoded, in_turn
 from iotd.shadows.findings import Finding
 from iotd.shadows.section import Check
@@ -126,7 +129,7 @@ def file(check: Check, stop: int | None, roots: Roots) -> Finding:
     path, max_age_s = check.subject, check.limit or 0.0
     try:
         age_s = round(time.time() - os.stat(path).st_mtime, 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "bad", None, f"there is no {path}"
     if age_s < -FUTURE_S:
         return "unknown", age_s, f"{path} is from {-age_s:g} s in the future; is the clock set?"
@@ -135,14 +138,48 @@ def file(check: Check, stop: int | None, roots: Roots) -> Finding:
     return "bad", age_s, f"{path} was written {age_s:g} s ago, expected at most {max_age_s:g} s"
 
 
+def no_disk(path: str) -> str | None:
+    """Return why no disk can be looked at there, None where one can."""
+    return None if os.path.exists(path) else f"{path} is not there, or may not be seen by user {user_name()}"
+
+
 def disk(check: Check, stop: int | None, roots: Roots) -> Finding:
-    """Look whether a file system has so many bytes left for those who are not root."""
+    """Look whether the file system that is to hold a path has so many bytes left for those who are not root.
+
+    A mount point of /etc/fstab with nothing mounted on it is bad: what lies below it belongs to another file system.
+    """
     path, min_free_bytes = check.subject, check.limit or 0
-    room = os.statvfs(path)
+    try:
+        room = os.statvfs(path)  # has an automounter mount it first
+        missing = _not_mounted(os.path.realpath(path), roots)
+    except PermissionError:
+        raise  # that says nothing about the disk
+    except OSError as error:
+        return "bad", None, f"there is no {path}" if error.errno == errno.ENOENT else f"{path}: {error.strerror}"
+    if missing:
+        return "bad", None, f"nothing is mounted on {missing}, which /etc/fstab names"
     free = room.f_bavail * room.f_frsize
     if free >= min_free_bytes:
         return "good", free, ""
     return "bad", free, f"{free} bytes are free at {path}, expected at least {min_free_bytes}"
+
+
+def _not_mounted(path: str, roots: Roots) -> str:
+    """Return the mount point of fstab(5) that the path is to lie below and that has nothing mounted, or nothing."""
+    try:
+        wanted = _columns(roots.etc / "fstab", 1)
+        mounted = _columns(roots.proc / "self/mountinfo", 4)  # proc_pid_mountinfo(5)
+    except FileNotFoundError:
+        return ""
+    return max((point for point in wanted - mounted if point.startswith("/")
+                and (path == point or path.startswith(point.rstrip("/") + "/"))), key=len, default="")
+
+
+def _columns(table: Path, number: int) -> set[str]:
+    """Return one column of a table of mounts; a blank in a path is written in octal."""
+    rows = (line.split() for line in table.read_text("utf-8", "surrogateescape").splitlines())
+    return {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), row[number]).rstrip("/") or "/"
+            for row in rows if len(row) > number and not row[0].startswith("#")}
 
 
 def temperature(check: Check, stop: int | None, roots: Roots) -> Finding:

@@ -3,10 +3,15 @@
 A delta is the whole difference each time it comes, and it comes after every report while there is one. So a key is
 acted on by its content: the same value again means that the report has not arrived, and is answered by a report.
 What is reported is always said whole, so that a line that is lost anywhere leaves nothing undone: the get on the next
-one brings the difference that is left, and the report there says what has been done.
+one brings the difference that is left, and the report there says what has been done. Only a fight over a key holds its
+report back (`loops`).
+
+While the line is away what is desired may be withdrawn: nothing is begun then, nor after a restart, and nothing tried
+again, until it is heard once more.
 
 An order is written down before it is begun (`Duty.KEEP`). One that iotd did not see end is not begun again, since it
-may be the very thing that ended iotd; it is reported as failed, and begun when something else is desired.
+may be the very thing that ended iotd; it is reported as failed, and begun when something else is desired. What was done
+before it may hold no longer, and is taken out of the report, so that it is done again where it is desired again.
 """
 
 import json
@@ -16,14 +21,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from iotd.config import template
+from iotd.shadows import loops
+from iotd.shadows.documents import alike, canonical, is_json, same, size_of
+from iotd.shadows.loops import Loop
 from iotd.shadows.section import Action, Run, Set
 from iotd.vocabulary import Entry, Json
 
 RETRY_FIRST_S, RETRY_MAX_S = 30.0, 3600.0  # after a failure, doubling
-LOOP_S, LOOP_ACTS, LOOP_REPORTS = 60.0, 5, 3  # more than so many in a minute is a loop
-MAX_VALUE_BYTES = 8192  # of JSON: a whole shadow
-MAX_DEPTH = 8
+AGAIN_S, AGAIN_REPORTS = 60.0, 3  # so many reports in a minute for what was done and is desired still
 MAX_FAILURES_BYTES = 1024  # of the reported state
 REASON_CHARACTERS = 120
 
@@ -50,8 +55,8 @@ class Order(NamedTuple):
 
     `stage`: waiting (to be acted on at `at`), acting (on `acting_on`), done, failed (to be tried again at `at`), over
     (not before something else is desired). `text` is what is desired now, empty for a value that was refused, or taken
-    back while it is acted on; `applied` is what was last done, and is reported. `acted` and `said` are when it was,
-    within the last minute.
+    back while it is acted on; `applied` is what was last done, and is reported; `unsaid` is why that is not possible.
+    `said` are the times, within the last minute, of reports that were asked for since it is desired still.
     """
 
     action: Action
@@ -62,19 +67,23 @@ class Order(NamedTuple):
     applied: str | None = None
     failures: int = 0
     at: float | None = None
-    acted: tuple[float, ...] = ()
+    unsaid: str = ""
     said: tuple[float, ...] = ()
-    looped: bool = False
+    loop: Loop = Loop()
 
 
 class Orders(NamedTuple):
-    """All that is known of what one shadow desires: by key; `left` are the keys that have no action, as last seen."""
+    """All that is known of what one shadow desires: by key; `left` are the keys that have no action, as last seen.
+
+    `current`: it was heard on this line.
+    """
 
     shadow: str | None
     actions: Mapping[str, Action]
     orders: Mapping[str, Order] = {}
     left: Mapping[str, str] = {}
     dropped: tuple[str, ...] = ()
+    current: bool = False
 
 
 def start(shadow: str | None, actions: Mapping[str, Action], kept: Json, now: float) -> Orders:
@@ -115,27 +124,51 @@ def without(orders: Orders, setting: str) -> Orders:
 
 def to_json(orders: Orders) -> dict[str, Json]:
     """Return what must be known after a restart."""
-    return {key: {"action": _kind(order.action), "text": order.text, "stage": order.stage, "reason": order.reason,
-                  "applied": order.applied, "failures": order.failures} for key, order in orders.orders.items()}
+    return {key: {"action": _kind(order.action), "text": order.acting_on if order.stage == "acting" else order.text,
+                  "stage": order.stage, "reason": order.reason, "applied": order.applied, "failures": order.failures}
+            for key, order in orders.orders.items()}
 
 
-def heard(orders: Orders, delta: Json, now: float) -> tuple[Orders, list[Effect]]:
-    """Take the whole difference between desired and reported as it is now, None where there is none."""
+def away(orders: Orders) -> Orders:
+    """The line is down: what is desired may change unheard."""
+    return orders._replace(current=False)
+
+
+def heard(orders: Orders, delta: Json, version: int, now: float) -> tuple[Orders, list[Effect]]:
+    """Take all that is desired and not reported as of a version of the shadow, whole by key, None for nothing."""
     wanted = delta if isinstance(delta, dict) else {}
-    effects: list[Effect] = []
+    orders, effects = orders._replace(current=True), list[Effect]()
     for key, value in wanted.items():
-        text, problem = _canonical(value)
+        text, problem = canonical(value)
         if key not in orders.actions:
             orders, more = _left(orders, key, text or problem)
         elif problem:
             orders, more = _refused(orders, key, problem)
         else:
-            orders, more = _wanted(orders, key, text, now)
+            orders, more = _wanted(orders, key, text, version, now)
         effects += more
-    for key in orders.orders.keys() - wanted.keys():
+    for key in sorted(orders.orders.keys() - wanted.keys()):
         orders, more = _not_wanted(orders, key)
         effects += more
     return orders._replace(left={key: text for key, text in orders.left.items() if key in wanted}), effects
+
+
+def taken(orders: Orders, reported_state: Mapping[str, Json], version: int, now: float) -> Orders:
+    """The service has taken this report, and the shadow has that version."""
+    for key, order in orders.orders.items():
+        if order.applied is not None and key in reported_state and same(reported_state[key], json.loads(order.applied)):
+            orders = _put(orders, key, order._replace(loop=loops.told(order.loop, version, now)))
+    return orders
+
+
+def unreported(orders: Orders, reasons: Mapping[str, str]) -> tuple[Orders, list[Effect]]:
+    """Take which keys cannot be reported, and why; that itself is told where they are other ones than before."""
+    effects: list[Effect] = []
+    for key, order in orders.orders.items():
+        why = "" if order.applied is None else reasons.get(key, "")
+        if bool(why) != bool(order.unsaid):
+            orders, effects = _put(orders, key, order._replace(unsaid=why)), [Duty.REPORT]
+    return orders, effects
 
 
 def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders, list[Effect]]:
@@ -145,57 +178,73 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
         return orders, []
     applied = order.applied if reason else order.acting_on
     fields = {"shadow": orders.shadow, "key": key, "value": json.loads(order.acting_on)}
-    if not order.text and reason:  # taken back meanwhile: nobody wants it to be tried again
+    if reason and not order.text:  # nobody wants it to be tried again
         return _not_wanted(_put(orders, key, order._replace(stage="over")), key)
-    if order.text not in ("", order.acting_on):
-        order = order._replace(stage="waiting", applied=applied, at=now, failures=0)
-        return _act_or_wait(orders, key, order, now)
+    if order.text and order.text != order.acting_on:
+        return _act(orders, key, order._replace(stage="waiting", applied=applied, at=now, failures=0), now)
     if reason:
         failures = order.failures + 1
         pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(failures - 1, 30))
         order = order._replace(stage="failed", reason=reason[:REASON_CHARACTERS], failures=failures, at=now + pause_s)
         entry = Entry(logging.WARNING, "desired.failed", f"what is desired of {key} could not be done: {reason}",
                       {**fields, "reason": reason, "retry_in_s": pause_s})
-    else:
-        order = order._replace(text=order.acting_on, stage="done", reason="", applied=applied, failures=0, at=None)
-        entry = Entry(logging.INFO, "desired.done", f"what is desired of {key} is done", fields)
-    return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
+        return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
+    order = order._replace(text=order.acting_on, stage="done", reason="", applied=applied, failures=0, at=None,
+                           unsaid="", loop=loops.done(order.loop, now))
+    entry = Entry(logging.INFO, "desired.done", f"what is desired of {key} is done", fields)
+    return _put(orders, key, order), [entry, Duty.KEEP, *([] if order.loop.is_held else [Duty.REPORT])]
 
 
 def keep(orders: Orders, now: float) -> tuple[Orders, list[Effect]]:
-    """Act again where that is due."""
+    """Act again where that is due, and report what was held back."""
     effects: list[Effect] = []
     for key, order in orders.orders.items():
+        if order.loop.held_until <= now:
+            order = order._replace(loop=loops.released(order.loop))
+            orders, effects = _put(orders, key, order), [*effects, Duty.REPORT]
         if order.at is not None and order.at <= now:
-            orders, more = _act_or_wait(orders, key, order, now)
+            orders, more = _act(orders, key, order, now)
             effects += more
     return orders, effects
 
 
 def next_due(orders: Orders) -> float:
     """Return when `keep` has something to do, math.inf for never."""
-    return min((order.at for order in orders.orders.values() if order.at is not None), default=math.inf)
+    acts = [order.at for order in orders.orders.values() if orders.current and order.at is not None]
+    return min([math.inf, *acts, *(order.loop.held_until for order in orders.orders.values())])
 
 
 def reported(orders: Orders) -> dict[str, Json]:
     """Return the keys to lay over every report: what was done, and null for what is not iotd's business any more."""
-    done = {key: json.loads(order.applied) for key, order in orders.orders.items() if order.applied is not None}
-    return {**{key: None for key in orders.dropped}, **done}
+    done = {key: json.loads(order.applied) for key, order in orders.orders.items()
+            if order.applied is not None and not order.loop.is_held}
+    gone = [*orders.dropped, *(key for key, order in orders.orders.items()
+                               if order.stage == "over" and order.applied is None)]
+    return {**{key: None for key in gone}, **done}
 
 
 def failures(orders: Orders) -> list[Json]:
-    """Return what could not be done and why, for the reported state.
+    """Return what could not be done, or not be reported, and why."""
+    reasons = {key: order.reason or (order.unsaid and f"it was done and cannot be reported: {order.unsaid}")
+               for key, order in sorted(orders.orders.items())}
+    return [{"key": key[:REASON_CHARACTERS], "reason": reason[:REASON_CHARACTERS]}
+            for key, reason in reasons.items() if reason]
 
-    A list, since the shadow service replaces it whole: it needs no memory of what an earlier report said.
+
+def told(failures: list[Json]) -> dict[str, Json]:
+    """Return what of the failures is told in the reported state, at most 1 KB of it, and how many are left out.
+
+    A list, since the shadow service replaces it whole: it needs no memory of what an earlier report said. Null takes
+    the number out of the shadow.
     """
     found: list[Json] = []
     room = MAX_FAILURES_BYTES
-    for key, order in sorted(orders.orders.items()):
-        entry = {"key": key[:REASON_CHARACTERS], "reason": order.reason}
-        room -= len(json.dumps(entry))
-        if order.reason and room >= 0:
-            found.append(entry)
-    return found
+    for entry in failures:
+        room -= size_of(entry) + 1
+        if room < 0:
+            break
+        found.append(entry)
+    return {"failed": found, "left_out": len(failures) - len(found) or None}
 
 
 def overrides(orders: Orders) -> dict[str, Json]:
@@ -204,49 +253,51 @@ def overrides(orders: Orders) -> dict[str, Json]:
             if isinstance(order.action, Set) and order.applied is not None}
 
 
-def arguments(command: tuple[str, ...], value: Json) -> tuple[str, ...]:
-    """Return the command with `value` in the place of `{value}`: text as it is, anything else as JSON writes it.
-
-    Raises ValueError for a text that no program can be given (NUL), or that it may take for an option.
-    """
-    is_text = isinstance(value, str)
-    text = value if is_text else json.dumps(value, ensure_ascii=False)
-    return template.fill_command(command, {"value": text}, wary=is_text)
-
-
-def _wanted(orders: Orders, key: str, text: str, now: float) -> tuple[Orders, list[Effect]]:
+def _wanted(orders: Orders, key: str, text: str, version: int, now: float) -> tuple[Orders, list[Effect]]:
     order = orders.orders.get(key)
-    action = orders.actions[key]
     if order is None:
-        return _act_or_wait(orders, key, Order(action, text, "waiting", at=now), now)
-    if order.text != text:
-        looped = order.looped and bool(_within(order.acted, now))  # one that goes on is named once
-        fresh = order._replace(text=text, failures=0, said=(), looped=looped)
+        return _act(orders, key, Order(orders.actions[key], text, "waiting", at=now), now)
+    if not order.text or not alike(order.text, text):
+        loop, is_fight = loops.changed(order.loop, order.stage == "done", version, now)
+        order = order._replace(text=text, failures=0, said=(), loop=loop)
+        named = [_loop(orders, key, text, "each report of it is answered by something else that is desired")]
         if order.stage == "acting":
-            return _put(orders, key, fresh), []
-        return _act_or_wait(orders, key, fresh._replace(stage="waiting", at=now), now)
-    if order.stage != "done":
-        return orders, []
-    # Done, and yet it differs: our report has not come through, or somebody else's came after it.
-    said = _within(order.said, now)
-    if len(said) < LOOP_REPORTS:
+            return _put(orders, key, order), []
+        orders, effects = _act(orders, key, order._replace(stage="waiting", at=now), now)
+        return orders, [*(named if is_fight else []), *effects]
+    if order.stage == "done" and not order.loop.is_held and not order.unsaid:
+        return _still_wanted(orders, key, order, version, now)
+    return orders, []
+
+
+def _still_wanted(
+    orders: Orders, key: str, order: Order, version: int, now: float
+) -> tuple[Orders, list[Effect]]:
+    """Done, and yet it differs: our report has not come through, or somebody else's came after it."""
+    if order.loop.told is None:
+        said = tuple(at for at in order.said if at > now - AGAIN_S)
+        if len(said) == AGAIN_REPORTS:
+            return orders, []
         return _put(orders, key, order._replace(said=(*said, now))), [Duty.REPORT]
-    entry = Entry(logging.WARNING, "desired.loop",
-                  f"{key} is reported as desired and yet differs each time; does another program report it as well?",
-                  {"shadow": orders.shadow, "key": key, "value": json.loads(text)})
-    return _put(orders, key, order._replace(said=said, looped=True)), [] if order.looped else [entry]
+    if version <= order.loop.told:
+        return orders, []
+    loop, is_fight = loops.overruled(order.loop, now)
+    entry = _loop(orders, key, order.text, "it is reported as desired, and something else after that; does another "
+                                           "program report it as well?")
+    return _put(orders, key, order._replace(loop=loop)), [
+        *([entry] if is_fight else []), *([] if loop.is_held else [Duty.REPORT])]
 
 
-def _act_or_wait(orders: Orders, key: str, order: Order, now: float) -> tuple[Orders, list[Effect]]:
-    """Act on the newest value, or put it off where the cloud changes its mind without end."""
-    acted = _within(order.acted, now)
-    if len(acted) >= LOOP_ACTS:
-        entry = Entry(logging.WARNING, "desired.loop",
-                      f"{key} was desired differently {len(acted)} times in a minute; the next time waits",
-                      {"shadow": orders.shadow, "key": key, "value": json.loads(order.text)})
-        waiting = order._replace(stage="waiting", at=acted[0] + LOOP_S, acted=acted, looped=True)
-        return _put(orders, key, waiting), [] if order.looped else [entry, Duty.KEEP]
-    order = order._replace(stage="acting", acting_on=order.text, at=None, reason="", acted=(*acted, now))
+def _loop(orders: Orders, key: str, text: str, why: str) -> Entry:
+    return Entry(logging.WARNING, "desired.loop", f"a fight over {key}: {why}; it is reported less and less often",
+                 {"shadow": orders.shadow, "key": key, "value": json.loads(text)})
+
+
+def _act(orders: Orders, key: str, order: Order, now: float) -> tuple[Orders, list[Effect]]:
+    """Act on the newest value, once it is certain that it is desired."""
+    if not orders.current:
+        return _put(orders, key, order), []
+    order = order._replace(stage="acting", acting_on=order.text, at=None, reason="", unsaid="")
     return _put(orders, key, order), [Duty.KEEP, Act(key, order.action, json.loads(order.text))]
 
 
@@ -262,7 +313,8 @@ def _refused(orders: Orders, key: str, problem: str) -> tuple[Orders, list[Effec
 
 
 def _left(orders: Orders, key: str, text: str) -> tuple[Orders, list[Effect]]:
-    if orders.left.get(key) == text:
+    known = orders.left.get(key)
+    if known is not None and (known == text or is_json(known) and is_json(text) and alike(known, text)):
         return orders, []
     entry = Entry(logging.INFO, "desired.left", f"{key} is desired, and on_delta has no action for it",
                   {"shadow": orders.shadow, "key": key})
@@ -272,6 +324,8 @@ def _left(orders: Orders, key: str, text: str) -> tuple[Orders, list[Effect]]:
 def _not_wanted(orders: Orders, key: str) -> tuple[Orders, list[Effect]]:
     """The key is in step again, by our report or since the cloud took its wish back."""
     order = orders.orders[key]
+    if order.stage == "done" and order.loop.is_held:  # what stands there is desired again
+        return _put(orders, key, order._replace(loop=Loop())), [Duty.REPORT]
     if order.stage == "done":
         return orders, []
     if order.stage == "acting":
@@ -288,11 +342,11 @@ def _restored(action: Action, entry: Json, now: float) -> Order | None:
         return None
     text, stage, reason, applied, failed = (entry.get(name) for name in
                                             ("text", "stage", "reason", "applied", "failures"))
-    if not (text == "" or _is_json(text)) or not (applied is None or _is_json(applied)) or type(failed) is not int:
+    if not (text == "" or is_json(text)) or not (applied is None or is_json(applied)) or type(failed) is not int:
         return None
     order = Order(action, str(text), "over", str(reason), applied=applied, failures=failed)
     if stage == "acting" and isinstance(action, Run):
-        return order._replace(reason="iotd ended while this was done; it may or may not be")
+        return order._replace(reason="iotd ended while this was done; it may or may not be", applied=None)
     if stage == "failed":
         return order._replace(stage="failed", at=now + RETRY_FIRST_S)
     if stage in ("waiting", "acting") and text:
@@ -302,42 +356,6 @@ def _restored(action: Action, entry: Json, now: float) -> Order | None:
 
 def _kind(action: Action) -> str:
     return f"set {action.setting}" if isinstance(action, Set) else "run"
-
-
-def _canonical(value: Json) -> tuple[str, str]:
-    """Return the JSON text by which a value is compared, or what keeps it from being acted on."""
-    if _depth(value) > MAX_DEPTH:
-        return "", f"it is nested deeper than {MAX_DEPTH} levels"
-    try:
-        text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
-        size = len(text.encode("utf-8"))
-    except ValueError:
-        return "", "it is no JSON: a number that is none, or half a character"
-    return (text, "") if size <= MAX_VALUE_BYTES else ("", f"it has {size} bytes, at most {MAX_VALUE_BYTES} are taken")
-
-
-def _depth(value: Json) -> int:
-    """Return how deep a value is nested, without recursion, and no further than it matters."""
-    level, layer = 0, [value]
-    while level <= MAX_DEPTH:
-        layer = [child for parent in layer if isinstance(parent, (dict, list))
-                 for child in (parent.values() if isinstance(parent, dict) else parent)]
-        if not layer:
-            return level
-        level += 1
-    return level
-
-
-def _is_json(text: Json) -> bool:
-    try:
-        json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return isinstance(text, str)
-
-
-def _within(times: tuple[float, ...], now: float) -> tuple[float, ...]:
-    return tuple(at for at in times if at > now - LOOP_S)
 
 
 def _put(orders: Orders, key: str, order: Order) -> Orders:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from iotd.config.document import Cursor, Reader, Wrong, quoted
 from iotd.config.readers import boolean, command, duration, number, path, size, text, timeout
 from iotd.errors import nearest
-from iotd.host.command import last_line
+from iotd.host.command import last_line, program_problem
 from iotd.host.facts import HOST, Roots
 from iotd.mqtt.addresses import host_problem
 from iotd.shadows import checks, gateway
@@ -23,7 +23,8 @@ class Kind(NamedTuple):
 
     `look` is None where the kernel is asked for a value. `limit` is the key that is required with it, and its reader;
     `options` are keys that may stand beside it instead, and together are the limit. `named` gives what follows the kind
-    in the name of a check that has none. No timeout may be shorter than `timeout_s` where that is given.
+    in the name of a check that has none. No timeout may be shorter than `timeout_s` where that is given. `impossible`
+    tells why one can never be made on this host, None where it can.
     """
 
     read: Reader[Any]
@@ -33,6 +34,10 @@ class Kind(NamedTuple):
     named: Callable[[Any], str] = str
     quick: bool = False
     timeout_s: float = 0.0
+    impossible: Callable[[Any], str | None] = lambda subject: None
+
+
+_PORTS = {"http": "80", "https": "443", "mqtt": "1883", "mqtts": "8883"}
 
 
 def _process(at: Cursor) -> str:
@@ -44,6 +49,11 @@ def _process(at: Cursor) -> str:
 
 def _endpoint(at: Cursor) -> tuple[str, int]:
     written = text(at)
+    scheme, is_url, rest = written.partition("://")
+    if is_url:
+        place = rest.partition("/")[0].rpartition("@")[2]
+        meant = place if re.search(":[0-9]+$", place) else f"{place}:{_PORTS.get(scheme, 'PORT')}"
+        raise Wrong(f"expected HOST:PORT, found the URL {quoted(written)}; write {quoted(meant)}")
     host, _, port = written.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not host or not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
@@ -89,8 +99,9 @@ KINDS: dict[str, Kind] = {
     "process": Kind(_process, checks.process, quick=True),
     "tcp": Kind(_endpoint, checks.port, named=lambda place: "{}:{}".format(*place)),
     "file": Kind(path, checks.file, limit=("max_age", duration)),
-    "command": Kind(command(frozenset()), checks.command, named=lambda words: str(words[0].rpartition("/")[2])),
-    "disk": Kind(path, checks.disk, limit=("min_free", size)),
+    "command": Kind(command(frozenset()), checks.command, named=lambda words: str(words[0].rpartition("/")[2]),
+                    impossible=lambda words: program_problem(words[0])),
+    "disk": Kind(path, checks.disk, limit=("min_free", size), impossible=checks.no_disk),
     "temperature": Kind(_celsius, checks.temperature, named=_unnamed, quick=True),
     "throttled": Kind(_only(False), checks.throttled, named=_unnamed, quick=True),
     # The kernel itself needs nine seconds to know that a neighbour has gone.

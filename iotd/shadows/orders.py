@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iotd.config import override, parse
+from iotd.config import override, parse, template
 from iotd.config.settings import Settings
 from iotd.errors import Problem
 from iotd.host import log
@@ -26,6 +26,8 @@ from iotd.shadows.section import Run, Set
 from iotd.vocabulary import Entry, Json, Overridden
 
 Start = Callable[[Hashable, Callable[[int], Any], Callable[[str], Any]], bool]
+
+KNOWN = frozenset({"value"})
 
 
 class Executor:
@@ -66,10 +68,24 @@ class Executor:
         assert self._settings is not None
         return override.applied(self._settings, self.overrides())
 
-    def heard(self, shadow: str | None, delta: Json, now: float) -> bool:
+    def away(self) -> None:
+        """The line is down: what is desired may change unheard."""
+        self._orders = {name: desired.away(orders) for name, orders in self._orders.items()}
+
+    def heard(self, shadow: str | None, delta: Json, version: int, now: float) -> bool:
         """Take all of what is desired and not reported; tell whether there is something to report."""
         orders = self._orders.get(shadow)
-        return orders is not None and self._obey(shadow, desired.heard(orders, delta, now), now)
+        return orders is not None and self._obey(shadow, desired.heard(orders, delta, version, now), now)
+
+    def taken(self, shadow: str | None, reported: Mapping[str, Json], version: int, now: float) -> None:
+        """Take what has arrived of what was reported."""
+        if shadow in self._orders:
+            self._orders[shadow] = desired.taken(self._orders[shadow], reported, version, now)
+
+    def unreported(self, shadow: str | None, reasons: Mapping[str, str], now: float) -> bool:
+        """Take which keys cannot be reported, and why; tell whether there is something to report of that."""
+        orders = self._orders.get(shadow)
+        return orders is not None and self._obey(shadow, desired.unreported(orders, reasons), now)
 
     def performed(self, event: Performed, now: float) -> bool:
         """Take the end of a command; tell whether there is something to report."""
@@ -98,9 +114,13 @@ class Executor:
         return {**{key: None for key in orders.actions if key not in orders.orders}, **desired.reported(orders)}
 
     def failures(self, shadow: str | None) -> list[Json]:
-        """Return what could not be done and why."""
+        """Return all that could not be done, or not be reported, and why."""
         orders = self._orders.get(shadow)
         return [] if orders is None else desired.failures(orders)
+
+    def told(self, shadow: str | None) -> dict[str, Json]:
+        """Return what is reported of that."""
+        return desired.told(self.failures(shadow))
 
     def origins(self) -> dict[str, Json]:
         """Return the value of each setting that is open to the cloud, and where it comes from: "file" or "shadow"."""
@@ -198,7 +218,7 @@ def perform(shadow: str | None, key: str, action: Run, value: Json, stop: int | 
     from iotd.host import command  # costs memory, which a device without orders keeps
 
     try:
-        arguments = desired.arguments(action.command, value)
+        arguments = arguments_of(action.command, value)
     except ValueError as error:
         return Performed(shadow, key, str(error))
     return Performed(shadow, key, command.run(arguments, action.timeout_s, stop).reason)
@@ -207,3 +227,13 @@ def perform(shadow: str | None, key: str, action: Run, value: Json, stop: int | 
 def faulty(shadow: str | None, key: str, text: str) -> Performed:
     """Return how an order has ended that ended in a bug; `text` is its traceback."""
     return Performed(shadow, key, f"a bug in iotd: {text.strip().splitlines()[-1]}", text)
+
+
+def arguments_of(command: tuple[str, ...], value: Json) -> tuple[str, ...]:
+    """Return the command with `value` in the place of `{value}`: text as it is, anything else as JSON writes it.
+
+    Raises ValueError for a text that no program can be given (NUL), or that it may take for an option.
+    """
+    is_text = isinstance(value, str)
+    text = value if is_text else json.dumps(value, ensure_ascii=False)
+    return template.fill_command(command, {"value": text}, wary=is_text)

@@ -13,7 +13,8 @@ from iotd.config import template
 from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel, Part
 from iotd.host import log
-from iotd.shadows import conversation
+from iotd.shadows import conversation, exchange, reports
+from iotd.shadows.documents import same
 from iotd.shadows.section import OWN_KEY, Shadow
 from iotd.vocabulary import Entry, Json, Received, Send
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 END_S = 2.0  # for the commands that run to be killed
 NOTHING_FOUND: Json = {"failed": [], "unknown": [], "left_out": 0}
+NO_ORDERS: Json = {"failed": []}
 
 
 def build(kernel: Kernel, adapters: None) -> Shadows:
@@ -45,11 +47,11 @@ class Shadows(Part):
         self._executor: Executor | None = None
         self._watch: Watch | None = None
         self._shadows: tuple[Shadow, ...] = ()
-        self._subject: Any = None
-        self._conversation = conversation.start("", (), kernel.run_id)
+        self._subject = ""
+        self._conversation = exchange.start("", (), kernel.run_id)
         self._fills: list[template.Fill] = []
         self._names: list[frozenset[str]] = []
-        self._asked: dict[int, conversation.Report] = {}  # the reports whose values are being gathered
+        self._asked: dict[int, exchange.Report] = {}  # the reports whose values are being gathered
         self._sequence: Counter[str | None] = Counter()
         self._reports = schedule.EMPTY
         self._bridge: Bridge | None = None
@@ -78,12 +80,13 @@ class Shadows(Part):
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; where the shadows have others than before the conversation begins anew."""
         self._shadows = settings.sections["shadows"]
-        subject = (settings.thing, [entry._replace(every_s=0.0) for entry in self._shadows])
+        subject = repr((settings.thing, [entry._replace(every_s=0.0) for entry in self._shadows]))  # 0 is not false
         if subject != self._subject:
             self._subject = subject
             # Tokens go on, so that an answer on its way is not taken for one to come.
-            self._conversation = conversation.start(settings.thing, self._shadows, self._kernel.run_id)._replace(
-                requests=self._conversation.requests)
+            self._conversation = exchange.start(settings.thing, self._shadows, self._kernel.run_id,
+                                                self._conversation.requests.made)
+            self.closed(False, now)
             self.is_open = False
             self._asked = {}
         self._fills = [template.compile_tree(entry.reported) for entry in self._shadows]
@@ -96,15 +99,15 @@ class Shadows(Part):
 
     def filters(self) -> dict[str, int]:
         """Return what has to be subscribed before the conversation can be opened."""
-        return dict.fromkeys(conversation.filters(self._conversation), 1)
+        return dict.fromkeys(exchange.filters(self._conversation), 1)
 
     def actions(self) -> dict[str, str]:
         """Return the shadow of each topic and filter: it is denied as a whole."""
-        return conversation.actions(self._conversation)
+        return exchange.actions(self._conversation)
 
     def pending(self) -> list[str]:
         """Return the actions that the service has yet to answer."""
-        return conversation.unanswered(self._conversation)
+        return exchange.unanswered(self._conversation)
 
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """Get every shadow."""
@@ -114,6 +117,8 @@ class Shadows(Part):
     def closed(self, blamed: bool, now: float) -> None:
         """No answer will come any more."""
         self._conversation = conversation.closed(self._conversation)
+        if self._executor is not None:
+            self._executor.away()
 
     def heard(self, received: Received, now: float) -> None:
         """Take a message; one on another topic is none of ours. While the line is being left nothing is begun."""
@@ -144,7 +149,7 @@ class Shadows(Part):
         if self.is_open:
             due, self._reports = schedule.take(self._reports, now)
             for index in due:
-                self._report(conversation.Report(index), now)
+                self._report(exchange.Report(index), now)
             self._conversation, effects = conversation.keep(self._conversation, now)
             self._perform(effects, now)
 
@@ -159,10 +164,11 @@ class Shadows(Part):
         }
 
     def problems(self) -> list[str]:
-        """Return the checks and the orders that have failed."""
+        """Return the checks and the orders that have failed, and what the service does not take."""
         orders = (f"what is desired of {failed['key']} could not be done: {failed['reason']}"
                   for entry in self._shadows for failed in self._failures(entry))
-        return list(dict.fromkeys((*(self._watch.problems() if self._watch else ()), *orders)))
+        return list(dict.fromkeys((*(self._watch.problems() if self._watch else ()), *orders,
+                                   *reports.problems(self._conversation))))
 
     def sentences(self) -> list[str]:
         """Return the checks that say nothing, and the settings that are open to the cloud."""
@@ -179,47 +185,52 @@ class Shadows(Part):
     def _checked(self, result: CheckResult, now: float) -> None:
         """Take the end of a check, and report at once where it changes a shadow's health."""
         for index in self._watch.checked(result, now) if self._watch else ():
-            self._report(conversation.Report(index), now)
+            self._report(exchange.Report(index), now)
 
     def _performed(self, event: Performed, now: float) -> None:
         """Take the end of a command, and report it."""
         if self._executor is not None and self._executor.performed(event, now):
             self._report_named(event.shadow, now)
 
-    def _perform(self, effects: list[conversation.Effect], now: float) -> None:
+    def _perform(self, effects: list[exchange.Effect], now: float) -> None:
         """Do what a rule asks for; one report says all that came before it."""
-        reporting = {effect.shadow for effect in effects if isinstance(effect, conversation.Report)}
+        reporting = {effect.shadow for effect in effects if isinstance(effect, exchange.Report)}
         for effect in effects:
             if isinstance(effect, Entry):
                 log.write(effect)
             elif isinstance(effect, Send):
                 self._kernel.send(effect.message)
-            elif isinstance(effect, conversation.Report):
+            elif isinstance(effect, exchange.Report):
                 self._report(effect, now)
-            elif isinstance(effect, conversation.Wanted) and self._executor is not None:
-                news = self._executor.heard(self._shadows[effect.shadow].name, effect.delta, now)
+            elif isinstance(effect, exchange.Wanted) and self._executor is not None:
+                news = self._executor.heard(self._shadows[effect.shadow].name, effect.delta, effect.version, now)
                 if news and effect.shadow not in reporting:
-                    self._report(conversation.Report(effect.shadow), now)
-            elif (isinstance(effect, conversation.Desired) and self._bridge is not None
+                    self._report(exchange.Report(effect.shadow), now)
+            elif isinstance(effect, exchange.Taken) and self._executor is not None:
+                self._executor.taken(self._shadows[effect.shadow].name, effect.reported, effect.version, now)
+            elif (isinstance(effect, exchange.Desired) and self._bridge is not None
                   and self._shadows[effect.shadow].files):
                 self._with_files(partial(self._bridge.desired, effect.state))
 
     def _report_named(self, name: str | None, now: float) -> None:
         for index, entry in enumerate(self._shadows):
             if entry.name == name:
-                self._report(conversation.Report(index), now)
+                self._report(exchange.Report(index), now)
 
-    def _report(self, report: conversation.Report, now: float) -> None:
-        """Report a shadow once what its templates name is there; one that waits for that already will say all of it."""
+    def _report(self, report: exchange.Report, now: float, again: bool = False) -> None:
+        """Report a shadow once what its templates name is there; one that waits for that already will say all of it.
+
+        `again`: it was reported just now, but not all of it could be, which this says.
+        """
         if report.shadow in self._asked and not report.desired:
             return
         self._asked[report.shadow] = report
         names = self._names[report.shadow]
         if report.desired:
             names |= template.placeholders(report.desired)
-        self._kernel.gather(names, partial(self._fill, report))
+        self._kernel.gather(names, partial(self._fill, report, again))
 
-    def _fill(self, report: conversation.Report, found: Mapping[str, Json]) -> None:
+    def _fill(self, report: exchange.Report, again: bool, found: Mapping[str, Json]) -> None:
         """Fill the templates of a shadow and hand them to the conversation."""
         if self._asked.get(report.shadow) is not report:
             return  # another configuration, or another report in its place
@@ -235,11 +246,15 @@ class Shadows(Part):
         done = self._executor.reported(entry.name) if self._executor else {}
         own = {**self._fills[report.shadow](values), **{key: value for key, value in done.items() if value is not None}}
         if entry.checks or entry.on_delta:
-            own[OWN_KEY] = {"checks": own_report, "orders": {"failed": self._failures(entry)}}
+            orders = self._executor.told(entry.name) if self._executor else NO_ORDERS
+            own[OWN_KEY] = {"checks": own_report, "orders": orders, **self._kernel.about()}
         reported = {**done, **self._from_files(entry, own), **own}
         seed = template.compile_tree(report.desired)(values) if report.desired else {}
-        self._conversation, effects = conversation.report(self._conversation, report.shadow, reported, seed, now)
+        self._conversation, effects = reports.report(self._conversation, report.shadow, reported, seed, now)
         self._perform(effects, now)
+        unreported = reports.unreported(self._conversation, report.shadow)
+        if self._executor is not None and self._executor.unreported(entry.name, unreported, now) and not again:
+            self._report(exchange.Report(report.shadow), now, again=True)
 
     def _failures(self, entry: Shadow) -> list[Json]:
         """Return what is desired of this shadow and could not be done."""
@@ -262,7 +277,7 @@ class Shadows(Part):
         for name, reason in news.items():
             log.warning("bridge.skipped", f"{name or 'the files'} cannot be reported, or not all of it: {reason}",
                         file=name, reason=reason)
-        if found != self._remembered:
+        if not same(found, self._remembered):
             self._remembered = found
             self._with_files(self._bridge.remember)
         return found

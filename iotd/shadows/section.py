@@ -11,6 +11,7 @@ from iotd.config.section import Note, Section, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
 from iotd.mqtt import topics
+from iotd.shadows.documents import has_null_in_list
 from iotd.vocabulary import Json
 
 AWS_MAX_SHADOW_BYTES = 8 * 1024
@@ -121,6 +122,8 @@ def _check(settings: Settings, note: Note) -> None:
         for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
             if aws and _depth(state) > AWS_MAX_SHADOW_DEPTH:
                 note(f"{key}.{part}", f"{_depth(state)} levels deep; AWS IoT is sure to take {AWS_MAX_SHADOW_DEPTH}")
+            for name in (name for name, value in state.items() if has_null_in_list(value)):
+                note(f"{key}.{part}.{name}", "a list in it has a null, which a shadow cannot hold; leave it out")
         _check_watching(settings, shadow, key, note)
         if shadow.files and any(other.files for other in shadows[:position]):
             note(f"{key}.files", "another shadow has the files already; one at most can have them")
@@ -143,6 +146,19 @@ def _check_watching(settings: Settings, shadow: Shadow, key: str, note: Note) ->
             note_if(note, f"{key}.on_delta.{desired_key}.set", override.problem(action.setting, settings))
 
 
+def _look(settings: Settings, note: Note) -> None:
+    from iotd.shadows import kinds
+
+    for position, shadow in enumerate(settings.sections["shadows"]):
+        for place, check in enumerate(shadow.checks):
+            kind = kinds.KINDS[check.kind]
+            note_if(note, f"shadows[{position}].checks[{place}].{check.kind}", kind.impossible(check.subject))
+        for key, action in shadow.on_delta.items():
+            if isinstance(action, Run):
+                note_if(note, f"shadows[{position}].on_delta.{key}.run",
+                        kinds.KINDS["command"].impossible(action.command))
+
+
 def _size_of(tree: Json) -> int:
     return len(json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -155,4 +171,4 @@ def _depth(tree: Json) -> int:
 
 SECTIONS = {"shadows": Section(
     listed(_shadow, "- name: …"), (), check=_check, filters=lambda shadows: FILTERS * len(shadows),
-    settable=(period_of_an_item("shadows"),))}
+    settable=(period_of_an_item("shadows"),), look=_look)}

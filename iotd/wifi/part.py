@@ -90,8 +90,8 @@ class WifiRecovery(Part):
             return
         before = (self.wrong, self.essid)
         self._reading = reading
-        self._state, effects = recovery.judge(settings, self._state, reading,
-                                              self._circumstances(settings, reading), now)
+        circumstances = self._circumstances(settings, reading)
+        self._state, effects = recovery.judge(settings, self._state, reading, circumstances, now)
         for effect in effects:
             if isinstance(effect, recovery.Keep):
                 if not self._kept(effect.budget):
@@ -102,6 +102,8 @@ class WifiRecovery(Part):
                 if isinstance(effect, recovery.Restored) and self._kernel.connected:
                     self._kernel.outages.mended()
                 _tell(effect)
+        if self.wrong and reading.outcome != "unknown" and not circumstances.other_default_route:
+            self._kernel.outages.explained("interface" if reading.outcome == "absent" else "association")
         if (self.wrong, self.essid) != before:
             self._kernel.status_changed()
 
@@ -123,8 +125,10 @@ class WifiRecovery(Part):
     def sentences(self) -> list[str]:
         """Return the last look in words."""
         reading = self._reading
-        looked = [] if reading is None else [
-            f"{reading.interface}: {reading.outcome}, ESSID {self.essid}, {reading.rssi_dbm} dBm"]
+        looked = []
+        if reading is not None:
+            told = f"ESSID {self.essid}, {reading.rssi_dbm} dBm" if reading.outcome == "associated" else reading.reason
+            looked = [f"{reading.interface}: {reading.outcome}, {told}"]
         return looked + ["one reboot at most until the Wi-Fi is right again, since it forgets the count of them"
                          ] * self._reboots_are_forgotten()
 

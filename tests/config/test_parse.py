@@ -23,7 +23,8 @@ from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
 from iotd.shadows.section import Action, Check, Shadow
 from iotd.wifi.section import RebootBudget, Wifi
-from iotd.wings import WINGS, module
+from iotd.wings import WINGS
+from iotd.wings import sections as sections_of_wing
 
 IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef")
 AWS = "a1b2-ats.iot.ap-northeast-1.amazonaws.com"
@@ -139,7 +140,7 @@ ARTICLE = {
 def top_level() -> dict[str, Section]:
     """Return every key that can stand at the top of the file, with its section."""
     return {**base.SECTIONS, **{key: section for wing in WINGS
-                                for key, section in module(wing, "section").SECTIONS.items()}}
+                                for key, section in sections_of_wing(wing).items()}}
 
 
 def defaults_of(kind: type[Any]) -> dict[str, Any]:
@@ -628,8 +629,8 @@ def test_what_aws_just_takes_is_taken(text: str) -> None:
 @pytest.mark.parametrize("text, expected", [
     ("mqtt:\n\thost: a\n", "2: is no YAML: 'host: a': it has a tab; indent with spaces"),
     ("a: b: c\n", "1: is no YAML: 'a: b: c': mapping values are not allowed in this context"),
-    ("mqtt: {host: a\n", "2: is no YAML: "),
-    ("a: \"b\n", "2: is no YAML: "),
+    ("mqtt: {host: a\n", "1: is no YAML: "),
+    ("a: \"b\n", "1: is no YAML: "),
     ("a:\n  *b\n", "2: is no YAML: '*b': found undefined alias"),
     ("a: 1\n---\nb: 2\n", "2: is no YAML: '---': but found another document"),
     ("a: 1\nb: \0\n", "2: is no YAML: control characters are not allowed: U+0000"),

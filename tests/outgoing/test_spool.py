@@ -871,6 +871,8 @@ def test_what_two_boots_without_a_disk_have_made_is_all_there_once_it_can_be_rea
     last = last or place.spool(boot="two")
     last.settle(RETRY_S + 1.0, None, everything=True)
     assert [row.topic for row in last.fetch(0, 10)] == ["a", "b", "c"]
+
+
 @contextlib.contextmanager
 def locked(place: Path, how: str) -> Iterator[None]:
     """Hold the store as another program does, for writing or wholly."""

@@ -164,6 +164,14 @@ def test_what_is_desired_can_be_read_by_all_and_changes_in_one_step(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()].count("desired.json") == len(list(tmp_path.glob("*desired*")))
 
 
+@pytest.mark.parametrize("first, second", [(0, False), (1, True), (1, 1.0), ([0], [False]), ({"a": 1}, {"a": True})])
+def test_a_value_of_another_type_is_written_anew(tmp_path: Path, first: Json, second: Json) -> None:
+    files = opened(tmp_path)
+    for value in (first, second, first):
+        files.desired({"x": value})
+        assert (tmp_path / "desired.json").read_text() == json.dumps({"x": value})
+
+
 def test_only_its_owner_may_write_a_new_directory_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
     before = os.umask(0o027)  # as the unit has it
     files = opened(tmp_path)

@@ -162,14 +162,62 @@ def test_a_file_is_fresh(tmp_path: Path, age_s: float, outcome: str) -> None:
 def test_a_file_that_is_missing_is_bad_and_one_that_cannot_be_asked_for_is_unknown(tmp_path: Path) -> None:
     assert made("file", str(tmp_path / "no"), 60.0).outcome == "bad"
     (tmp_path / "plain").touch()
-    assert made("file", str(tmp_path / "plain" / "below"), 60.0).outcome == "unknown"
+    assert made("file", str(tmp_path / "plain" / "below"), 60.0).outcome == "bad"
+    (tmp_path / "circle").symlink_to("circle")
+    assert made("file", str(tmp_path / "circle"), 60.0).outcome == "unknown"
 
 
 def test_a_disk_has_room(tmp_path: Path) -> None:
     assert made("disk", str(tmp_path), 1).outcome == "good"
     found = made("disk", str(tmp_path), 1 << 60)
     assert found.outcome == "bad" and isinstance(found.value, int)
-    assert made("disk", str(tmp_path / "no"), 1).outcome == "unknown"
+
+
+@pytest.mark.parametrize("name", ["no", "plain/below", "circle"])
+def test_a_disk_whose_path_is_missing_is_bad(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plain").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    found = made("disk", str(tmp_path / name), 1)
+    assert found.outcome == "bad" and str(tmp_path / name) in found.reason
+
+
+FSTAB = r"""# /etc/fstab
+proc /proc proc defaults 0 0
+LABEL=root / ext4 defaults 0 1
+LABEL=data {tree}/data ext4 nofail 0 2
+LABEL=usb {tree}/usb\040stick/ vfat nofail,noauto
+/swap none swap sw
+
+broken
+"""
+MOUNTS = r"""22 1 179:2 / / rw,noatime shared:1 - ext4 /dev/root rw
+23 22 0:20 / /proc rw - proc proc rw
+"""
+DATA = r"""31 22 8:1 / {tree}/data rw shared:5 - ext4 /dev/sda1 rw
+32 22 8:2 / {tree}/usb\040stick rw shared:6 - vfat /dev/sda2 rw
+"""
+
+
+@pytest.mark.parametrize("name, mounted, outcome", [
+    ("data", False, "bad"), ("data/deep", False, "bad"), ("data", True, "good"), ("data/deep", True, "good"),
+    ("link", False, "bad"), ("usb stick", False, "bad"), ("usb stick", True, "good"), ("database", False, "good"),
+])
+def test_an_empty_mount_point_is_not_judged_by_what_it_lies_on(
+    tmp_path: Path, name: str, mounted: bool, outcome: str
+) -> None:
+    for directory in ("data/deep", "usb stick", "database"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("data/deep")
+    tables = {"etc__fstab": FSTAB, "proc__self__mountinfo": MOUNTS + (DATA if mounted else "")}
+    host = roots(tmp_path, **{file: text.replace("{tree}", str(tmp_path)) for file, text in tables.items()})
+    found = made("disk", str(tmp_path / name), 1, roots=host)
+    assert found.outcome == outcome
+    if outcome == "bad":
+        assert "nothing is mounted on" in found.reason and "/etc/fstab" in found.reason
+
+
+def test_without_an_fstab_a_disk_is_what_holds_the_path(tmp_path: Path) -> None:
+    assert made("disk", str(tmp_path), 1, roots=roots(tmp_path)).outcome == "good"
 
 
 @pytest.mark.parametrize("text, outcome, value", [

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from iotd.shadows.conversation import (
-    ANSWER_S, ANSWERS, MAX_DOCUMENT_BYTES, MAX_IN_FLIGHT, PAUSE_FIRST_S, PAUSE_MAX_S, THROTTLED_S, Conversation,
-    Desired, Report, Wanted, closed, filters, heard, keep, next_due, opened, prefix, report, start, unanswered,
-)
-from iotd.shadows.documents import difference, lacking
-from iotd.shadows.section import Shadow
+from iotd.shadows import limits
+from iotd.shadows.conversation import THROTTLED_S, closed, heard, keep, next_due, opened
+from iotd.shadows.documents import MAX_BYTES, difference, lacking
+from iotd.shadows.exchange import Conversation, Desired, Report, Taken, Wanted, filters, stand, start, unanswered
+from iotd.shadows.messages import ANSWERS, prefix
+from iotd.shadows.reports import problems, report
+from iotd.shadows.requests import ANSWER_S, MAX_IN_FLIGHT
+from iotd.shadows.section import Run, Shadow
+from iotd.shadows.standing import PAUSE_FIRST_S, PAUSE_MAX_S
 from iotd.vocabulary import Entry, Message, Received, Send
 from tests.aws import document
 
@@ -164,24 +167,25 @@ DELTA = {"mode": "boost"}
     ("get/accepted", {"state": {"desired": "odd"}, "version": 5, "clientToken": "run-1"}, [None, ({},)]),
     ("get/rejected", {"code": 404, "clientToken": "run-1"}, [None, ({},)]),
     ("get/rejected", {"code": 500, "clientToken": "run-1"}, []),
-    ("update/delta", {"state": DELTA, "version": 5}, [DELTA]),
+    ("update/delta", {"state": DELTA, "version": 6}, [DELTA]),
     ("update/documents", {"current": {"state": {"desired": DELTA, "reported": DELTA}, "version": 5}}, [(DELTA,), None]),
     ("update/documents", {"current": {"state": {"desired": DELTA}, "version": 5}}, [(DELTA,)]),
     ("update/documents", {"current": {"state": {"reported": DELTA}, "version": 5}}, [({},), None]),
 ])
 def test_what_is_desired_is_told_each_time_it_is_heard(answer: str, body: Any, expected: list[Any]) -> None:
-    conversation, effects = hear(begun()[0], answer, body)
+    conversation, effects = hear(begun()[0] if answer.startswith("get") else reporting(), answer, body)
     assert told(effects) == expected
     if answer.startswith("update"):
         assert told(hear(conversation, answer, body)[1]) == expected
 
 
 def test_what_was_desired_before_is_not_told() -> None:
-    conversation, _ = hear(begun()[0], "update/delta", {"state": DELTA, "version": 5})
+    conversation, _ = hear(reporting(), "update/delta", {"state": DELTA, "version": 6})
+    conversation, _ = keep(stand(conversation, 0, get_at=1.0), 1.0)
     for answer, body in [
         ("update/delta", {"state": {"mode": "old"}, "version": 4}),
         ("update/documents", {"current": {"state": {"desired": {"mode": "old"}}, "version": 4}}),
-        ("get/accepted", {"state": {"delta": {"mode": "old"}}, "version": 4, "clientToken": "run-1"}),
+        ("get/accepted", {"state": {"delta": {"mode": "old"}}, "version": 4, "clientToken": "run-2"}),
     ]:
         assert told(hear(conversation, answer, body)[1]) == []
 
@@ -256,13 +260,13 @@ def test_documents_are_logged_with_both_sides_also_for_a_new_shadow() -> None:
         "shadow.documents", logging.DEBUG, {"shadow": "s", "version": 1, **body})]
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 413, 500, 9999, None, "409", True, {}])
+@pytest.mark.parametrize("code", [401, 403, 500, 9999, None, "409", True, {}])
 def test_a_rejected_report_is_said_and_not_repeated(code: Any) -> None:
     conversation, _ = report(reporting(), 0, {"state": "ok"}, {}, 1.0)
     conversation, effects = hear(conversation, "update/rejected", {"code": code, "clientToken": "run-2"})
     assert [(effect.event, effect.level, effect.fields["code"]) for effect in effects] == [
         ("shadow.rejected", logging.WARNING, code)]
-    assert next_due(conversation) == math.inf and not conversation.in_flight
+    assert next_due(conversation) == math.inf and not conversation.requests.in_flight
 
 
 @pytest.mark.parametrize("code, again", [(429, True), (500, True), (409, True), (400, False), (403, False)])
@@ -344,7 +348,7 @@ def test_a_careful_line_asks_for_one_thing_at_a_time_and_nothing_of_a_shadow_tha
 def test_at_most_ten_requests_are_unanswered_and_the_others_wait_their_turn() -> None:
     shadows = tuple(Shadow(f"s{number}") for number in range(25))
     conversation, effects = opened(start("t", shadows, "run"), 0.0)
-    assert len(sent(effects)) == len(conversation.in_flight) == MAX_IN_FLIGHT
+    assert len(sent(effects)) == len(conversation.requests.in_flight) == MAX_IN_FLIGHT
     body = {"code": 404, "clientToken": "run-3"}
     conversation, effects = heard(conversation, Received(
         1, "$aws/things/t/shadow/name/s2/get/rejected", json.dumps(body).encode(), 1, False), 1.0)
@@ -384,17 +388,334 @@ def test_a_device_whose_get_is_not_answered_still_reports_and_gets_again_after_g
     assert pauses[:5] == [10, 20, 40, 80, 160] and pauses[5:] == [PAUSE_MAX_S] * (len(pauses) - 5)
 
 
-def test_a_report_of_eight_kilobytes_is_sent_and_a_larger_one_said_once() -> None:
-    conversation = reporting()
-    fits = {"a": "x" * (MAX_DOCUMENT_BYTES - len('{"a":""}'))}
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"x": value}
+    return value
+
+
+def test_a_report_of_eight_kilobytes_is_sent_and_of_a_larger_one_the_guilty_key_is_left_out_and_named_once() -> None:
+    conversation = reporting(state={"reported": {}})
+    fits = {"a": "x" * (MAX_BYTES - len('{"a":""}'))}
     conversation, effects = report(conversation, 0, fits, {}, 1.0)
-    assert len(sent(effects)) == 1
-    large = {"a": fits["a"] + "x"}
+    assert len(sent(effects)) == 1 and problems(conversation) == []
+    large = {"a": fits["a"] + "x", "b": 1}
     conversation, effects = report(conversation, 0, large, {}, 1.0)
-    assert [(effect.event, effect.fields["code"]) for effect in effects] == [("shadow.rejected", 413)]
-    assert report(conversation, 0, large, {}, 1.0)[1] == []
-    assert events(report(report(conversation, 0, fits, {}, 1.0)[0], 0, large, {}, 1.0)[1]) == ["shadow.rejected"]
-    assert events(report(conversation, 0, {"a": "é" * 4092}, {}, 1.0)[1]) == []
+    assert [(effect.event, effect.fields["key"]) for effect in effects if isinstance(effect, Entry)] == [
+        ("shadow.left_out", "a")]
+    assert [body["state"] for _, body in sent(effects)] == [{"reported": {"b": 1}}]
+    assert "a of shadow s is left out" in problems(conversation)[0]
+    conversation, effects = report(conversation, 0, large, {}, 1.0)
+    assert events(effects) == []
+    conversation, effects = report(conversation, 0, {"a": "é" * 4092}, {}, 1.0)
+    assert events(effects) == ["shadow.put_back"] and problems(conversation) == []
+
+
+@pytest.mark.parametrize("guilty, why", [
+    ([None, None], "null"), ({"deep": [1, {"x": [None]}]}, "null"), (float("nan"), "no JSON"),
+    ({"x": float("inf")}, "no JSON"), ("\ud800", "half a character"), (nested(8), "deeper than 8"),
+    (nested(9000), "deeper than 8"), ("x" * 9000, "whole shadow"),
+], ids=["nulls", "null in part", "nan", "infinity", "surrogate", "deep", "deeper", "large"])
+def test_a_key_that_the_service_would_refuse_is_left_out_alone_and_named_until_it_is_well(
+    guilty: Any, why: str
+) -> None:
+    conversation = reporting(state={"reported": {"net": "old"}})
+    for turn in range(3):
+        conversation, effects = report(conversation, 0, {"net": guilty, "state": "ok"}, {}, 1.0)
+        assert events(effects) == (["shadow.left_out"] if turn == 0 else [])
+        assert [body["state"] for _, body in sent(effects)] == [{"reported": {"net": None, "state": "ok"}}]
+        conversation = taken(conversation, effects)
+    assert why in problems(conversation)[0]
+    conversation, _ = opened(closed(conversation), 2.0)
+    assert why in problems(conversation)[0]
+    conversation, effects = report(reporting_again(conversation), 0, {"net": ["ap"], "state": "ok"}, {}, 2.0)
+    assert events(effects) == ["shadow.put_back"] and problems(conversation) == []
+
+
+def test_what_is_desired_and_reported_together_is_bounded_and_the_largest_key_goes() -> None:
+    """4,500 bytes are desired, and done: both sections have them then."""
+    text = "x" * 4500
+    conversation = reporting(state={"desired": {"msg": text}, "reported": {"state": "ok"}})
+    conversation, effects = report(conversation, 0, {"msg": text, "state": "ok", "pump": "y" * 500}, {}, 1.0)
+    assert [body["state"]["reported"] for _, body in sent(effects)] == [{"state": "ok", "pump": "y" * 500}]
+    assert [effect.fields["key"] for effect in effects if isinstance(effect, Entry)] == ["msg"]
+
+
+def test_what_is_left_out_for_its_size_leaves_no_former_value_in_the_shadow() -> None:
+    document = {"desired": {"a": "x" * 5000}, "reported": {"a": "y" * 3000, "b": 1}}
+    kept, left_out = limits.fitted(document, "reported", {"a": "x" * 5000, "b": 2})
+    assert kept == {"a": None, "b": 2} and list(left_out) == ["a"]
+
+
+def test_what_iotd_reports_of_itself_goes_last() -> None:
+    content = {"iotd": "x" * 6000, **{f"key {number}": "y" * 1000 for number in range(5)}}
+    kept, left_out = limits.fitted({}, "reported", content)
+    assert "iotd" in kept and len(left_out) == 3
+    assert len(json.dumps(kept, separators=(",", ":"))) <= MAX_BYTES
+
+
+def test_a_seed_that_would_be_refused_is_left_out_alone() -> None:
+    conversation, effects = report(reporting(), 0, {"state": "ok"}, {"mode": [None], "other": 1}, 1.0)
+    assert [body["state"] for _, body in sent(effects)] == [{"reported": {"state": "ok"}}, {"desired": {"other": 1}}]
+    assert events(effects) == ["shadow.left_out"] and "left out of what is desired" in problems(conversation)[0]
+
+
+def taken(conversation: Conversation, effects: list[Any], version: int = 6) -> Conversation:
+    """Return the conversation once the service has taken all that was sent."""
+    for _, body in sent(effects):
+        conversation, _ = hear(conversation, "update/accepted", {"version": version, **body})
+    return conversation
+
+
+def reporting_again(conversation: Conversation) -> Conversation:
+    """Return the conversation once the get of a new line was answered."""
+    [token] = conversation.requests.in_flight
+    return hear(conversation, "get/accepted", {"state": {"reported": {}}, "version": 7, "clientToken": token})[0]
+
+
+class Refusing:
+    """A service that refuses every update in which one of the `guilty` keys is, and does not say which."""
+
+    def __init__(self, code: int, guilty: set[str]) -> None:
+        self.conversation = reporting()
+        self.guilty = guilty
+        self.code = code
+        self.stored: dict[str, Any] = {}
+        self.asked = 0
+        self.entries: list[tuple[str, str]] = []
+
+    def report(self, content: dict[str, Any], now: float) -> None:
+        """Report, and exchange whatever follows from that."""
+        self.conversation, effects = report(self.conversation, 0, content, {}, now)
+        queue = deque(effects)
+        while queue:
+            effect = queue.popleft()
+            if isinstance(effect, Entry) and effect.level > logging.DEBUG:
+                self.entries.append((effect.event, str(effect.fields.get("key", ""))))
+            elif isinstance(effect, Send):
+                self.asked += 1
+                body = json.loads(effect.message.payload)
+                said, token = body["state"]["reported"], body["clientToken"]
+                is_refused = bool(self.guilty & said.keys())
+                self.stored.update({} if is_refused else said)
+                self.conversation, more = hear(
+                    self.conversation, "update/rejected" if is_refused else "update/accepted",
+                    {"version": 6, "code": self.code, "message": "no", "clientToken": token}, now)
+                queue.extend(more)
+
+
+TEN = {f"k{number}": number for number in range(10)}
+
+
+@pytest.mark.parametrize("code", [400, 413])
+@pytest.mark.parametrize("guilty", [{"k3"}, {"k0", "k9"}, {"k1", "k2", "k3"}, set(TEN)], ids=len)
+def test_a_key_that_is_refused_by_no_known_rule_is_found_by_halving_and_left_out_alone(
+    guilty: set[str], code: int
+) -> None:
+    service = Refusing(code, guilty)
+    service.report(TEN, 1.0)
+    assert set(service.stored) == TEN.keys() - guilty
+    assert sorted(service.entries) == sorted(
+        [("shadow.rejected", ""), *(("shadow.left_out", key) for key in guilty)])
+    assert service.asked <= 1 + 8 * len(guilty)
+    for number in range(480):  # four hours: each is tried again now and then, and nothing more is said
+        service.report(TEN, 31.0 + 30.0 * number)
+    assert len(service.entries) == 1 + len(guilty)
+    assert service.asked < 480 + 1 + 8 * len(guilty) + 10 * len(guilty)
+    assert sum("left out" in problem for problem in problems(service.conversation)) == len(guilty)
+
+
+def test_a_key_that_the_service_takes_after_all_is_put_back() -> None:
+    service = Refusing(400, {"k3"})
+    service.report(TEN, 1.0)
+    service.guilty.clear()
+    service.report(TEN, 50.0)
+    assert "k3" not in service.stored
+    service.report(TEN, 62.0)
+    assert service.stored == TEN
+    service.report(TEN, 92.0)
+    assert service.entries[-1] == ("shadow.put_back", "k3") and problems(service.conversation) == []
+
+
+def test_a_search_that_finds_no_end_is_bounded() -> None:
+    content = {f"key {number}": number for number in range(500)}
+    service = Refusing(400, set(content))
+    service.report(content, 1.0)
+    assert service.asked <= 1 + 2 * limits.MAX_HALVINGS and service.stored == {}
+    assert sum(event == "shadow.left_out" for event, _ in service.entries) == 500
+
+
+def test_a_report_that_comes_while_the_guilty_key_is_searched_waits_for_the_end_of_that() -> None:
+    conversation, _ = report(reporting(), 0, {"a": 1, "b": 2}, {}, 1.0)
+    conversation, effects = hear(conversation, "update/rejected", {"code": 400, "clientToken": "run-2"})
+    assert [body["state"]["reported"] for _, body in sent(effects)] == [{"a": 1}, {"b": 2}]
+    conversation, effects = report(conversation, 0, {"a": 3, "b": 2}, {}, 1.0)
+    assert effects == []
+    conversation, _ = hear(conversation, "update/accepted", {"version": 6, "clientToken": "run-3"})
+    conversation, effects = hear(conversation, "update/rejected", {"code": 400, "clientToken": "run-4"})
+    assert reports(effects) == [Report(0)]
+
+
+@pytest.mark.parametrize("code", [401, 403, 500])
+def test_a_refusal_that_lasts_is_said_once_and_stands_until_it_is_over(code: int) -> None:
+    conversation, said = reporting(), []
+    for number in range(5):
+        conversation, effects = report(conversation, 0, {"state": "ok"}, {}, 1.0)
+        conversation, more = hear(conversation, "update/rejected", {
+            "code": code, "message": "no", "clientToken": sent(effects)[0][1]["clientToken"]})
+        said += events(more)
+    assert said == ["shadow.rejected"] and f"the update of shadow s is refused: {code} no" in problems(conversation)
+    conversation, effects = report(conversation, 0, {"state": "ok"}, {}, 1.0)
+    assert problems(taken(conversation, effects)) == []
+
+
+def get_answer(version: int, token: str = "run-1", **more: Any) -> dict[str, Any]:
+    return {"state": {"desired": {"mode": "eco"}, "reported": {"mode": "eco"}}, "version": version,
+            "clientToken": token, **more}
+
+
+def orders(effects: list[Any]) -> list[Any]:
+    """Return what is to be done, and what other programs are told is desired."""
+    return [effect for effect in effects if isinstance(effect, (Wanted, Desired))]
+
+
+REPLAYED = [("update/delta", {"state": {"gate": "open"}, "version": 3}),
+            ("update/documents", {"current": {"state": {"desired": {"gate": "open"}}, "version": 3}})]
+
+
+@pytest.mark.parametrize("answer, body", REPLAYED)
+def test_what_a_kept_session_replays_before_the_get_is_answered_is_no_order(answer: str, body: Any) -> None:
+    silent = start("t", (NAMED,), "run")
+    silent, effects = hear(silent, answer, body)
+    assert orders(effects) == []
+    conversation, _ = opened(silent, 0.0)
+    conversation, effects = hear(conversation, answer, body)
+    assert orders(effects) == [] and "shadow.delta" not in events(effects)
+    conversation, effects = hear(conversation, "get/accepted", get_answer(5))
+    assert told(effects) == [None, ({"mode": "eco"},)]
+    assert orders(hear(conversation, answer, body)[1]) == []
+    assert orders(hear(closed(conversation), answer, body)[1]) == []
+
+
+@pytest.mark.parametrize("answer, body", REPLAYED)
+def test_what_was_heard_before_the_get_was_answered_and_is_newer_has_it_made_again_at_once(
+    answer: str, body: Any
+) -> None:
+    conversation, _ = hear(begun()[0], answer, body)
+    conversation, _ = hear(conversation, "get/accepted", get_answer(2))
+    conversation, effects = keep(conversation, 1.0)
+    assert [topic for topic, _ in sent(effects)] == [PREFIX + "get"]
+    conversation, effects = hear(conversation, "get/accepted", get_answer(2, "run-2"))
+    assert told(effects) == [None, ({"mode": "eco"},)]
+    assert next_due(conversation) == math.inf
+
+
+@pytest.mark.parametrize("answer, body", REPLAYED)
+def test_after_a_404_nothing_is_an_order_before_the_shadow_is_known_to_be_there(answer: str, body: Any) -> None:
+    conversation, _ = hear(begun()[0], "get/rejected", {"code": 404, "clientToken": "run-1"})
+    conversation, effects = report(conversation, 0, {"state": "ok"}, {}, 1.0)
+    conversation, heard_effects = hear(conversation, answer, body)
+    assert orders(heard_effects) == []
+    conversation, _ = hear(conversation, "update/accepted", {"version": 5, "clientToken": "run-2"})
+    assert orders(hear(conversation, answer, body)[1]) == []
+    _, effects = hear(conversation, "update/delta", {"state": {"gate": "open"}, "version": 5})
+    assert told(effects) == [{"gate": "open"}]
+
+
+def test_a_shadow_that_the_cloud_makes_after_a_404_is_got() -> None:
+    conversation, _ = hear(begun()[0], "get/rejected", {"code": 404, "clientToken": "run-1"})
+    for version in range(1, 20):
+        conversation, _ = hear(conversation, "update/delta", {"state": {"mode": version}, "version": version})
+    conversation, effects = keep(conversation, 1.0)
+    assert [topic for topic, _ in sent(effects)] == [PREFIX + "get"]
+    _, effects = hear(conversation, "get/accepted", {"state": {"desired": DELTA, "delta": DELTA}, "version": 19,
+                                                     "clientToken": "run-2"})
+    assert told(effects) == [DELTA, (DELTA,)]
+
+
+@pytest.mark.parametrize("answer, body", REPLAYED)
+def test_what_is_older_than_the_get_by_the_services_own_time_is_no_order_whatever_its_number(
+    answer: str, body: Any
+) -> None:
+    conversation, _ = hear(begun()[0], "get/accepted", get_answer(2, timestamp=200_000))
+    conversation, effects = hear(conversation, answer, {**body, "timestamp": 10_000})
+    assert orders(effects) == []
+    assert [topic for topic, _ in sent(keep(conversation, 1.0)[1])] == [PREFIX + "get"]
+    assert orders(hear(conversation, answer, {**body, "timestamp": 200_000})[1]) != []
+
+
+@pytest.mark.parametrize("code, for_good", [(403, True), (400, True), (500, False), (429, False), (None, False)])
+def test_a_get_that_has_failed_for_good_lets_orders_be_orders(code: Any, for_good: bool) -> None:
+    conversation, _ = hear(begun()[0], "get/rejected", {"code": code, "clientToken": "run-1"})
+    delta = {"state": DELTA, "version": 3}
+    assert bool(orders(hear(conversation, "update/delta", delta)[1])) == for_good
+    now = 1.0
+    for _ in range(20):
+        now = min(next_due(conversation), now + 1000.0)
+        conversation, _ = keep(conversation, now)
+    assert told(hear(conversation, "update/delta", delta, now)[1]) == [DELTA]
+
+
+def test_what_comes_of_a_shadow_that_rests_is_no_order() -> None:
+    conversation, _ = opened(start("t", (CLASSIC,), "run"), 0.0, True, ["the classic shadow"])
+    delta = Received(1, "$aws/things/t/shadow/update/delta", b'{"state": {"a": 1}, "version": 3}', 1, False)
+    assert heard(conversation, delta, 1.0)[1] == []
+
+
+FAN = Shadow("s", on_delta={"fan": Run(("fan", "{value}"))})
+SPEED = {"desired": {"fan": {"speed": 2, "mode": "eco"}, "free": {"a": 1, "b": 1}},
+         "reported": {"fan": {"speed": 1, "mode": "eco"}, "free": {"a": 1}}}
+PART = {"fan": {"speed": 2}, "free": {"b": 1}}
+
+
+def fan() -> Conversation:
+    conversation, _ = opened(start("t", (FAN,), "run"), 0.0)
+    return hear(conversation, "get/accepted", {
+        "state": {**SPEED, "desired": SPEED["reported"]}, "version": 5, "clientToken": "run-1"})[0]
+
+
+def wanted(effects: list[Any]) -> list[Any]:
+    return [effect.delta for effect in effects if isinstance(effect, Wanted)]
+
+
+def test_what_is_wanted_of_an_object_is_the_whole_of_it() -> None:
+    _, effects = hear(opened(start("t", (FAN,), "run"), 0.0)[0], "get/accepted", {
+        "state": {**SPEED, "delta": PART}, "version": 5, "clientToken": "run-1"})
+    assert wanted(effects) == [SPEED["desired"]]
+
+
+@pytest.mark.parametrize("order", [("update/delta", "update/documents"), ("update/documents", "update/delta")])
+def test_a_delta_that_tells_a_part_waits_for_the_document_that_tells_all(order: tuple[str, str]) -> None:
+    body = {"update/delta": {"state": PART, "version": 6},
+            "update/documents": {"current": {"state": SPEED, "version": 6}}}
+    conversation, first = hear(fan(), order[0], body[order[0]])
+    conversation, second = hear(conversation, order[1], body[order[1]])
+    assert wanted(first) == [] and wanted(second) == [SPEED["desired"]]
+    assert next_due(conversation) == math.inf
+
+
+def test_a_document_that_does_not_come_is_asked_for_once() -> None:
+    conversation, effects = hear(fan(), "update/delta", {"state": PART, "version": 6})
+    assert wanted(effects) == []
+    conversation, effects = keep(conversation, 2.0)
+    assert [topic for topic, _ in sent(effects)] == [PREFIX + "get"]
+    conversation, effects = hear(conversation, "get/accepted", {
+        "state": {**SPEED, "delta": PART}, "version": 6, "clientToken": "run-2"})
+    assert wanted(effects) == [SPEED["desired"]] and reports(effects) == []
+    assert next_due(conversation) == math.inf
+
+
+def test_a_newer_document_tells_what_is_wanted_of_an_older_delta() -> None:
+    conversation, _ = hear(fan(), "update/delta", {"state": PART, "version": 6})
+    newer = {"desired": {"fan": {"speed": 1, "mode": "eco"}, "free": {"b": 1}}, "reported": SPEED["reported"]}
+    assert wanted(hear(conversation, "update/documents", {"current": {"state": newer, "version": 7}})[1]) == [
+        {"free": {"b": 1}}]
+
+
+@pytest.mark.parametrize("delta", [{"fan": 3}, {"fan": [{"a": 1}]}, {"free": {"b": 1}, "fan": "fast"}])
+def test_a_delta_that_tells_all_of_what_has_an_action_waits_for_nothing(delta: Any) -> None:
+    assert wanted(hear(fan(), "update/delta", {"state": delta, "version": 6})[1]) == [delta]
 
 
 def test_the_token_of_an_update_answers_no_get_and_the_other_way_round() -> None:
@@ -445,12 +766,12 @@ def test_whatever_comes_never_raises_and_is_at_most_one_warning(answer: str) -> 
         body: Any = {key: chance.choice([chance.choice(HOSTILE), tree(chance, 3)])
                      for key in KEYS if chance.random() < 0.7}
         if chance.random() < 0.6:
-            body["clientToken"] = chance.choice(list(conversation.in_flight) or ["run-1"])
+            body["clientToken"] = chance.choice(list(conversation.requests.in_flight) or ["run-1"])
         if chance.random() < 0.4:
             body["version"] = chance.randrange(10)
         after, effects = hear(conversation, answer, chance.choice([body, body, body, tree(chance, 2)]))
         assert sum(effect.level >= logging.WARNING for effect in effects if isinstance(effect, Entry)) <= 1
-        assert len(after.in_flight) <= MAX_IN_FLIGHT
+        assert len(after.requests.in_flight) <= MAX_IN_FLIGHT
         keep(after, 30.0)
 
 
@@ -534,6 +855,8 @@ class World:
                 self.wanted[effect.shadow] = effect.delta
             elif isinstance(effect, Desired):
                 self.desired[effect.shadow] = effect.state
+            elif isinstance(effect, Taken):
+                pass
             elif effect.event == "shadow.delta":
                 self.orders.append(effect.fields["state"])
             else:
@@ -591,7 +914,7 @@ class World:
         return ([(name, stored and stored.deleted_at is None and stored.state) for name, stored in self.stored.items()],
                 [(standing.stage, standing.delta) for standing in self.conversation.standings],
                 self.orders[-1:], self.wanted, self.desired,
-                bool(self.conversation.in_flight or self.conversation.waiting))
+                bool(self.conversation.requests.in_flight or self.conversation.requests.waiting))
 
 
 SCENARIOS: dict[str, list[Callable[[World], None]]] = {

@@ -12,6 +12,7 @@ import pytest
 from iotd.shadows import desired
 from iotd.shadows.desired import Act, Duty, Orders
 from iotd.shadows.documents import difference
+from iotd.shadows.orders import arguments_of
 from iotd.shadows.section import Run, Set
 from iotd.vocabulary import Entry, Json
 
@@ -24,6 +25,10 @@ def fresh(kept: Json = None, actions: dict[str, Any] = ACTIONS, now: float = 0.0
     return desired.start("device_0", actions, kept, now)
 
 
+def hear(orders: Orders, delta: Json, now: float, version: int = 1) -> tuple[Orders, list[Any]]:
+    return desired.heard(orders, delta, version, now)
+
+
 def acts(effects: Iterable[Any]) -> list[tuple[str, Json]]:
     return [(effect.key, effect.value) for effect in effects if isinstance(effect, Act)]
 
@@ -34,14 +39,14 @@ def logged(effects: Iterable[Any]) -> list[str]:
 
 def done(orders: Orders, delta: Json, now: float = 0.0) -> Orders:
     """Return the orders after everything in the delta has been done."""
-    orders, effects = desired.heard(orders, delta, now)
+    orders, effects = hear(orders, delta, now)
     for key, _ in acts(effects):
         orders, _ = desired.finished(orders, key, "", now)
     return orders
 
 
 def test_what_is_desired_is_written_down_then_done_then_reported() -> None:
-    orders, effects = desired.heard(fresh(), {"fan": 3}, 0.0)
+    orders, effects = hear(fresh(), {"fan": 3}, 0.0)
     assert effects == [Duty.KEEP, Act("fan", FAN, 3)]
     assert desired.reported(orders) == {}
     orders, effects = desired.finished(orders, "fan", "", 1.0)
@@ -51,24 +56,29 @@ def test_what_is_desired_is_written_down_then_done_then_reported() -> None:
 
 
 def test_the_same_value_again_is_not_done_again() -> None:
-    orders, _ = desired.heard(fresh(), {"fan": {"a": 1, "b": 2}}, 0.0)
-    orders, while_acting = desired.heard(orders, {"fan": {"b": 2, "a": 1}}, 1.0)
+    orders, _ = hear(fresh(), {"fan": {"a": 1, "b": 2}}, 0.0)
+    orders, while_acting = hear(orders, {"fan": {"b": 2, "a": 1}}, 1.0)
     orders, _ = desired.finished(orders, "fan", "", 2.0)
-    orders, after = desired.heard(orders, {"fan": {"a": 1, "b": 2}}, 3.0)
+    orders, after = hear(orders, {"fan": {"a": 1, "b": 2}}, 3.0)
     assert while_acting == []
     assert after == [Duty.REPORT]
+
+
+def test_a_number_is_the_same_however_it_is_written() -> None:
+    orders = done(fresh(), {"fan": {"speed": 1, "steps": [2.0]}})
+    assert acts(hear(orders, {"fan": {"speed": 1.0, "steps": [2]}}, 1.0)[1]) == []
 
 
 @pytest.mark.parametrize("first, second", [(1, 2), (1, True), (0, False), ("1", 1), ([1], [1, 1]), ({}, [])])
 def test_another_value_is_done(first: Json, second: Json) -> None:
     orders = done(fresh(), {"fan": first})
-    assert acts(desired.heard(orders, {"fan": second}, 1.0)[1]) == [("fan", second)]
+    assert acts(hear(orders, {"fan": second}, 1.0)[1]) == [("fan", second)]
 
 
 def test_what_is_desired_while_the_last_is_under_way_waits_for_its_end_and_only_the_newest_is_done() -> None:
-    orders, _ = desired.heard(fresh(), {"fan": 1}, 0.0)
-    orders, second = desired.heard(orders, {"fan": 2}, 1.0)
-    orders, third = desired.heard(orders, {"fan": 3}, 2.0)
+    orders, _ = hear(fresh(), {"fan": 1}, 0.0)
+    orders, second = hear(orders, {"fan": 2}, 1.0)
+    orders, third = hear(orders, {"fan": 3}, 2.0)
     assert second == third == []
     orders, effects = desired.finished(orders, "fan", "", 3.0)
     assert acts(effects) == [("fan", 3)]
@@ -76,15 +86,15 @@ def test_what_is_desired_while_the_last_is_under_way_waits_for_its_end_and_only_
 
 
 def test_what_failed_is_not_reported_as_done_when_something_else_is_desired_by_then() -> None:
-    orders, _ = desired.heard(fresh(), {"fan": 1}, 0.0)
-    orders, _ = desired.heard(orders, {"fan": 2}, 1.0)
+    orders, _ = hear(fresh(), {"fan": 1}, 0.0)
+    orders, _ = hear(orders, {"fan": 2}, 1.0)
     orders, effects = desired.finished(orders, "fan", "no fan", 2.0)
     assert acts(effects) == [("fan", 2)]
     assert desired.reported(orders) == {}
 
 
 def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows() -> None:
-    orders, effects = desired.heard(fresh(), {"fan": 9}, 0.0)
+    orders, effects = hear(fresh(), {"fan": 9}, 0.0)
     now, pauses = 0.0, []
     for _ in range(9):
         orders, effects = desired.finished(orders, "fan", "exit status 1: no fan", now)
@@ -92,7 +102,7 @@ def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows()
         due_at = desired.next_due(orders)
         pauses.append(due_at - now)
         assert desired.keep(orders, due_at - 0.1) == (orders, [])
-        orders, effects = desired.heard(orders, {"fan": 9}, due_at - 0.1)
+        orders, effects = hear(orders, {"fan": 9}, due_at - 0.1)
         assert effects == []
         now = due_at
         orders, effects = desired.keep(orders, now)
@@ -101,33 +111,33 @@ def test_a_failure_is_reported_beside_and_tried_again_after_a_pause_that_grows()
 
 
 def test_a_failure_stands_in_the_report_until_it_is_mended_or_not_desired_any_more() -> None:
-    orders, _ = desired.heard(fresh(), {"fan": 9}, 0.0)
+    orders, _ = hear(fresh(), {"fan": 9}, 0.0)
     failed, _ = desired.finished(orders, "fan", "no fan", 0.0)
     assert desired.failures(failed) == [{"key": "fan", "reason": "no fan"}]
     assert desired.reported(failed) == {}
     assert desired.failures(done(failed, {"fan": 8}, 1.0)) == []
-    taken_back, effects = desired.heard(failed, None, 1.0)
+    taken_back, effects = hear(failed, None, 1.0)
     assert effects == [Duty.KEEP, Duty.REPORT]
     assert (desired.failures(taken_back), desired.next_due(taken_back)) == ([], math.inf)
 
 
 def test_a_wish_taken_back_after_a_failure_leaves_what_was_done_before() -> None:
     orders = done(fresh(), {"fan": 1})
-    orders, _ = desired.heard(orders, {"fan": 9}, 100.0)
+    orders, _ = hear(orders, {"fan": 9}, 100.0)
     orders, _ = desired.finished(orders, "fan", "no", 100.0)
     assert desired.reported(orders) == {"fan": 1}
-    orders, _ = desired.heard(orders, None, 101.0)
+    orders, _ = hear(orders, None, 101.0)
     assert (desired.reported(orders), desired.failures(orders)) == ({"fan": 1}, [])
-    assert acts(desired.heard(orders, {"fan": 9}, 200.0)[1]) == [("fan", 9)]
+    assert acts(hear(orders, {"fan": 9}, 200.0)[1]) == [("fan", 9)]
 
 
 def test_a_key_without_an_action_is_named_once_and_left() -> None:
-    orders, effects = desired.heard(fresh(), {"door": "open"}, 0.0)
+    orders, effects = hear(fresh(), {"door": "open"}, 0.0)
     assert logged(effects) == ["desired.left"] and len(effects) == 1
-    assert desired.heard(orders, {"door": "open"}, 1.0) == (orders, [])
-    assert logged(desired.heard(orders, {"door": "shut"}, 1.0)[1]) == ["desired.left"]
-    orders, _ = desired.heard(orders, None, 2.0)
-    assert logged(desired.heard(orders, {"door": "open"}, 3.0)[1]) == ["desired.left"]
+    assert hear(orders, {"door": "open"}, 1.0) == (orders, [])
+    assert logged(hear(orders, {"door": "shut"}, 1.0)[1]) == ["desired.left"]
+    orders, _ = hear(orders, None, 2.0)
+    assert logged(hear(orders, {"door": "open"}, 3.0)[1]) == ["desired.left"]
 
 
 def deep(levels: int) -> Json:
@@ -143,19 +153,19 @@ def deep(levels: int) -> Json:
     (float("inf"), "no JSON"),
 ], ids=["large", "deep", "deeper", "deep in part", "surrogate", "nan", "infinity"])
 def test_what_is_too_large_too_deep_or_no_json_is_refused_and_named_once(value: Json, why: str) -> None:
-    orders, effects = desired.heard(fresh(), {"fan": value}, 0.0)
+    orders, effects = hear(fresh(), {"fan": value}, 0.0)
     assert logged(effects) == ["desired.refused"] and effects[1:] == [Duty.KEEP, Duty.REPORT]
     [failure] = desired.failures(orders)
     assert why in failure["reason"]
-    assert desired.heard(orders, {"fan": value}, 1.0) == (orders, [])
+    assert hear(orders, {"fan": value}, 1.0) == (orders, [])
     assert json.loads(json.dumps(desired.to_json(orders), allow_nan=False)) == desired.to_json(orders)
-    assert acts(desired.heard(orders, {"fan": 1}, 2.0)[1]) == [("fan", 1)]
+    assert acts(hear(orders, {"fan": 1}, 2.0)[1]) == [("fan", 1)]
 
 
 @pytest.mark.parametrize("value", [deep(8), "x" * 8190, {"a": {"b": [1, {"c": None}]}}, "", 0, False, 1e300],
                          ids=["deep", "large", "tree", "empty", "zero", "false", "number"])
 def test_anything_else_is_taken(value: Json) -> None:
-    assert acts(desired.heard(fresh(), {"fan": value}, 0.0)[1]) == [("fan", value)]
+    assert acts(hear(fresh(), {"fan": value}, 0.0)[1]) == [("fan", value)]
 
 
 @pytest.mark.parametrize("value, text", [
@@ -163,8 +173,8 @@ def test_anything_else_is_taken(value: Json) -> None:
     ("", ""), (3, "3"), (-3, "-3"), (True, "true"), (1.5, "1.5"), ({"a": [1, "雪"]}, '{"a": [1, "雪"]}'),
 ])
 def test_a_value_is_exactly_one_argument(value: Json, text: str) -> None:
-    assert desired.arguments(("fan", "{value}", "{{now}}"), value) == ("fan", text, "{now}")
-    assert desired.arguments(("fan", "--speed={value}"), value) == ("fan", f"--speed={text}")
+    assert arguments_of(("fan", "{value}", "{{now}}"), value) == ("fan", text, "{now}")
+    assert arguments_of(("fan", "--speed={value}"), value) == ("fan", f"--speed={text}")
 
 
 @pytest.mark.parametrize("command, value", [
@@ -173,38 +183,157 @@ def test_a_value_is_exactly_one_argument(value: Json, text: str) -> None:
 ])
 def test_nul_and_what_looks_like_an_option_are_refused(command: tuple[str, ...], value: str) -> None:
     with pytest.raises(ValueError):
-        desired.arguments(command, value)
+        arguments_of(command, value)
 
 
 def test_after_a_double_dash_nothing_is_an_option() -> None:
-    assert desired.arguments(("fan", "--", "{value}"), "--help") == ("fan", "--", "--help")
+    assert arguments_of(("fan", "--", "{value}"), "--help") == ("fan", "--", "--help")
 
 
-def test_a_value_that_changes_without_end_is_done_five_times_a_minute_and_named_once() -> None:
-    orders, done_values, events = fresh(), [], []
-    for second in range(120):
-        orders, effects = desired.heard(orders, {"fan": second}, float(second))
-        due = desired.keep(orders, float(second))
-        orders, effects = due[0], effects + due[1]
-        events += [event for event in logged(effects) if event == "desired.loop"]
-        for key, value in acts(effects):
-            done_values.append(value)
-            orders, _ = desired.finished(orders, key, "", float(second))
-    assert len(done_values) == 10 and done_values[:5] == [0, 1, 2, 3, 4]
-    assert events == ["desired.loop"]
-    due_at = desired.next_due(orders)
-    assert acts(desired.keep(orders, due_at)[1]) == [("fan", 119)]
+def reported_and_taken(orders: Orders, version: int, now: float) -> Orders:
+    return desired.taken(orders, desired.reported(orders), version, now)
 
 
-def test_a_difference_that_no_report_settles_is_reported_three_times_a_minute_and_named_once() -> None:
-    orders = done(fresh(), {"fan": 1})
-    reports, events = 0, []
-    for second in range(60):
-        orders, effects = desired.heard(orders, {"fan": 1}, float(second))
-        reports += effects.count(Duty.REPORT)
+def test_a_slider_is_followed_at_once_and_ends_at_its_newest_value() -> None:
+    """40 values in 10 s, each done and reported long before the next one."""
+    orders, done_at, events = fresh(), [], []
+    for number in range(40):
+        now = number / 4
+        orders, effects = hear(orders, {"fan": number}, now, 2 * number + 2)
         events += logged(effects)
-    assert (reports, events) == (3, ["desired.loop"])
-    assert acts(desired.heard(orders, {"fan": 2}, 60.0)[1]) == [("fan", 2)]
+        done_at += [(value, now) for _, value in acts(effects)]
+        orders, effects = desired.finished(orders, "fan", "", now + 0.05)
+        orders = reported_and_taken(orders, 2 * number + 3, now + 0.1)
+    assert done_at == [(number, number / 4) for number in range(40)]
+    assert "desired.loop" not in events
+    orders, _ = desired.keep(orders, now + 4.0)
+    assert desired.reported(orders) == {"fan": 39}
+
+
+def test_a_slider_that_is_faster_than_the_command_ends_at_its_newest_value_when_the_command_has_ended() -> None:
+    orders, ran = fresh(), []
+    for number in range(40):
+        orders, effects = hear(orders, {"fan": number}, number / 4, number + 1)
+        ran += acts(effects)
+    orders, effects = desired.finished(orders, "fan", "", 10.0)
+    assert acts(effects) == [("fan", 39)] and len(ran) == 1
+
+
+@pytest.mark.parametrize("interval_s", [0.3, 1.0, 1.5, 3.0, 5.0, 10.0, 30.0, 50.0, 90.0])
+def test_steady_changes_are_no_fight(interval_s: float) -> None:
+    orders, events, now = fresh(), [], 0.0
+    for number in range(100):
+        now += interval_s
+        orders, effects = hear(orders, {"fan": number}, now, 2 * number + 2)
+        assert acts(effects) == [("fan", number)]
+        events += logged(effects)
+        orders, _ = desired.finished(orders, "fan", "", now)
+        orders = reported_and_taken(orders, 2 * number + 3, now)
+        due_at = desired.next_due(orders)
+        if due_at < now + interval_s:
+            orders, _ = desired.keep(orders, due_at)
+            orders = reported_and_taken(orders, 2 * number + 3, due_at)
+    assert "desired.loop" not in events
+
+
+@pytest.mark.parametrize("reaction_s", [0.05, 0.9, 3.0])
+def test_a_program_that_answers_each_report_by_another_wish_is_named_once_and_heard_ever_less(
+    reaction_s: float
+) -> None:
+    orders, events, times, now, version = fresh(), [], [], 0.0, 1
+    while now < 6 * 3600.0:
+        orders, effects = hear(orders, {"fan": version % 3}, now, version)
+        assert len(acts(effects)) == 1  # what is desired is done at once all the same
+        times.append(now)
+        events += logged(effects)
+        orders, effects = desired.finished(orders, "fan", "", now)
+        if Duty.REPORT not in effects:
+            now = desired.next_due(orders)
+            orders, effects = desired.keep(orders, now)
+            assert effects == [Duty.REPORT]
+        orders = reported_and_taken(orders, version + 1, now)
+        now, version = now + reaction_s, version + 2
+    assert events.count("desired.loop") == 1
+    assert len(times) < 30 and times[-1] - times[-2] > 3600.0
+
+
+def test_who_reports_another_value_after_us_is_contradicted_three_times_and_then_named_once_and_ever_less() -> None:
+    orders, events, reports, now, version = done(fresh(), {"fan": 1}), [], 0, 0.0, 2
+    while now < 3600.0:
+        orders = reported_and_taken(orders, version, now)
+        orders, effects = hear(orders, {"fan": 1}, now, version + 1)
+        events += logged(effects)
+        if Duty.REPORT not in effects:
+            assert desired.reported(orders) == {}
+            now = desired.next_due(orders)
+            orders, _ = desired.keep(orders, now)
+        assert desired.reported(orders) == {"fan": 1}
+        reports, now, version = reports + 1, now + 0.1, version + 2
+    assert events == ["desired.loop"] and reports < 20
+    assert acts(hear(orders, {"fan": 2}, now, version)[1]) == [("fan", 2)]
+
+
+def test_a_delta_that_is_older_than_our_report_contradicts_nothing() -> None:
+    orders = reported_and_taken(done(fresh(), {"fan": 1}), 9, 0.0)
+    for version in range(1, 10):
+        assert hear(orders, {"fan": 1}, 1.0, version) == (orders, [])
+
+
+def held_back() -> tuple[Orders, float, int]:
+    """Return orders whose report of the fan is held back, the time, and the next version."""
+    orders, now, version = done(fresh(), {"fan": 0}), 0.0, 2
+    while not orders.orders["fan"].loop.is_held:
+        orders = reported_and_taken(orders, version, now)
+        orders, _ = hear(orders, {"fan": version}, now + 0.1, version + 1)
+        orders, _ = desired.finished(orders, "fan", "", now + 0.1)
+        now, version = now + 0.1, version + 2
+    return orders, now, version
+
+
+def test_who_goes_on_while_the_report_is_held_back_is_not_suspected_any_more() -> None:
+    orders, now, version = held_back()
+    orders, effects = hear(orders, {"fan": -1}, now, version)
+    assert acts(effects) == [("fan", -1)]
+    orders, effects = desired.finished(orders, "fan", "", now)
+    assert Duty.REPORT in effects and desired.reported(orders) == {"fan": -1}
+
+
+def test_a_value_that_is_desired_again_while_its_report_is_held_back_is_reported_to_be_told_anew() -> None:
+    orders, now, version = held_back()
+    orders, effects = hear(orders, None, now, version)
+    assert effects == [Duty.REPORT] and "fan" in desired.reported(orders)
+
+
+def test_nothing_is_tried_again_while_the_line_is_away_or_after_a_restart_before_it_is_heard_again() -> None:
+    orders, _ = hear(fresh(), {"fan": 1}, 0.0)
+    orders, _ = desired.finished(orders, "fan", "no", 0.0)
+    for lost in (desired.away(orders), fresh(desired.to_json(orders))):
+        assert desired.next_due(lost) == math.inf
+        assert desired.keep(lost, 1000.0) == (lost, [])
+        withdrawn, _ = hear(lost, None, 1000.0)
+        assert acts(desired.keep(withdrawn, 2000.0)[1]) == []
+        back, _ = hear(lost, {"fan": 1}, 1000.0)
+        assert acts(desired.keep(back, 2000.0)[1]) == [("fan", 1)]
+
+
+def test_the_end_of_a_command_while_the_line_is_away_begins_nothing() -> None:
+    orders, _ = hear(fresh(), {"fan": 1}, 0.0)
+    orders, _ = hear(orders, {"fan": 2}, 0.0)
+    orders, effects = desired.finished(desired.away(orders), "fan", "", 1.0)
+    assert acts(effects) == []
+    orders, _ = hear(orders, {"fan": 2}, 2.0)
+    assert acts(desired.keep(orders, 2.0)[1]) == [("fan", 2)]
+
+
+def test_what_was_done_and_cannot_be_reported_is_told_as_such_and_not_reported_for_ever() -> None:
+    orders = done(fresh(), {"fan": 1})
+    orders, effects = desired.unreported(orders, {"fan": "it is too large"})
+    assert effects == [Duty.REPORT]
+    assert "cannot be reported: it is too large" in desired.failures(orders)[0]["reason"]
+    assert desired.unreported(orders, {"fan": "it is larger still"})[1] == []
+    assert hear(orders, {"fan": 1}, 1.0)[1] == []
+    orders, effects = desired.unreported(orders, {})
+    assert effects == [Duty.REPORT] and desired.failures(orders) == []
 
 
 def test_what_was_done_survives_a_restart_and_is_not_done_again() -> None:
@@ -212,30 +341,50 @@ def test_what_was_done_survives_a_restart_and_is_not_done_again() -> None:
     orders = fresh(kept, now=1000.0)
     assert desired.reported(orders) == {"fan": 3, "interval": "5s"}
     assert desired.overrides(orders) == {"publish[0].every": "5s"}
-    assert desired.heard(orders, {"fan": 3}, 1000.0)[1] == [Duty.REPORT]
+    assert hear(orders, {"fan": 3}, 1000.0)[1] == [Duty.REPORT]
 
 
 def test_a_command_that_iotd_did_not_see_end_is_not_run_again_by_itself() -> None:
     """It may be the reboot itself, and the host would never stay up."""
-    begun, _ = desired.heard(fresh(), {"fan": "reboot"}, 0.0)
+    begun, _ = hear(fresh(), {"fan": "reboot"}, 0.0)
     orders = fresh(desired.to_json(begun), now=1000.0)
     [failure] = desired.failures(orders)
     assert "iotd ended" in failure["reason"]
-    assert desired.next_due(orders) == math.inf
-    assert desired.heard(orders, {"fan": "reboot"}, 1000.0) == (orders, [])
-    assert acts(desired.heard(orders, {"fan": "again"}, 1001.0)[1]) == [("fan", "again")]
+    orders, effects = hear(orders, {"fan": "reboot"}, 1000.0)
+    assert effects == [] and desired.next_due(orders) == math.inf
+    assert acts(hear(orders, {"fan": "again"}, 1001.0)[1]) == [("fan", "again")]
+
+
+def test_what_was_desired_while_a_command_ran_that_iotd_did_not_see_end_is_done() -> None:
+    orders, _ = hear(done(fresh(), {"fan": 0}), {"fan": 1}, 0.0)
+    orders, _ = hear(orders, {"fan": 2, "interval": "5s"}, 1.0)
+    orders = fresh(desired.to_json(orders), now=1000.0)
+    assert acts(hear(orders, {"fan": 2}, 1000.0)[1]) == [("fan", 2)]
+
+
+def test_what_was_done_before_a_command_that_iotd_did_not_see_end_is_done_again_where_it_is_desired_again() -> None:
+    orders, _ = hear(done(fresh(), {"fan": 0}), {"fan": 1}, 0.0)
+    orders = fresh(desired.to_json(orders), now=1000.0)
+    assert desired.reported(orders) == {"fan": None}
+    orders, _ = hear(orders, None, 1000.0)
+    assert desired.failures(orders) == []
+    assert acts(hear(orders, {"fan": 0}, 1001.0)[1]) == [("fan", 0)]
 
 
 def test_a_setting_that_iotd_did_not_see_taken_is_set_again() -> None:
-    begun, _ = desired.heard(fresh(), {"interval": "5s"}, 0.0)
-    assert acts(desired.keep(fresh(desired.to_json(begun), now=9.0), 9.0)[1]) == [("interval", "5s")]
+    begun, _ = hear(fresh(), {"interval": "5s"}, 0.0)
+    orders = fresh(desired.to_json(begun), now=9.0)
+    assert desired.keep(orders, 9.0) == (orders, [])
+    orders, _ = hear(orders, {"interval": "5s"}, 9.0)
+    assert acts(desired.keep(orders, 9.0)[1]) == [("interval", "5s")]
 
 
 def test_a_failure_survives_a_restart_with_its_count() -> None:
-    orders, _ = desired.heard(fresh(), {"fan": 1}, 0.0)
+    orders, _ = hear(fresh(), {"fan": 1}, 0.0)
     orders, _ = desired.finished(orders, "fan", "no", 0.0)
     orders = fresh(desired.to_json(orders), now=1000.0)
     assert desired.failures(orders) == [{"key": "fan", "reason": "no"}]
+    orders, _ = hear(orders, {"fan": 1}, 1000.0)
     assert desired.next_due(orders) == 1030.0
     orders, effects = desired.keep(orders, 1030.0)
     orders, _ = desired.finished(orders, "fan", "no", 1030.0)
@@ -252,15 +401,15 @@ def test_a_value_is_dropped_when_the_file_does_not_open_its_setting_any_more(act
 
 def test_a_configuration_read_anew_lets_end_what_is_under_way_and_drops_what_it_closes() -> None:
     orders = done(fresh(), {"interval": "5s"})
-    orders, _ = desired.heard(orders, {"fan": 1}, 1.0)
+    orders, _ = hear(orders, {"fan": 1}, 1.0)
     slower = Run(("/usr/bin/fan", "--slow", "{value}"))
     orders = desired.changed(orders, {**ACTIONS, "fan": slower, "interval": FAN})
     assert desired.overrides(orders) == {}
     orders, _ = desired.finished(orders, "fan", "", 2.0)
     assert desired.reported(orders) == {"fan": 1, "interval": None}
-    assert desired.heard(orders, {"fan": 2}, 3.0)[1] == [Duty.KEEP, Act("fan", slower, 2)]
+    assert hear(orders, {"fan": 2}, 3.0)[1] == [Duty.KEEP, Act("fan", slower, 2)]
     orders = desired.changed(orders, ACTIONS)
-    assert acts(desired.heard(orders, {"interval": "5s"}, 4.0)[1]) == [("interval", "5s")]
+    assert acts(hear(orders, {"interval": "5s"}, 4.0)[1]) == [("interval", "5s")]
 
 
 @pytest.mark.parametrize("kept", [
@@ -272,7 +421,7 @@ def test_a_configuration_read_anew_lets_end_what_is_under_way_and_drops_what_it_
 def test_a_file_that_makes_no_sense_is_as_none(kept: Json) -> None:
     orders = fresh(kept)
     assert orders.orders == {}
-    assert acts(desired.heard(orders, {"fan": 1}, 0.0)[1]) == [("fan", 1)]
+    assert acts(hear(orders, {"fan": 1}, 0.0)[1]) == [("fan", 1)]
 
 
 def test_the_end_of_an_act_that_nobody_waits_for_is_nothing() -> None:
@@ -283,10 +432,21 @@ def test_the_end_of_an_act_that_nobody_waits_for_is_nothing() -> None:
 
 def test_failures_are_bounded_in_the_report() -> None:
     actions = {f"key {number}": FAN for number in range(100)}
-    orders, effects = desired.heard(fresh(actions=actions), {key: 1 for key in actions}, 0.0)
+    orders, effects = hear(fresh(actions=actions), {key: 1 for key in actions}, 0.0)
     for key in actions:
         orders, _ = desired.finished(orders, key, "雪" * 500, 0.0)
-    assert 0 < len(json.dumps(desired.failures(orders))) <= desired.MAX_FAILURES_BYTES + 100
+    told = desired.told(desired.failures(orders))
+    assert 0 < len(json.dumps(told["failed"], ensure_ascii=False).encode()) <= desired.MAX_FAILURES_BYTES + 100
+    assert len(told["failed"]) + told["left_out"] == len(desired.failures(orders)) == 100
+
+
+def test_one_failure_among_many_orders_that_are_done_is_told() -> None:
+    actions = {f"key {number:02}": FAN for number in range(60)}
+    orders = done(fresh(actions=actions), {key: 1 for key in list(actions)[:-1]})
+    orders, _ = hear(orders, {"key 59": 1}, 1.0)
+    orders, _ = desired.finished(orders, "key 59", "no fan", 1.0)
+    assert desired.told(desired.failures(orders)) == {
+        "failed": [{"key": "key 59", "reason": "no fan"}], "left_out": None}
 
 
 # The whole conversation: a service that keeps the document, a device that has orders and a line that is lost.
@@ -318,7 +478,8 @@ class World:
         while self.to_device or self.to_service or self.under_way:
             self.steps += 1
             if self.to_device:
-                self.take(desired.heard(self.orders, self.to_device.pop(0) or None, 0.0))
+                self.take(hear(self.orders, self.to_device.pop(0) or None, 0.0))
+                self.take(desired.keep(self.orders, 0.0))
             elif self.to_service:
                 self.reported.update(self.to_service.pop(0))
                 delta = difference(self.wanted, self.reported)
@@ -343,9 +504,10 @@ class World:
     def cut(self) -> None:
         """The line is lost with all that was on it, or iotd with all that it had in memory; then a get and a report."""
         self.to_device, self.to_service = [], []
+        self.orders = desired.away(self.orders)
         if self.cut_by == "restart":
             self.under_way = []
-            self.take(desired.keep(fresh(self.disk), 0.0))
+            self.orders = fresh(self.disk)
         self.to_device.append(difference(self.wanted, self.reported))
         self.to_service.append(desired.reported(self.orders))
 

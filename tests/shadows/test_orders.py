@@ -84,7 +84,7 @@ class Device:
 
 def test_a_command_is_written_down_before_it_is_begun_and_reported_when_it_has_ended(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    assert not device.executor.heard("s", {"fan": 1}, 1.0)
+    assert not device.executor.heard("s", {"fan": 1}, 1, 1.0)
     assert device.started == ["fan"]
     assert json.loads((tmp_path / "desired.json").read_text())["s"]["fan"]["stage"] == "acting"
     assert device.executor.performed(Performed("s", "fan", ""), 2.0)
@@ -95,7 +95,7 @@ def test_a_command_is_written_down_before_it_is_begun_and_reported_when_it_has_e
 def test_an_order_that_cannot_be_written_down_is_not_begun(tmp_path: Path) -> None:
     (tmp_path / ".desired.json.new").mkdir()
     device = Device(tmp_path)
-    assert device.executor.heard("s", {"fan": 1, "every": "5s"}, 1.0)
+    assert device.executor.heard("s", {"fan": 1, "every": "5s"}, 1, 1.0)
     assert device.started == device.posted == []
     assert [failed["key"] for failed in device.executor.failures("s")] == ["every", "fan"]
     assert all("cannot be written down" in failed["reason"] for failed in device.executor.failures("s"))
@@ -103,7 +103,7 @@ def test_an_order_that_cannot_be_written_down_is_not_begun(tmp_path: Path) -> No
 
 def test_a_command_without_a_thread_to_run_on_has_failed_and_is_tried_again(tmp_path: Path) -> None:
     device = Device(tmp_path, threads=False)
-    assert device.executor.heard("s", {"fan": 1}, 1.0)
+    assert device.executor.heard("s", {"fan": 1}, 1, 1.0)
     assert "thread" in device.executor.failures("s")[0]["reason"]
     due_at = device.executor.next_due()
     assert device.executor.keep(due_at - 0.1) == []
@@ -112,7 +112,7 @@ def test_a_command_without_a_thread_to_run_on_has_failed_and_is_tried_again(tmp_
 
 def test_a_setting_is_asked_to_take_effect_and_outlives_a_restart(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    assert device.executor.heard("s", {"every": "5s"}, 1.0)
+    assert device.executor.heard("s", {"every": "5s"}, 1, 1.0)
     assert device.posted == [Overridden()]
     for executor in (device.executor, Device(tmp_path).executor):
         assert executor.overridden().sections["publish"][0].every_s == 5.0
@@ -126,7 +126,7 @@ def test_a_setting_is_asked_to_take_effect_and_outlives_a_restart(tmp_path: Path
 ])
 def test_a_value_that_a_setting_cannot_have_changes_nothing(tmp_path: Path, key: str, value: Json, reason: str) -> None:
     device = Device(tmp_path)
-    assert device.executor.heard("s", {key: value}, 1.0)
+    assert device.executor.heard("s", {key: value}, 1, 1.0)
     assert [failed["reason"][:len(reason)] for failed in device.executor.failures("s")] == ([reason] if reason else [])
     assert (device.posted == []) == bool(reason)
 
@@ -137,14 +137,14 @@ TWICE = with_value(settings(**ACTIONS), "publish", (HELLO, Publish("a", 2.0, {"m
 def test_the_rules_between_the_values_of_the_file_hold_for_the_clouds_as_well(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.executor.follow(TWICE, 1.0)
-    assert device.executor.heard("s", {"every": "1s"}, 2.0)
+    assert device.executor.heard("s", {"every": "1s"}, 1, 2.0)
     [failed] = device.executor.failures("s")
     assert "retained" in failed["reason"] and device.posted == []
 
 
 def test_what_the_file_opens_no_more_is_taken_back_and_out_of_the_shadow(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.executor.heard("s", {"every": "5s", "msg": "hi"}, 1.0)
+    device.executor.heard("s", {"every": "5s", "msg": "hi"}, 1, 1.0)
     after = device.executor.follow(settings(msg=MESSAGE), 2.0)
     first = after.sections["publish"][0]
     assert (first.every_s, first.payload) == (30.0, {"msg": "hi"})
@@ -154,25 +154,25 @@ def test_what_the_file_opens_no_more_is_taken_back_and_out_of_the_shadow(tmp_pat
 
 def test_a_value_that_the_file_has_no_use_for_any_more_is_dropped_and_tried_when_desired_anew(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.executor.heard("s", {"every": "1s", "msg": "hi"}, 1.0)
+    device.executor.heard("s", {"every": "1s", "msg": "hi"}, 1, 1.0)
     after = device.executor.follow(TWICE, 2.0)
     first = after.sections["publish"][0]
     assert (first.every_s, first.payload) == (30.0, {"msg": "hi"})
     assert device.executor.reported("s") == {"fan": None, "every": None, "msg": "hi"}
-    assert device.executor.heard("s", {"every": "1s"}, 3.0)
+    assert device.executor.heard("s", {"every": "1s"}, 1, 3.0)
     assert [failed["key"] for failed in device.executor.failures("s")] == ["every"]
 
 
 def test_a_shadow_without_orders_hears_nothing(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    assert not device.executor.heard("other", {"fan": 1}, 1.0) and device.started == []
+    assert not device.executor.heard("other", {"fan": 1}, 1, 1.0) and device.started == []
     assert device.executor.reported("other") == {} and device.executor.failures("other") == []
     assert not device.executor.performed(Performed("gone", "fan", ""), 2.0)
 
 
 def test_a_command_that_runs_over_a_reload_comes_to_its_end(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.executor.heard("s", {"fan": 1}, 1.0)
+    device.executor.heard("s", {"fan": 1}, 1, 1.0)
     device.executor.follow(settings(**ACTIONS), 2.0)
     assert device.executor.failures("s") == []
     assert device.executor.performed(Performed("s", "fan", ""), 3.0)
@@ -181,7 +181,7 @@ def test_a_command_that_runs_over_a_reload_comes_to_its_end(tmp_path: Path) -> N
 
 def test_a_bug_in_a_command_is_this_orders_failure_and_is_told_once(tmp_path: Path, entries: io.StringIO) -> None:
     device = Device(tmp_path)
-    device.executor.heard("s", {"fan": 1}, 1.0)
+    device.executor.heard("s", {"fan": 1}, 1, 1.0)
     for now in (2.0, 40.0):
         ended = faulty("s", "fan", "Traceback (most recent call last):\nTypeError: odd\n")
         assert device.executor.performed(ended, now)
@@ -196,7 +196,7 @@ def test_a_bug_in_judging_a_setting_is_this_orders_failure(tmp_path: Path, entri
     executor = Executor(tmp_path / "desired.json", Files(), lambda key, work, failed: True, lambda event: None)
     broken = settings(every=EVERY)
     executor.follow(with_value(broken, "publish", (None,)), 0.0)
-    assert executor.heard("s", {"every": "10s"}, 1.0)
+    assert executor.heard("s", {"every": "10s"}, 1, 1.0)
     [failed] = executor.failures("s")
     assert failed["reason"].startswith("a bug in iotd: AttributeError")
     [fault] = [line for line in map(json.loads, entries.getvalue().splitlines()) if line["event"] == "desired.fault"]

@@ -309,7 +309,7 @@ def test_a_value_that_a_setting_cannot_have_is_named_and_changes_nothing(
 def test_a_key_with_another_action_or_none_gives_up_what_the_cloud_has_set(
     tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
 ) -> None:
-    settings = device(plain_broker, on_delta=OPEN)
+    settings = device(plain_broker, on_delta=dict(OPEN))
     with Iotd(tmp_path / "iotd", settings) as iotd:
         reported(cloud, lambda state: "state" in state)
         desire(service, msg="from the cloud")
@@ -338,10 +338,48 @@ def test_an_order_that_waited_when_iotd_ended_is_carried_out_at_the_next_start(
     iotd = Iotd(tmp_path / "iotd", device(plain_broker, on_delta={"fan": counting(ran)}))
     waiting = {"action": "run", "text": '"fast"', "stage": "waiting", "reason": "", "applied": None, "failures": 0}
     (tmp_path / "iotd/state/desired.json").write_text(json.dumps({SHADOW: {"fan": waiting}}))
+    desire(service, fan="fast")
     with iotd:
         reported(cloud, lambda state: state.get("fan") == "fast")
         stop(iotd)
     assert ran.read_text() == "1:fast\n"
+
+
+def test_an_order_that_waited_when_iotd_ended_and_was_withdrawn_since_is_not_carried_out(
+    tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer
+) -> None:
+    ran = tmp_path / "ran"
+    iotd = Iotd(tmp_path / "iotd", device(plain_broker, on_delta={"fan": counting(ran)}))
+    waiting = {"action": "run", "text": '"fast"', "stage": "waiting", "reason": "", "applied": None, "failures": 0}
+    (tmp_path / "iotd/state/desired.json").write_text(json.dumps({SHADOW: {"fan": waiting}}))
+    with iotd:
+        first = reported(cloud, lambda state: "state" in state)
+        desire(service, light="on")
+        iotd.wait_for("desired.left", key="light")
+        assert "fan" not in state_of(first)
+        stop(iotd)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_an_order_that_was_withdrawn_while_the_device_was_away_is_not_carried_out_by_what_the_broker_has_kept(
+    tmp_path: Path, plain_broker: Mosquitto, service: ShadowService, cloud: Observer, end: signal.Signals
+) -> None:
+    ran = tmp_path / "ran"
+    settings = device(plain_broker, on_delta={"gate": counting(ran), **OPEN})
+    with Iotd(tmp_path / "iotd", settings) as iotd:
+        reported(cloud, lambda state: "state" in state)
+        iotd.signal(end)
+        iotd.end()
+    desire(service, gate="open", interval="1s", msg="replaced")
+    desire(service, gate=None, interval=None, msg="new")
+    with Iotd(tmp_path / "iotd", settings) as iotd:
+        told = state_of(reported(cloud, lambda state: state.get("msg") == "new"))
+        assert "gate" not in told and "interval" not in told
+        desire(service, gate="shut")
+        reported(cloud, lambda state: state.get("gate") == "shut")
+        stop(iotd)
+    assert ran.read_text() == "1:shut\n"
 
 
 def test_other_programs_join_the_shadow_by_files(

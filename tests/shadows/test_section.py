@@ -121,6 +121,15 @@ def test_the_key_that_iotd_reports_under_is_taken(yaml: str, place: str) -> None
     assert found.startswith(f"{place}: iotd reports")
 
 
+def test_a_null_in_a_list_is_refused_where_the_limits_of_aws_hold() -> None:
+    head = HEAD.replace("host: b", "host: b, limits: aws")
+    yaml = head + "shadows: [{desired: {b: ~}, reported: {a: [1, {x: [~]}]}}]\n"
+    with pytest.raises(ConfigError) as raised:
+        parse.parse(yaml, "f", HOST)
+    [found] = raised.value.lines()
+    assert found.startswith("f:3: shadows[0].reported.a: a list in it has a null")
+
+
 def test_one_shadow_at_most_has_the_files() -> None:
     [found] = problems("{files: true}, {name: b, files: true}")
     assert "f:3: shadows[1].files: another shadow" in found

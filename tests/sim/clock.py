@@ -28,9 +28,9 @@ class Schedule:
     def __init__(self) -> None:
         self.now = 0.0
         self._order = itertools.count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], Any]]] = []
 
-    def after(self, delay_s: float, do: Callable[[], None]) -> None:
+    def after(self, delay_s: float, do: Callable[[], Any]) -> None:
         """Have something done in so many seconds."""
         heapq.heappush(self._events, (self.now + delay_s, next(self._order), do))
 

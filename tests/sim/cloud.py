@@ -39,6 +39,7 @@ class Client:
         self.will: Message | None = None
         self.link: SimulatedSession | None = None
         self.waiting: deque[Message] = deque(maxlen=QUEUE)
+        self.unacknowledged: list[Message] = []
 
 
 class SimulatedBroker:
@@ -84,6 +85,7 @@ class SimulatedBroker:
         self.clients[dial.client_id] = client
         client.will, client.link = dial.will, session
         waiting, client.waiting = list(client.waiting), deque(maxlen=QUEUE)
+        client.unacknowledged = [message for message in waiting if message.qos]
         self._simulation.judge.line_changed()
         return present or self.says_present, waiting
 
@@ -97,8 +99,8 @@ class SimulatedBroker:
         """A client has sent DISCONNECT."""
         for client in self.clients.values():
             if client.link is session:
-                client.will = client.link = None
-                self._simulation.judge.line_changed()
+                client.will = None
+                self._drop(client)
 
     def close(self, cause: str, reason: str) -> None:
         """Close every line."""
@@ -167,12 +169,14 @@ class SimulatedBroker:
         for client in self.clients.values():
             if message.topic in client.filters or any(
                     matches(name, message.topic) for name in client.filters if "+" in name or "#" in name):
-                passed = message._replace(retain=False)
-                if client.link is not None:
-                    client.link.deliver(passed)
-                elif message.qos:
-                    client.waiting.append(passed)
+                self._pass(client, message._replace(retain=False))
         self.shadows.take(message)
+
+    def acknowledged(self, session: SimulatedSession, message: Message) -> None:
+        """The device has sent PUBACK."""
+        client = self._client_of(session)
+        if client is not None and message in client.unacknowledged:
+            client.unacknowledged.remove(message)
 
     def on(self, topic: str) -> list[Delivered]:
         """Return what came on a topic, in order."""
@@ -183,8 +187,19 @@ class SimulatedBroker:
         self.lose(session)
         session.end("closed", "the broker closed the line")
 
+    def _pass(self, client: Client, message: Message) -> None:
+        if client.link is not None:
+            if message.qos:
+                client.unacknowledged.append(message)
+            client.link.deliver(message)
+        elif message.qos:
+            client.waiting.append(message)
+
     def _drop(self, client: Client) -> None:
+        """The line is gone: what it has not acknowledged is delivered again on its next one."""
         will, client.will, client.link = client.will, None, None
+        client.waiting.extendleft(reversed(client.unacknowledged))
+        client.unacknowledged = []
         self._simulation.judge.line_changed()
         if will is not None:
             self._after(self.will_delay_s, partial(self.publish, will))

@@ -36,6 +36,13 @@ class SimulatedTasks:
         if key in self._running:
             return False
         self._running.add(key)
+        if not self._simulation.judged and isinstance(key, tuple) and key[0] == "order":
+            from iotd.shadows.findings import Performed  # a device without shadows does not even import them
+
+            _, shadow, name = key
+            took_s, reason = self._simulation.command(name, work.args[-1])
+            self._later(lambda: self._end(key, Performed(shadow, name, reason)), took_s)
+            return True
         if not self._simulation.judged:
             about = key[1] if isinstance(key, tuple) else key
             self._later(partial(self._do, key, work, failed), self._simulation.takes_s.get(about, LATENCY_S))

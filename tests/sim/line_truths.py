@@ -174,7 +174,7 @@ class Connected(Invariant):
             return "the process does not run"
         if daemon.exit_status is not None:
             return "the process is about to end"
-        status = daemon._status(self.simulation.clock.monotonic())
+        status = daemon.status()
         # What the cloud desires and cannot be done is the cloud's to mend; that it is told is another invariant.
         problems = [problem for problem in status["problems"] if not problem.startswith("what is desired of")]
         rests = problems and all(problem.endswith((" denied", " refused")) for problem in problems)

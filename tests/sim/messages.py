@@ -174,7 +174,11 @@ class Order(Messages):
 
 
 class Slot(Messages):
-    """A retained slot never goes back, and ends at the newest."""
+    """A retained slot never goes back, and ends at the newest.
+
+    A packet that is sent again on the same line is the same but for DUP (MQTT-3.3.1-1): it may take the slot back until
+    the packet after it is sent again as well.
+    """
 
     name = "retained"
     says = "What stands retained on a topic never gets older, and ends at the newest message"
@@ -183,17 +187,23 @@ class Slot(Messages):
         super().__init__(judge)
         self._stands: dict[str, Token] = {}
         self._newest: dict[str, Token] = {}
+        self._line: tuple[int, int] = (0, 0)  # the run, and its line
+        self._come: set[Token] = set()  # on this line
 
     def arrived(self, message: Message, by: SimulatedSession | None) -> None:
         """Compare with what stood there."""
+        line = (self.simulation.runs, 0 if by is None else by.line)
+        if by is not None and line != self._line:
+            self._line, self._come = line, set()
         for token in self.tokens(message.payload) if by is not None else ():
             self._newest[token[1]] = max(token, self._newest.get(token[1], token))
             if not message.retain:
                 continue
             stood = self._stands.get(token[1])
-            if stood is not None and token < stood:
+            if stood is not None and token < stood and token not in self._come:
                 self.broken(f"{token} took the place of {stood}")
             self._stands[token[1]] = token
+            self._come.add(token)
 
     def store_lost(self) -> None:
         """Nothing stands any more."""

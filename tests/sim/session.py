@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +39,6 @@ class SimulatedSession:
         self._post = post
         self._taken: list[int] = []
         self._unacknowledged: dict[int, Callable[[], None]] = {}
-        self._newest: dict[str, Message] = {}  # what was retained last, by topic
         self._packets = 0
         self._last_arrival = 0.0
 
@@ -80,14 +78,8 @@ class SimulatedSession:
             return
         self._simulation.judge.published(self, message)
 
-        packets = itertools.count()
-        if message.retain:
-            self._newest[message.topic] = message
-
         def arrive() -> bool:
-            again = next(packets) > 0  # then it carries RETAIN only where nothing newer does
-            retain = message.retain and not (again and self._newest.get(message.topic) is not message)
-            return self._simulation.broker.publish_of(self, message._replace(retain=retain))
+            return self._simulation.broker.publish_of(self, message)
 
         if message.qos == 0:
             self._pass(arrive)
@@ -162,7 +154,14 @@ class SimulatedSession:
     def deliver(self, message: Message, retained: bool = False) -> None:
         """The broker sends a message."""
         received = Received(self.line, message.topic, message.payload, message.qos, retained)
-        self._pass(lambda: self._put(received))
+
+        def arrive() -> None:
+            if self._is_up(received.line):
+                self._put(received)
+                if message.qos:
+                    self._simulation.broker.acknowledged(self, message)
+
+        self._pass(arrive)
 
     def end(self, cause: str, reason: str) -> None:
         """The broker has closed the line, and has dealt with the will itself."""
@@ -179,7 +178,7 @@ class SimulatedSession:
         if broker.refusal:
             return self._end(dial.line, "refused", f"the broker refused the connection: {broker.refusal}", False)
         self.up = True
-        self._simulation.connected = self
+        self._simulation.connected, self._simulation.connected_at = self, self._schedule.now
         present, waiting = broker.connect(self, dial)
         self._put(Dialled(dial.line, present))
         for message in waiting:

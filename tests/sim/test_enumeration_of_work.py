@@ -31,6 +31,7 @@ class Wished(NamedTuple):
     done: frozenset[int] = frozenset()  # the minds that were done
     cut: frozenset[int] = frozenset()  # the minds whose command iotd did not see end
     reported: bool = False  # a report is out, to which the service answers with what still differs
+    version: int = 0  # of the shadow
 
 
 def obey(before: Wished, event: str) -> Wished | None:
@@ -52,10 +53,13 @@ def obey(before: Wished, event: str) -> Wished | None:
         wish = {"desire 1": 1, "desire 2": 2, "take back": None}[event]
         if wish == before.wish:
             return None
-        before = before._replace(wish=wish, minds=before.minds + 1)
-    before, reported = before._replace(reported=False), desired.reported(orders).get("k")
-    delta = None if before.wish is None or before.wish == reported else {"k": before.wish}
-    return acted(before, *desired.heard(orders, delta, now))
+        before = before._replace(wish=wish, minds=before.minds + 1, version=before.version + 1)
+    reported, version = desired.reported(orders), before.version
+    if before.reported:
+        version += 1
+        orders = desired.taken(orders, reported, version, now)
+    delta = None if before.wish is None or before.wish == reported.get("k") else {"k": before.wish}
+    return acted(before._replace(reported=False, version=version), *desired.heard(orders, delta, version, now))
 
 
 def acted(before: Wished, orders: Orders, effects: list[desired.Effect]) -> Wished:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from iotd.host.identity import Identity
-from iotd.shadows.conversation import ANSWERS
+from iotd.shadows.messages import ANSWERS
 from iotd.vocabulary import Message, Signalled
 from tests.sim.world import Simulation
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iotd.vocabulary import Json
-from tests.aws.document import Refusal
 
 if TYPE_CHECKING:
     from tests.sim.world import Simulation
@@ -62,11 +61,8 @@ class Wishes:
                 self.made.append(Wish(self._simulation.schedule.now, name, key, None))
 
     def _desire(self, shadow: str | None, key: str, value: Json) -> None:
-        try:
-            self._simulation.broker.shadows.desire(THING, shadow, {key: value})
-        except Refusal:  # what the service does not take is no wish
-            return
-        self.made.append(Wish(self._simulation.schedule.now, shadow, key, value))
+        if self._simulation.broker.shadows.desire(THING, shadow, {key: value}):  # what it does not take is no wish
+            self.made.append(Wish(self._simulation.schedule.now, shadow, key, value))
 
     def _entries(self) -> Any:
         daemon = self._simulation.daemon

@@ -25,14 +25,14 @@ from iotd.host.systemd import Systemd
 from iotd.host.tasks import Tasks
 from iotd.mqtt.session import Session
 from iotd.outgoing.part import Adapters as OutgoingAdapters
-from iotd.vocabulary import Signalled
+from iotd.vocabulary import Json, Signalled
 from tests.sim.clock import Clock, Died, Schedule, SimulatedInbox
 from tests.sim.cloud import SimulatedBroker
 from tests.sim.device import Air, SimulatedDoor, SimulatedLooks, SimulatedSystemd, SimulatedTasks
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
 )
-from tests.sim.session import Network, SimulatedSession
+from tests.sim.session import LATENCY_S, Network, SimulatedSession
 from tests.sim.watching import Watching
 from tests.sim.wishes import Wishes
 
@@ -46,7 +46,8 @@ class Simulation:
     """One device with its configuration, and everything around it. `judge` is told of all that happens.
 
     `chance` is all the chance there is in it, by the seed. Without a judge it is a test's: then all that the broker
-    took is kept, programs are run for real, and a bug is the test's to see.
+    took is kept, checks are made for real, a bug is the test's to see, and `command` runs what an order asks for: it is
+    given the key and the value, and returns how long it takes and why it failed.
     """
 
     def __init__(self, configuration: str, seed: int = 0, hostname: str = "pi", judge: Watching | None = None,
@@ -63,6 +64,7 @@ class Simulation:
         self.air = Air(self)
         self.broker = SimulatedBroker(self, keep_seen=not self.judged)
         self.connected: SimulatedSession | None = None
+        self.connected_at = 0.0
         self.boots = 0
         self.runs = 0
         self.dropped: Counter[str] = Counter()  # by topic, as all runs that have ended told it
@@ -71,6 +73,7 @@ class Simulation:
         self.configuration = configuration
         self.configurations = [configuration]  # what reloads may bring
         self.wishes = Wishes(self)
+        self.command: Callable[[str, Json], tuple[float, str]] = lambda key, value: (LATENCY_S, "")
         self.other_route_fault: type[Exception] | None = None
         self.takes_s: dict[Hashable, float] = {}  # of a value or a topic: how long what is done for it takes
         self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
@@ -272,7 +275,7 @@ class Simulation:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
             lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
             "local": lambda post, runtime: SimulatedDoor()}
-        if any("wifi" in text for text in self.configurations):  # a device without the section does not even import its wing
+        if any("wifi" in text for text in self.configurations):  # without the section not even the wing is imported
             from iotd.wifi.part import Adapters as WifiAdapters
 
             adapters["wifi"] = WifiAdapters(self.air.look, self._other_route, lambda directory: self.disk.overlay)

@@ -116,7 +116,7 @@ def test_an_outage_tells_the_steps_taken_in_it_once(tmp_path: Path, said: io.Str
     boot = Boot(tmp_path)
     boot.off_for_long(3)
     boot.take(RIGHT, 30.0)
-    assert boot.silence() == Outage("silence", 100.0, {"reconnect": 1, "radio-cycle": 1}, 2)
+    assert boot.silence() == Outage("silence", 100.0, {"reconnect": 1, "radio-cycle": 1}, 2, "association")
     boot.kernel.outages.told()
     assert boot.silence() == OUTAGE
     assert not list((tmp_path / "state").glob("last_reboot*")), "nothing is written without a reboot"
@@ -192,7 +192,7 @@ def test_a_boot_tells_the_reboot_that_it_came_of_and_the_steps_before_it(tmp_pat
     assert after.kernel.outages.boot_cause == "iotd: off; wrong for 20 s"
     after.kernel.outages.dropped = 1
     told = after.kernel.outages.until(5.0, "no route")
-    assert told == Outage("silence", 100.0 + after.kernel.uptime, {"reconnect": 2, "reboot": 1}, 3)
+    assert told == Outage("silence", 100.0 + after.kernel.uptime, {"reconnect": 2, "reboot": 1}, 3, "association")
 
 
 def test_a_disk_that_takes_no_story_still_gets_its_reboot(tmp_path: Path, said: io.StringIO) -> None:

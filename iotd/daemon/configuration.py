@@ -1,0 +1,86 @@
+"""The configuration file over a run: the one in force is kept for a start that finds a bad one, and a file that was
+refused stays known until it is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from iotd.config.difference import changed
+from iotd.config.settings import Checked, Settings
+from iotd.errors import ConfigError
+from iotd.host import log
+from iotd.host.files import Files
+
+ACCEPTED = "accepted.yaml"  # in the state directory
+MAX_NAMED = 40  # keys that have changed
+
+
+class Configuration:
+    """What is in force. `load` reads and validates the file anew, or raises ConfigError.
+
+    `refused` are the problems of a newer file that is not in force, as `iotd check` prints them.
+    """
+
+    def __init__(self, checked: Checked, load: Callable[[], Checked], files: Files, state: Path) -> None:
+        self.refused = checked.refused
+        self._checked = checked
+        self._load = load
+        self._files = files
+        self._place = state / ACCEPTED
+
+    def started(self) -> None:
+        """The first one has taken effect: keep it, and say what is not right about it."""
+        if self.refused:
+            log.error("config.refused", "the configuration has problems; the last one that was accepted is in force",
+                      problems=list(self.refused))
+        self._keep()
+        self._warn()
+
+    def reload(self, take: Callable[[Settings], None]) -> None:
+        """Read and validate the file anew, and have it taken; one with problems changes nothing."""
+        old = self._checked
+        try:
+            self._checked = self._load()
+        except ConfigError as error:
+            self.refused = tuple(error.lines())
+            log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
+                      problems=error.lines())
+            return
+        self.refused = ()
+        take(self._checked.settings)
+        self._keep()
+        keys = changed(old.text, self._checked.text)
+        said = f"; changed: {', '.join(keys[:3])}{', …' * (len(keys) > 3)}" if keys else "; nothing has changed"
+        log.info("daemon.reloaded", f"the configuration was read anew{said}", changed=keys[:MAX_NAMED])
+        self._warn()
+
+    def problem(self) -> str:
+        """Return that a file was refused, in a sentence, nothing where none was."""
+        if not self.refused:
+            return ""
+        more = f" (and {len(self.refused) - 1} more)" if len(self.refused) > 1 else ""
+        return f"the configuration has problems and is not in force: {self.refused[0]}{more}"
+
+    def _warn(self) -> None:
+        """Say what is not right, and is used all the same."""
+        for warning in self._checked.warnings:
+            log.warning("config.warning", f"{warning.key}: {warning.text}" if warning.key else warning.text)
+
+    def _keep(self) -> None:
+        """Keep the text where it is another than the kept one."""
+        if self.refused or not self._checked.text:
+            return
+        try:
+            if self._kept() != self._checked.text:
+                self._files.write_text(self._place, self._checked.text, durable=True)
+        except OSError as error:
+            log.warning("config.unkept", "the configuration cannot be kept; a start on a bad one would fail",
+                        path=str(self._place), reason=str(error))
+
+    def _kept(self) -> str | None:
+        try:
+            return self._files.read_text(self._place)
+        except (OSError, ValueError):
+            return None

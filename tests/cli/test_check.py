@@ -1,0 +1,91 @@
+"""`iotd check` judges as the daemon would: as its user, from its directory, on this host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iotd.cli.user import as_daemon
+from iotd.host.command import program_problem
+from tests.running import ROOT
+
+
+def check(file: Path | str, cwd: Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([os.path.realpath(sys.executable), "-m", "iotd", "check", "-c", str(file)], cwd=cwd,
+                          capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+                          env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}, **how)
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """Return what check says of a file, without the name of that."""
+    (tmp_path / "iotd.yaml").write_text(f"thing: t\nmqtt: {{host: b}}\nshadows:\n  - name: a\n{text}")
+    result = check("iotd.yaml", tmp_path)
+    assert result.returncode == (78 if result.stderr else 0)
+    return [line.removeprefix("iotd.yaml:") for line in result.stderr.splitlines()]
+
+
+def test_a_file_is_found_from_where_one_stands_and_what_it_names_from_where_the_daemon_does(tmp_path: Path) -> None:
+    assert problems(tmp_path, "    checks: [{command: [bin/sh]}]\n") == []
+    assert problems(tmp_path, "    checks: [{command: [./iotd.yaml]}]\n")[0].startswith("5: ")
+
+
+@pytest.mark.parametrize("text, found", [
+    ("    checks: [{command: [/nowhere/at/all]}]\n", "5: shadows[0].checks[0].command: /nowhere/at/all does not exist"),
+    ("    checks: [{command: [no-such-program]}]\n",
+     "5: shadows[0].checks[0].command: no-such-program does not exist in /usr/local/sbin"),
+    ("    checks:\n      - {command: [/etc/passwd]}\n",
+     "6: shadows[0].checks[0].command: /etc/passwd may not be executed by user "),
+    ("    on_delta: {fan: {run: [/nowhere/fan, '{value}']}}\n",
+     "5: shadows[0].on_delta.fan.run: /nowhere/fan does not"),
+    ("    checks: [{disk: /nowhere, min_free: 1MB}]\n", "5: shadows[0].checks[0].disk: /nowhere is not there"),
+    ("    checks: [{tcp: 'http://localhost:8080/x'}]\n",
+     "5: shadows[0].checks[0].tcp: expected HOST:PORT, found the URL 'http://localhost:8080/x'; write "
+     "'localhost:8080'"),
+    ("    checks: [{tcp: 'https://user@example.com'}]\n",
+     "5: shadows[0].checks[0].tcp: expected HOST:PORT, found the URL 'https://user@example.com'; write "
+     "'example.com:443'"),
+])
+def test_what_can_never_work_is_an_error_of_check(tmp_path: Path, text: str, found: str) -> None:
+    [line] = problems(tmp_path, text)
+    assert line.startswith(found)
+
+
+def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
+    assert problems(tmp_path, "    checks: [{command: [sh, -c, 'true']}, {disk: /, min_free: 1MB}]\n"
+                              "    on_delta: {fan: {run: [/bin/true, '{value}']}}\n") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_looks_as_the_daemon_and_for_good(tmp_path: Path) -> None:
+    def look() -> list[Any]:
+        with pytest.raises(PermissionError):
+            os.setuid(0)
+        return [os.getuid(), os.getgid(), os.getcwd(), os.access("/etc/shadow", os.R_OK)]
+
+    uid, gid, directory, may_read = as_daemon(look, "nobody")
+    assert uid != 0 and gid != 0 and (directory, may_read) == ("/", False) and os.geteuid() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_bug_in_a_look_as_the_daemon_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="as user nobody"):
+        as_daemon(lambda: 1 // 0, "nobody")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may give files to others")
+def test_a_file_that_may_not_be_read_is_an_error_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "iotd.yaml").write_text("thing: t\nmqtt: {host: b}\n")
+    (tmp_path / "iotd.yaml").chmod(0o600)
+    result = check(tmp_path / "iotd.yaml", Path("/"), user="nobody")
+    assert result.returncode == 78 and "user nobody may not read it" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_program_of_the_path_is_found_where_the_daemon_finds_it() -> None:
+    assert program_problem("sh") is None and program_problem("/bin/sh") is None
