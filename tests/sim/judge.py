@@ -15,15 +15,7 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 # What is known to be broken, by invariant and the beginning of the finding, with the item of the issue that mends it.
-KNOWN: dict[tuple[str, str], str] = {
-    ("orders", "withdrawn: "): "16.1",
-    ("recovery", "overlay: "): "16.11",
-    ("presence", "somebody else: "): "16.25",
-    # What is denied or refused is tried again on a later line, and not on one that stays.
-    ("well", "denied: "): "22.1",
-    ("orders", "denied: "): "22.1",
-    ("reports", "denied: "): "22.1",
-}
+KNOWN: dict[tuple[str, str], str] = {}
 
 
 class Finding(NamedTuple):

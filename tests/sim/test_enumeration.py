@@ -266,7 +266,7 @@ def end(before: Suspected, event: str) -> Suspected | None:
 
 def lasted(before: Suspected, now: float) -> Suspected:
     over = set(before.suspicion.resting)
-    suspicion = denial.rested(denial.proven(before.suspicion), now)
+    suspicion = denial.rested(denial.proven(before.suspicion), denial.over(before.suspicion, now))
     over -= set(suspicion.resting)
     assert not suspicion.careful and suspicion.falls == 0, "a line that lasts clears everybody"
     assert all(until > now for until in suspicion.resting.values()), "who has rested may try again"
