@@ -188,6 +188,10 @@ class Journal:
         """Return the highest id."""
         return max(self._rows, default=0)
 
+    def above(self, number: int) -> list[Row]:
+        """Return the messages with ids above this one, in their order."""
+        return [row for row in self._rows.values() if row.id > number]
+
     def flush(self) -> None:
         """Have the file say what was deleted; where it cannot, it is behind."""
         crowded = self._file.size > COMPACT_BYTES + 4 * self.size

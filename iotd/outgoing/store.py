@@ -196,6 +196,14 @@ class Store:
         """Return the highest id."""
         return int(self._db.execute("SELECT ifnull(max(id), 0) FROM message").fetchone()[0])
 
+    def clashes(self, rows: Iterable[Row]) -> bool:
+        """Tell whether one of these ids is another message's here."""
+        for row in rows:
+            found = self._db.execute("SELECT topic, boot, made_s FROM message WHERE id = ?", (row.id,)).fetchone()
+            if found not in (None, (row.topic, row.boot, row.made_s)):
+                return True
+        return False
+
     def renumber_below(self, first: int) -> None:
         """Let every id be smaller than `first`, in the same order, where one is not.
 
