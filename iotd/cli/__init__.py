@@ -72,8 +72,9 @@ def _options(arguments: list[str]) -> Any:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        if name not in ("status", "log"):
-            command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        not_read = "; as with all commands, and not read" if name in ("status", "log") else ""
+        command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE",
+                             help=f"default: %(default)s{not_read}")
         if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
         if name == "bundle":

@@ -45,6 +45,14 @@ def _check(settings: Settings, note: Note) -> None:
             note(key, f"{quoted(entry.filter)} is already subscribe[{first[entry.filter]}]; keep one of the two")
 
 
+def _look(settings: Settings, note: Note) -> None:
+    from iotd.host.command import program_problem  # a device without commands loads nothing that runs one
+
+    for position, entry in enumerate(settings.sections["subscribe"]):
+        if entry.command:
+            note_if(note, f"subscribe[{position}].run", program_problem(entry.command[0]))
+
+
 SECTIONS = {"subscribe": Section(
-    listed(_subscription, "- topic: …"), (), check=_check, filters=len,
+    listed(_subscription, "- topic: …"), (), check=_check, filters=len, look=_look,
     fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries))}
