@@ -138,7 +138,7 @@ def _with_level(log: Log, found: re.Match[str], value: Json) -> Log:
 
 
 SECTIONS: dict[str, Section] = {
-    "thing": Section(template_text(frozenset({"hostname", "machine_id"})), "{hostname}", check=_check_thing),
+    "thing": Section(template_text(EVERYWHERE - {"thing"}), "{hostname}", check=_check_thing),
     "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt, fill=_filled),
     "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence,
                         filters=lambda presence: 1 if presence.topic else 0,

@@ -24,7 +24,8 @@ class Placeholders:
             "uptime": lambda at: int(world.uptime()),
         }
         self._constant: Mapping[str, Json] = {
-            "machine_id": world.identity.machine_id, "boot_id": world.boot_id, "run": run_id}
+            "machine_id": world.identity.machine_id, "cpu_serial": world.identity.cpu_serial or None,
+            "boot_id": world.boot_id, "run": run_id}
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return the values now, None for a name that nobody knows: its part is not there."""
