@@ -280,7 +280,9 @@ def test_nothing_is_overwritten_but_by_force(device: Device, certificates: Certi
     assert device.adopt(archive) == 0
     other = certificates.authority.issue("pi-8")
     another = device.hand("q.zip", package(other, "pi-8"))
+    renewed = device.hand("r.zip", package(other, "pi-7"))
     before = {path: path.read_bytes() for path in (*device.certs.iterdir(), device.file)}
+    assert device.adopt(renewed) == 1 and "private.pem.key is there already" in device.said
     assert device.adopt(another, "--host", "other.example") == 1
     for words in ("certificate.pem.crt is there already", "private.pem.key is there already", "thing is 'pi-7', and",
                   "mqtt.host is 'a1b2c3-ats"):
