@@ -20,6 +20,7 @@ DEFAULT_FILE = "/etc/iotd.yaml"
 COMMANDS = {
     "run": "run the daemon in the foreground",
     "check": "read and validate the configuration, print every problem",
+    "adopt": "put the certificate and key that were handed out into place, and their host and thing into the file",
     "status": "what the running daemon is doing",
     "publish": "hand messages over to the running daemon",
     "set": "tell the running daemon a value",
@@ -77,6 +78,11 @@ def _options(arguments: list[str]) -> Any:
                              help=f"default: %(default)s{not_read}")
         if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+        if name == "adopt":
+            command.add_argument("paths", nargs="+", metavar="PATH", help="a file, a folder, or the console's zip")
+            command.add_argument("--host", metavar="HOST", help="the broker; default: the one that a file mentions")
+            command.add_argument("--dry-run", action="store_true", help="show what would be done")
+            command.add_argument("--force", action="store_true", help="overwrite what is there")
         if name == "bundle":
             command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
         if name == "log":

@@ -88,7 +88,7 @@ def _check_mqtt(settings: Settings, note: Note) -> None:
     mqtt = settings.mqtt
     if not mqtt.host:
         note("mqtt.host", f"is required; {_ENDPOINT}")
-    if re.match(r"x+-ats\.", mqtt.host):
+    if is_placeholder(mqtt.host):
         note("mqtt.host", f"{quoted(mqtt.host)} is the sample's placeholder; {_ENDPOINT}")
     if topics.is_aws_endpoint(mqtt.host) and not mqtt.tls:
         note("mqtt.tls", "AWS IoT takes no connection without TLS; add the section, `tls:` alone means the defaults")
@@ -138,7 +138,7 @@ def _with_level(log: Log, found: re.Match[str], value: Json) -> Log:
 
 
 SECTIONS: dict[str, Section] = {
-    "thing": Section(template_text(frozenset({"hostname", "machine_id"})), "{hostname}", check=_check_thing),
+    "thing": Section(template_text(EVERYWHERE - {"thing"}), "{hostname}", check=_check_thing),
     "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt, fill=_filled),
     "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence,
                         filters=lambda presence: 1 if presence.topic else 0,
@@ -146,6 +146,11 @@ SECTIONS: dict[str, Section] = {
     "log": Section(_log, Log(), settable=(Setting(
         "log.level", r"\.level", lambda log, found: None, lambda log, found: log.level, _with_level),)),
 }
+
+
+def is_placeholder(host: str) -> bool:
+    """Tell whether this host is the sample's, which nobody has filled in."""
+    return re.match(r"x+-ats\.", host) is not None
 
 
 def value_of(settings: Settings, key: str) -> Any:

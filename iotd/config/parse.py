@@ -97,7 +97,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     for wing in loaded_wings(settings):
         defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
-    names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
+    names = identity._asdict()
     names["thing"] = template.compile_tree(settings.thing)(names)
     settings = settings._replace(thing=names["thing"])
     for key, section in sections(settings):

@@ -11,7 +11,7 @@ from iotd.vocabulary import Json
 SHORTEST_S = 1.0  # a period that the cloud can set
 
 Note = Callable[[str, str], None]  # takes the path of a key, and what is wrong there
-Fill = Callable[[str], str]  # fills {thing}, {hostname} and {machine_id} in a topic
+Fill = Callable[[str], str]  # fills {thing}, {hostname}, {machine_id} and {cpu_serial} in a topic
 
 
 class Setting(NamedTuple):

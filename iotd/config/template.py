@@ -13,7 +13,7 @@ from iotd.vocabulary import Json
 from iotd.wings import WINGS
 
 # What stands for what is looked up by `iotd.daemon.placeholders`; a wing's names stand in `iotd.wings`.
-EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
+EVERYWHERE = frozenset({"hostname", "thing", "machine_id", "cpu_serial"})
 FACTS = frozenset({"temperature", "load", "memory_available", "disk_free", "throttled", "cpu_serial", "model",
                    "os_release", "iotd_version"})
 # What those of the time say of a moment, epoch seconds.

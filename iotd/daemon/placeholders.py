@@ -20,7 +20,8 @@ class Placeholders:
         self._passing: Mapping[str, Callable[[], Json]] = {  # what differs from one moment to the next
             "uptime": lambda: int(world.uptime()), "clock": lambda: "set" if world.wall_is_set() else "unset"}
         self._constant: Mapping[str, Json] = {
-            "machine_id": world.identity.machine_id, "boot_id": world.boot_id, "run": run_id}
+            "machine_id": world.identity.machine_id, "cpu_serial": world.identity.cpu_serial or None,
+            "boot_id": world.boot_id, "run": run_id}
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return the values now, None for a name that nobody knows: its part is not there."""

@@ -26,7 +26,7 @@ from iotd.wifi.section import RebootBudget, Wifi
 from iotd.wings import WINGS
 from iotd.wings import sections as sections_of_wing
 
-IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef")
+IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef", cpu_serial="10000000abcdef01")
 AWS = "a1b2-ats.iot.ap-northeast-1.amazonaws.com"
 SAMPLE = Path(__file__).parents[2] / "etc" / "iotd.yaml"
 PORT = "3: mqtt.port: expected a whole number from 1 to 65535, found "
@@ -304,6 +304,10 @@ NAMELESS, UNBORN = Identity("localhost", "0123"), Identity("pi-7", "")
     (UNBORN, "thing: '{machine_id}'", ":2: thing: this host has no machine-id yet; make one: systemd-machine-id-setup"),
     (Identity("(none)", ""), "thing: '{hostname}-{machine_id}'", ":2: thing: this host is called '(none)'"),
     (UNBORN, "subscribe: [{topic: 'a/{machine_id}'}]", ":2: subscribe[0].topic: this host has no machine-id"),
+    (UNBORN, "thing: 'pi-{cpu_serial}'", ":2: thing: this machine tells no serial number, neither in "
+     "/proc/device-tree/serial-number nor in /proc/cpuinfo; name it by {machine_id}, or write"),
+    (NAMELESS, "thing: '{machine_id}-{cpu_serial}'", ":2: thing: this machine tells no serial number"),
+    (UNBORN, "subscribe: [{topic: '{thing}/{cpu_serial}'}]", ":2: subscribe[0].topic: this machine tells no serial"),
     (NAMELESS, "thing: a\npresence: {topic: 'a/{hostname}'}", ":3: presence.topic: this host is called 'localhost'"),
 ])
 def test_what_tells_a_device_from_no_other_is_no_name_for_it(identity: Identity, text: str, expected: str) -> None:
@@ -330,12 +334,12 @@ def test_hosts_are_names_and_addresses(host: str) -> None:
 def test_things_topics_and_filters_are_filled_and_payloads_are_not() -> None:
     settings = load(
         "publish:\n  - {topic: '{thing}/{hostname}', every: 1s, payload: {a: '{thing}', b: '{{'}}\n"
-        "subscribe: [{topic: '{machine_id}/#'}]\npresence: {topic: 'x/{thing}'}\n"
+        "subscribe: [{topic: '{machine_id}/#'}]\npresence: {topic: 'x/{thing}/{cpu_serial}'}\n"
         "mqtt: {host: b}\nthing: 'gw-{hostname}-{machine_id}'\n")
     assert settings.thing == "gw-pi-7-0123456789abcdef"
     assert settings.sections["publish"][0].topic == "gw-pi-7-0123456789abcdef/pi-7"
     assert settings.sections["subscribe"][0].filter == "0123456789abcdef/#"
-    assert settings.presence.topic == "x/gw-pi-7-0123456789abcdef"
+    assert settings.presence.topic == "x/gw-pi-7-0123456789abcdef/10000000abcdef01"
     assert settings.sections["publish"][0].payload == {"a": "{thing}", "b": "{{"}
 
 
@@ -455,7 +459,8 @@ def test_a_topic_may_be_published_to_twice() -> None:
     ("mqtt: {host: b}\nthing: ''\n", "2: thing: is empty"),
     ("mqtt: {host: b}\nthing:\n", "2: thing: expected text, found nothing"),
     ("mqtt: {host: b}\nthing: [a]\n", "2: thing: expected text, found a list"),
-    ("mqtt: {host: b}\nthing: '{thing}'\n", "2: thing: {thing} has no value here; known here are hostname, machine_id"),
+    ("mqtt: {host: b}\nthing: '{thing}'\n", "2: thing: {thing} has no value here; known here are cpu_serial, "
+     "hostname, machine_id"),
     ("mqtt: {host: b}\nthing: " + "é" * 65, "2: thing: '"),
     ("mqtt: {host: b}\nspool: {max_bytes: 64}",
      "2: spool.max_bytes: expected a size above zero such as 64KB, 64MB or 1GB, found 64"),
