@@ -85,6 +85,7 @@ def _options(arguments: list[str]) -> Any:
             command.add_argument("--force", action="store_true", help="overwrite what is there")
         if name == "bundle":
             command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
+            command.add_argument("--upload", action="store_true", help="PUT it to the https URL on standard input")
         if name == "log":
             command.add_argument("-f", dest="follow", action="store_true", help="go on with what comes")
             command.add_argument("--since", metavar="TIME", help="from when on, such as today, -2h or 2027-01-31 08:00")

@@ -10,6 +10,7 @@ import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from tests.aws.jobs import JobsService
 from tests.aws.service import ShadowService
 from tests.certificates import make_certificates
 from tests.mosquitto import Mosquitto
@@ -29,6 +30,7 @@ def main() -> None:
         certificates = make_certificates(directory, arguments.thing)
         broker = stack.enter_context(Mosquitto(directory, certificates, port=arguments.port))
         stack.enter_context(ShadowService(broker))
+        stack.enter_context(JobsService(broker))
         print(describe(broker, arguments.thing), flush=True)
         threading.Event().wait()
 
