@@ -58,10 +58,10 @@ class Spent(NamedTuple):
 class Down(NamedTuple):
     """The line is down, or never came up.
 
-    `cause` is a slug: asked, dns, tcp, tls, certificate, clock, connack, refused, closed, reset, network, silent,
-    unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a bug of ours, with its
-    `traceback`. `was_up` tells whether CONNACK had been received. `spent` is what was not acknowledged, where that is
-    the cause. `layer` is that of `iotd doctor`, where the cause alone does not tell it.
+    `cause` is a slug: asked, dns, tcp, proxy, tls, certificate, clock, websocket, password, connack, refused, closed,
+    reset, network, silent, unacknowledged, protocol, fault. closed and reset alone are the broker's doing; a fault is a
+    bug of ours, with its `traceback`. `was_up` tells whether CONNACK had been received. `spent` is what was not
+    acknowledged, where that is the cause. `layer` is that of `iotd doctor`, where the cause alone does not tell it.
     """
 
     line: int

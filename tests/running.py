@@ -89,6 +89,12 @@ class Iotd:
         with self._changed:
             return list(self._entries)
 
+    @property
+    def told(self) -> list[str]:
+        """What systemd has been told so far."""
+        with self._changed:
+            return list(self._told)
+
     def wait_for(self, event: str, since: int = 0, **fields: Any) -> dict[str, Any]:
         """Return the first entry of this event with these fields, one that came before included."""
         found: list[dict[str, Any]] = []

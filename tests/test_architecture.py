@@ -35,6 +35,7 @@ ALLOWED = {  # what the world is touched with, and where alone
     "ssl": {"iotd.mqtt.stream", "iotd.mqtt.credentials"},
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
+    "wsproto": {"iotd.mqtt.websocket"},
     "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.mistakes"},
 }
 

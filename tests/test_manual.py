@@ -9,7 +9,9 @@ from typing import Any, Iterator
 
 import yaml
 
-from iotd.config import template
+from iotd.config import broker, template
+from iotd.config.parse import parse
+from iotd.host.identity import Identity
 from iotd.shadows.kinds import KINDS, beside
 from iotd.values import section as values
 
@@ -47,6 +49,15 @@ def events() -> Iterator[str]:
                 for argument in node.args[:2]:
                     if isinstance(argument, ast.Constant) and re.fullmatch(r"[a-z]+\.[a-z_]+", str(argument.value)):
                         yield argument.value
+
+
+def test_every_broker_has_lines_that_check_is_content_with() -> None:
+    page = (ROOT / "docs/brokers.md").read_text("utf-8")
+    blocks = re.findall(r"(?s)```yaml\n(.+?)```", page)
+    assert len(blocks) == page.count("\n## ") == 10
+    for block in blocks:
+        loaded = parse(block.replace("xxxxxxxxxxxxx-", "a1b2-"), "iotd.yaml", Identity("pi-7", "0123456789abcdef"))
+        assert loaded.settings.mqtt.tls and broker.warnings(loaded.settings) == []
 
 
 def test_every_key_has_its_entry() -> None:

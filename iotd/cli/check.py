@@ -24,5 +24,5 @@ def _check(file: str, directory: str) -> int:
         output.complain("\n".join(error.lines()))
         return EXIT_CONFIG
     for warning in checked.warnings:
-        output.complain(warning.render(file, "warning: "))
+        output.complain(warning)
     return 0 if output.say(f"{file}: no problem found") else EXIT_FAULT

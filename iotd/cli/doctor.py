@@ -11,7 +11,7 @@ from iotd.cli import output, told
 from iotd.cli.load import last_accepted, places, read
 from iotd.cli.told import printable
 from iotd.cli.user import as_daemon
-from iotd.config import parse
+from iotd.config import broker, parse
 from iotd.config.settings import Settings
 from iotd.doctor import looks, rows
 from iotd.doctor.facts import FAILED, NOT_SEEN, OK, WARNING, Association, Configuration, Finding, Gateway
@@ -87,12 +87,13 @@ def _judged(path: str) -> Json:
         return {**told, "problems": error.lines()}
     settings = parsed.settings
     told["warnings"] = [warning.render(path) for warning in parsed.warnings]
+    told["warnings"] += [f"{key}: {problem}" for key, problem in broker.warnings(settings)]
     if not _is_a_guest():  # who may not see every program
         told["warnings"] += [f"{key}: {problem}" for key, problem in parse.impossible(settings)]
     tls = settings.mqtt.tls
-    if tls is not None and not (_is_a_guest() and any(map(_is_shut, tls))):
-        told["certificates"] = credentials.unusable(tls, settings.mqtt.port)
-        told["warnings"] += credentials.warnings(tls)
+    if tls is not None and not (_is_a_guest() and any(map(_is_shut, filter(None, tls)))):
+        told["certificates"] = credentials.unusable(tls, settings.mqtt.alpn)
+        told["warnings"] += filter(None, [credentials.open_to_all(tls.key)])
     return told
 
 

@@ -1,13 +1,14 @@
-"""Reads the configuration file, and opens the certificates that it names."""
+"""Reads the configuration file, and opens the certificates and passwords that it names."""
 
 from __future__ import annotations
 
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from iotd.config import parse
+from iotd.config import broker, parse
 from iotd.config.document import MAX_BYTES
 from iotd.config.settings import Checked
 from iotd.daemon.configuration import ACCEPTED
@@ -16,6 +17,7 @@ from iotd.errors import ConfigError, Problem
 from iotd.host.files import Files
 from iotd.host.identity import identity, user_name
 from iotd.mqtt import credentials
+from iotd.mqtt.settings import Mqtt
 
 
 class Read(NamedTuple):
@@ -46,21 +48,14 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
     does what can never work on this host, since what is there now may be another thing tomorrow.
     """
     parsed, text = read(file, directory)
-    found = [] if running else parse.impossible(parsed.settings)
-    tls = parsed.settings.mqtt.tls
-    warned: list[str] = []
-    if tls is not None:
-        expired = credentials.expired(tls, time.time())
-        for key, problem in credentials.unusable(tls, parsed.settings.mqtt.port).items():
-            found.append((f"mqtt.tls.{key}", problem))
-        if not running:
-            found += [(f"mqtt.tls.{key}", problem) for key, problem in expired.items()]
-            warned = credentials.hidden(tls)  # a unit of one's own may show what ours hides
-        warned = [*credentials.warnings(tls), *warned, *expired.values()]
-    if found:
-        raise ConfigError(file, [Problem(parsed.line(key), key, problem) for key, problem in found])
-    warnings = (*parsed.warnings, *(Problem(0, "", problem) for problem in warned))
-    return Checked(parsed.settings, warnings, text)
+    problems, warnings = _of_files(parsed.settings.mqtt, running)
+    if not running:
+        problems += parse.impossible(parsed.settings)
+    if problems:
+        raise ConfigError(file, [Problem(parsed.line(key), key, problem) for key, problem in problems])
+    found = [*parsed.warnings, *(Problem(parsed.line(key), key, problem)
+                                 for key, problem in (*broker.warnings(parsed.settings), *warnings))]
+    return Checked(parsed.settings, tuple(problem.render(file, "warning: ") for problem in sorted(found)), text)
 
 
 def _mended(error: OSError) -> str:
@@ -92,6 +87,35 @@ def last_accepted(file: str, state: Path) -> Checked | None:
         return Checked(parse.parse(text, file, identity()).settings, (), text)
     except (OSError, ValueError, ConfigError):
         return None
+
+
+def _of_files(mqtt: Mqtt, running: bool) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Open the files of the certificates and passwords; return the problems and the warnings, each with its key."""
+    tls, proxy = mqtt.tls, mqtt.proxy
+    problems: list[tuple[str, str]] = []
+    warnings: list[tuple[str, str]] = []
+    secrets = {"mqtt.password_file": mqtt.password_file, "mqtt.proxy.password_file": proxy and proxy.password_file}
+    for key, path in secrets.items():
+        try:
+            if path:
+                credentials.password(path)
+        except ValueError as error:
+            problems.append((key, str(error)))
+    if mqtt.transport == "websockets" and find_spec("wsproto") is None:
+        problems.append(("mqtt.transport", "websockets need the package python3-wsproto; run: apt install "
+                                           "python3-wsproto"))
+    paths: dict[str, str | None] = {}
+    if tls is not None:
+        problems += [(f"mqtt.tls.{key}", text) for key, text in credentials.unusable(tls, mqtt.alpn).items()]
+        expired = [(f"mqtt.tls.{key}", text) for key, text in credentials.expired(tls, time.time()).items()]
+        (warnings if running else problems).extend(expired)
+        secrets["mqtt.tls.key"] = tls.key
+        paths = {f"mqtt.tls.{key}": path for key, path in zip(tls._fields, tls)}
+    warnings += [(key, text) for key, path in secrets.items() if path and (text := credentials.open_to_all(path))]
+    for key, path in {**paths, **secrets}.items():
+        if path and not running and (text := credentials.hidden(path)):  # a unit of one's own may show what ours hides
+            warnings.append((key, text))
+    return problems, warnings
 
 
 def places() -> Places:

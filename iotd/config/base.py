@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from iotd.config import broker
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, choice, duration, duration_or_zero, qos, template_text, text, whole
-from iotd.config.section import Note, Section, Setting, note_if
+from iotd.config.section import Fill, Note, Section, Setting, note_if
 from iotd.config.settings import Log, Presence, Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
 from iotd.mqtt.addresses import host_problem
-from iotd.mqtt.settings import Backoff, Mqtt, Tls
+from iotd.mqtt.settings import Backoff, Mqtt
 from iotd.vocabulary import Json
 
 PRESENCE_TOPIC = "MQTTServer/{thing}/will"
@@ -29,16 +30,33 @@ def _mqtt(at: Cursor) -> Mqtt:
         "clean_session": ("clean_session", boolean),
         "spread": ("spread_s", duration_or_zero),
         "limits": ("aws_limits", choice("auto", "aws", "none")),
-        "tls": ("tls", _tls),
+        "tls": ("tls", broker.tls),
         "backoff": ("backoff", _backoff),
+        "client_id": ("client_id", template_text(EVERYWHERE)),
+        "username": ("username", template_text(EVERYWHERE)),
+        "password": ("", broker.password),
+        "password_file": ("password_file", broker.password_file),
+        "alpn": ("alpn", broker.alpn),
+        "proxy": ("proxy", broker.proxy),
+        "transport": ("transport", choice("tcp", "websockets")),
+        "path": ("path", broker.path),
+        "protocol": ("", broker.never("is not known yet: iotd speaks MQTT 3.1.1; leave it out")),
     })
     values.setdefault("host", "")
-    limits = values.pop("aws_limits", "auto")
-    return Mqtt(**values, aws_limits=limits == "aws" or limits == "auto" and topics.is_aws_endpoint(values["host"]))
+    is_aws, limits = topics.is_aws_endpoint(values["host"]), values.pop("aws_limits", "auto")
+    mqtt = Mqtt(**values, aws_limits=limits == "aws" or limits == "auto" and is_aws)
+    if "path" in at.keys() and mqtt.transport != "websockets":
+        at.document.note(f"{at.path}.path", "is that of a websocket; write mqtt.transport: websockets beside it, or "
+                                            "leave it out")
+    if not (is_aws and mqtt.tls and mqtt.transport == "tcp" and mqtt.port == broker.ALPN_PORT) or mqtt.alpn is not None:
+        return mqtt
+    return mqtt._replace(alpn=broker.ALPN)
 
 
-def _tls(at: Cursor) -> Tls:
-    return Tls(**at.fields({"ca": ("ca", text), "cert": ("cert", text), "key": ("key", text)}))
+def _filled(mqtt: Mqtt, fill: Fill) -> Mqtt:
+    """Fill what the broker is told of who this is."""
+    client_id, username = (written and fill(written) for written in (mqtt.client_id, mqtt.username))
+    return mqtt._replace(client_id=client_id, username=username)
 
 
 def _backoff(at: Cursor) -> Backoff:
@@ -50,8 +68,9 @@ def _host(at: Cursor) -> str:
     if not host:
         raise Wrong(f"is empty; {_ENDPOINT}")
     if re.search(r"[\s/@]|^[^:]*:[^:]*$", host):
-        raise Wrong(f"expected the name or address of the broker alone, found {quoted(host)}; "
-                    "leave out scheme, user and path, and write the port under mqtt.port")
+        more = ", and mqtt.transport: websockets" if re.match("wss?://", host) else ""
+        raise Wrong(f"expected the name or address of the broker alone, found {quoted(broker.without_user(host))}; "
+                    f"leave out scheme, user and path, and write the port under mqtt.port{more}")
     problem = host_problem(host)
     if problem:
         raise Wrong(problem)
@@ -80,6 +99,7 @@ def _check_mqtt(settings: Settings, note: Note) -> None:
         note("mqtt.backoff.max", "expected at least 1s; no retry comes sooner")
     elif mqtt.backoff.first_s > mqtt.backoff.max_s:
         note("mqtt.backoff.first", f"{mqtt.backoff.first_s:g}s is above mqtt.backoff.max, {mqtt.backoff.max_s:g}s")
+    broker.check(settings, note)
 
 
 def _check_thing(settings: Settings, note: Note) -> None:
@@ -87,6 +107,8 @@ def _check_thing(settings: Settings, note: Note) -> None:
 
 
 def _presence(at: Cursor) -> Presence:
+    if not at.is_mapping() and at.scalar() in (False, "off"):  # YAML 1.1 reads off as false
+        return Presence("")
     values = at.fields({
         "topic": ("topic", template_text(EVERYWHERE)),
         "retain": ("retain", boolean),
@@ -98,6 +120,8 @@ def _presence(at: Cursor) -> Presence:
 
 def _check_presence(settings: Settings, note: Note) -> None:
     presence, aws = settings.presence, settings.mqtt.aws_limits
+    if not presence.topic:
+        return
     if aws and presence.topic.startswith("$"):
         note("presence.topic", f"{quoted(presence.topic)} is reserved, a will is not sent to topics under $")
     note_if(note, "presence.topic", topics.topic_problem(presence.topic, aws, presence.retain))
@@ -115,8 +139,9 @@ def _with_level(log: Log, found: re.Match[str], value: Json) -> Log:
 
 SECTIONS: dict[str, Section] = {
     "thing": Section(template_text(frozenset({"hostname", "machine_id"})), "{hostname}", check=_check_thing),
-    "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt),
-    "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence, filters=lambda presence: 1,
+    "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt, fill=_filled),
+    "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence,
+                        filters=lambda presence: 1 if presence.topic else 0,
                         fill=lambda presence, fill: presence._replace(topic=fill(presence.topic))),
     "log": Section(_log, Log(), settable=(Setting(
         "log.level", r"\.level", lambda log, found: None, lambda log, found: log.level, _with_level),)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,8 @@ MAX_DEPTH = 32
 
 T = TypeVar("T")
 Reader = Callable[["Cursor"], T]
-Schema = Mapping[str, "tuple[str, Reader[Any]]"]  # a key of the file: the name of its field, and its reader
+# A key of the file: the name of its field, and its reader; no name for one that is always wrong, as its reader says.
+Schema = Mapping[str, "tuple[str, Reader[Any]]"]
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"map": "mapping", "seq": "list", "str": "text", "int": "number", "float": "number", "timestamp": "date",
@@ -101,8 +103,9 @@ class Cursor(NamedTuple):
         except Wrong as error:
             self.note(str(error))
             return values
+        known = [key for key, (name, _) in schema.items() if name]
         for key in entries.keys() - schema.keys():
-            entries[key].note(f"unknown key; {meant_by(key, schema)}")
+            entries[key].note(f"unknown key; {meant_by(key, known)}")
         for key, (name, reader) in schema.items():
             if key in entries:
                 values.update((name, value) for value in entries[key].read(reader))
@@ -181,8 +184,9 @@ class Cursor(NamedTuple):
         return self.is_empty() or isinstance(self.node, yaml.MappingNode)
 
     def keys(self) -> set[str]:
-        """Return the keys of a mapping, those whose values are wrong included; none of anything else."""
-        return {key.value for key, _ in self.node.value} if isinstance(self.node, yaml.MappingNode) else set()
+        """Return the keys of a mapping that are text, those whose values are wrong included; none of anything else."""
+        pairs = self.node.value if isinstance(self.node, yaml.MappingNode) else ()
+        return {key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)}
 
     def scalar(self) -> Any:
         """Return what YAML makes of a value: text, number, bool, None, date or bytes; the node of a collection."""
@@ -243,7 +247,7 @@ def compose(text: str) -> yaml.Node | None:
         raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}") from None
     except yaml.MarkedYAMLError as error:
         line, reason = explained(error, text.splitlines())
-        written = "".join(text.splitlines()[line - 1:line])
+        written = re.sub(r"(?i)(passw[^:]*:\s*)(?!/).*", r"\1…", "".join(text.splitlines()[line - 1:line]))
         raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}") from None
 
 

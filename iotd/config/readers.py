@@ -165,6 +165,20 @@ def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:
     return read
 
 
+def template_payload(known: frozenset[str]) -> Reader[Json]:
+    """Return a reader of what a message may be: a mapping, a text or a number; its texts with `known` placeholders,
+    and those that the file defines.
+    """
+    def read(at: Cursor) -> Json:
+        tree = at.tree(lambda written: _check_template(written, known, at.document.defined))
+        if tree == "":
+            raise Wrong("is empty; a message without payload takes a retained one away, and says nothing else")
+        if not isinstance(tree, (dict, str, int, float)) or isinstance(tree, bool):
+            raise Wrong(f"expected a mapping of keys, a text or a number, found {at.found()}")
+        return tree
+    return read
+
+
 def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
     """Return a reader of a command as a list of arguments, whose placeholders are `known`; none: braces are braces."""
     def argument(at: Cursor) -> str:

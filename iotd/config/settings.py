@@ -7,12 +7,11 @@ Texts that may hold placeholders are kept as written; `template` fills them.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from iotd.errors import Problem
 from iotd.mqtt.settings import Mqtt
 
 
 class Presence(NamedTuple):
-    """The will, and its living counterpart on the same topic."""
+    """The will, and its living counterpart on the same topic, which is empty where presence is off."""
 
     topic: str
     retain: bool = True
@@ -39,14 +38,20 @@ class Settings(NamedTuple):
     sections: Mapping[str, Any] = {}
     hostname: str = ""
 
+    @property
+    def client_id(self) -> str:
+        """Who this is to the broker: the thing, unless the file says otherwise."""
+        return self.thing if self.mqtt.client_id is None else self.mqtt.client_id
+
 
 class Checked(NamedTuple):
-    """Settings that can be used, and what is not right about them all the same; the text that says them.
+    """Settings that can be used, and what is not right about them all the same, as the lines that `check` prints;
+    the text that says them.
 
     `refused` are the problems of the file where these settings are those of an earlier one.
     """
 
     settings: Settings
-    warnings: tuple[Problem, ...]
+    warnings: tuple[str, ...]
     text: str = ""
     refused: tuple[str, ...] = ()

@@ -83,6 +83,19 @@ def compile_json(tree: Json, known: frozenset[str] | None = None) -> Callable[[M
     return fill_text
 
 
+def compile_payload(tree: Json, known: frozenset[str] | None = None) -> Callable[[Mapping[str, Json]], str]:
+    """Return a function that gives what `compile_json` does, but of a text the text itself, not in JSON's quotes."""
+    if not isinstance(tree, str):
+        return compile_json(tree, known)
+    fill = compile_tree(tree, known)
+
+    def fill_text(values: Mapping[str, Json]) -> str:
+        value = fill(values)
+        return value if isinstance(value, str) else _write(value)
+
+    return fill_text
+
+
 def fill_command(command: Sequence[str], values: Mapping[str, str], wary: bool = True) -> tuple[str, ...]:
     """Return the arguments with their placeholders filled, each value a part of the one argument that it stands in.
 

@@ -66,7 +66,7 @@ class Configuration:
     def _warn(self) -> None:
         """Say what is not right, and is used all the same."""
         for warning in self._checked.warnings:
-            log.warning("config.warning", f"{warning.key}: {warning.text}" if warning.key else warning.text)
+            log.warning("config.warning", warning)
 
     def _keep(self) -> None:
         """Keep the text where it is another than the kept one."""

@@ -235,13 +235,16 @@ class Line:
         session = self._world.new_id()
         self._standing = presence.next_line(self._standing, session)
         will = presence.status(settings.presence, settings.hostname, session, presence.LOST)
-        tls, port = mqtt.tls, mqtt.port
+        tls, alpn = mqtt.tls, mqtt.alpn
         self._session.dial(Dial(
-            self.number, mqtt.host, port, settings.thing, mqtt.clean_session, mqtt.keepalive_s, will,
-            lambda: None if tls is None else credentials.context(tls, port)))
+            self.number, mqtt.host, mqtt.port, settings.client_id, mqtt.clean_session, mqtt.keepalive_s,
+            will if will.topic else None, lambda: None if tls is None else credentials.context(tls, alpn),
+            mqtt.username, mqtt.password_file, mqtt.proxy, mqtt.websocket_path))
 
     def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
-        """Put a word on the presence topic."""
+        """Put a word on the presence topic; where there is none, go on as if it had been acknowledged."""
+        if not self._settings.presence.topic:
+            return None if token is None else self.on_acknowledged(Acknowledged(self.number, token), now)
         message = presence.status(self._settings.presence, self._settings.hostname, self._standing.session, word,
                                   timestamp=int(self._world.wall()), **more)
         self._standing = self._standing._replace(said_at=now, again_at=math.inf)

@@ -72,7 +72,7 @@ class Opening:
 
     def change(self, settings: Settings, up: bool, now: float) -> None:
         """Other settings are in force; what they ask for follows at once where the line is `up`."""
-        anew = (settings.thing, settings.mqtt) != (self._settings.thing, self._settings.mqtt)
+        anew = (settings.client_id, settings.mqtt) != (self._settings.client_id, self._settings.mqtt)
         self._settings = settings
         self.subscriptions, plan = subscriptions.changed(self.subscriptions, self._wanted())
         if anew:
@@ -194,7 +194,7 @@ class Opening:
             wanted.update(part.filters())
         together, resting = self._together(), self.suspicion.resting
         return {name: qos for name, qos in wanted.items()
-                if _subscription(name) not in resting and together.get(name) not in resting}
+                if name and _subscription(name) not in resting and together.get(name) not in resting}
 
     def _together(self) -> Mapping[str, str]:
         """Return the action of each topic and filter that is denied together with others."""
@@ -240,7 +240,7 @@ class Opening:
 
     def _session_key(self) -> str:
         mqtt = self._settings.mqtt
-        return f"{self._settings.thing}@{mqtt.host}:{mqtt.port}{' clean' if mqtt.clean_session else ''}"
+        return f"{self._settings.client_id}@{mqtt.host}:{mqtt.port}{' clean' if mqtt.clean_session else ''}"
 
 
 def _subscription(name: str) -> str:

@@ -43,11 +43,11 @@ def _on_the_way(down: Mapping[str, Json], status: Mapping[str, Json]) -> dict[st
         return {"dns": Dns(host, (), None, reason)}
     if cause in ("tcp", "proxy"):
         return {"dns": Dns(host, (host,), None), "tcp": Tcp(port, "", {"": reason})}
-    if cause == "certificate" and down.get("layer") == "certificates":
+    if cause == "password" or cause == "certificate" and down.get("layer") == "certificates":
         return {"certificates": Certificates({"": reason})}
     if cause in ("tls", "certificate", "clock"):
         return {"tcp": Tcp(port, host), "tls": Tls(cause, reason)}
-    if cause in ("connack", "refused", "protocol"):
+    if cause in ("websocket", "connack", "refused", "protocol"):
         return {"tcp": Tcp(port, host)}
     return {}
 

@@ -17,7 +17,7 @@ SCARCE_MEMORY_BYTES = 32 << 20
 STALE_S = 60.0
 BACKLOG_WARNING = 1000
 
-OF_THIS_DEVICE = "the certificate of this device"  # as a broker refuses it in TLS, amid the handshake or after it
+OF_THIS_DEVICE = "this device's certificate"  # as a broker refuses it in TLS, amid the handshake or after it
 
 Judgement = tuple[str, str, str]  # level, finding, what to do
 
@@ -181,7 +181,7 @@ def tls(facts: Facts) -> Judgement:
             "certificate? a captive portal or an inspecting firewall shows one of its own"
     if seen.cause == "clock":
         return FAILED, seen.reason, "see clock"
-    return FAILED, seen.reason, "does this port speak TLS? 8883 does, 1883 does not"
+    return FAILED, seen.reason, "does this port speak TLS? 8883 does, 1883 does not; and what does the broker ask for?"
 
 
 def mqtt(facts: Facts) -> Judgement:

@@ -27,7 +27,7 @@ from iotd.doctor.facts import (
 from iotd.doctor.known import known
 from iotd.host import clock, command, facts
 from iotd.host.tasks import Tasks
-from iotd.mqtt import credentials
+from iotd.mqtt import advice, credentials
 from iotd.mqtt.addresses import HasFileno
 from iotd.mqtt.stream import StreamError, open_stream
 from iotd.vocabulary import Json
@@ -152,26 +152,27 @@ def _network(subject: Subject, seen: dict[str, Any]) -> None:
     if subject.settings is None:
         return
     mqtt = subject.settings.mqtt
+    first = mqtt.proxy or mqtt  # whom this host itself connects to
     servers = tuple(line.split()[1] for line in _text("/etc/resolv.conf").splitlines()
                     if line.startswith("nameserver") and len(line.split()) > 1)
-    seen["dns"] = Dns(mqtt.host, (), servers, "no name server answers")  # until one does: getaddrinfo(3) has no limit
+    seen["dns"] = Dns(first.host, (), servers, "no name server answers")  # until one does: getaddrinfo(3) has no limit
     try:
-        found = socket.getaddrinfo(mqtt.host, mqtt.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(first.host, first.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        seen["dns"] = Dns(mqtt.host, (), servers, str(getattr(error, "strerror", None) or error))
+        seen["dns"] = Dns(first.host, (), servers, str(getattr(error, "strerror", None) or error))
         return
     addresses = tuple(dict.fromkeys(str(address[4][0]) for address in found))
-    seen["dns"] = Dns(mqtt.host, addresses, servers)
-    seen["tcp"] = tcp = _tcp(addresses, mqtt.port)
+    seen["dns"] = Dns(first.host, addresses, servers)
+    seen["tcp"] = tcp = _tcp(addresses, first.port)
     if not tcp.connected:
         return
     context = None
     if mqtt.tls is not None:
         try:
-            context = credentials.context(mqtt.tls, mqtt.port)
+            context = credentials.context(mqtt.tls, mqtt.alpn)
         except (OSError, ValueError):
             return  # certificates says what is wrong
-    _over_tls(subject, mqtt.host, mqtt.port, context, seen)
+    _over_tls(subject, subject.settings, context, seen)
 
 
 def _tcp(addresses: tuple[str, ...], port: int) -> Tcp:
@@ -189,33 +190,50 @@ def _tcp(addresses: tuple[str, ...], port: int) -> Tcp:
     return Tcp(port, "", failures)
 
 
-def _over_tls(subject: Subject, host: str, port: int, context: Any, seen: dict[str, Any]) -> None:
+def _over_tls(subject: Subject, settings: Settings, context: Any, seen: dict[str, Any]) -> None:
     def wait(what: HasFileno, events: int, deadline: float) -> bool:
         poll = select.poll()
         poll.register(what.fileno(), events)
         return bool(poll.poll(max(0.0, min(deadline, end) - time.monotonic()) * 1000))
 
     end = time.monotonic() + OPEN_S
+    mqtt = settings.mqtt
     try:
-        stream = open_stream(host, port, context, wait)
+        stream = open_stream(mqtt.host, mqtt.port, context, wait, mqtt.proxy, mqtt.websocket_path)
     except StreamError as error:
-        if context is not None:
+        if error.cause == "proxy":
+            seen["tcp"] = Tcp(seen["tcp"].port, "", {"": str(error)})
+        elif error.cause == "websocket":
+            seen["mqtt"] = Mqtt(False, error.cause, str(error), "this look")
+        elif context is not None:
             seen["tls"] = Tls(error.cause if error.cause in ("certificate", "clock") else "tls", str(error))
         return
     if context is not None:
         seen["tls"] = Tls("", "")
     try:
-        if subject.status is None and subject.settings is not None:
-            seen["mqtt"] = _connect(stream, subject.settings, wait, end)
+        if subject.status is None:
+            seen["mqtt"] = _connect(stream, settings, wait, end)
     finally:
         stream.close()
 
 
 def _connect(stream: Any, settings: Settings, wait: Callable[..., bool], end: float) -> Mqtt:
     """Connect as the thing (MQTT 3.1.1, 3.1), without a will and into its kept session, and leave at once."""
-    client_id = settings.thing.encode()
-    body = b"\x00\x04MQTT\x04\x00" + struct.pack(">HH", 60, len(client_id)) + client_id
-    stream.send(b"\x10" + bytes([len(body)] if len(body) < 128 else [len(body) & 0x7F | 0x80, len(body) >> 7]) + body)
+    client_id, mqtt = settings.client_id, settings.mqtt
+    fields = [client_id.encode()]
+    flags = 0
+    try:
+        if mqtt.username is not None:
+            flags |= 0x80
+            fields.append(mqtt.username.encode())
+        if mqtt.password_file:
+            flags |= 0x40
+            fields.append(credentials.password(mqtt.password_file))
+    except ValueError as error:
+        return Mqtt(False, "password", str(error), "this look")
+    body = b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, 60)
+    body += b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    stream.send(b"\x10" + _length(len(body)) + body)
     answer = b""
     try:
         stream.flush()
@@ -227,12 +245,18 @@ def _connect(stream: Any, settings: Settings, wait: Callable[..., bool], end: fl
         if answer[0] != 0x20:
             return Mqtt(False, "protocol", "what answers there is no MQTT broker", "this look")
         if answer[3]:
-            return Mqtt(False, "refused", f"the broker refuses this device (CONNACK code {answer[3]})", "this look")
+            return Mqtt(False, "refused", advice.refused(answer[3], client_id, mqtt.username), "this look")
         stream.send(b"\xe0\x00")
         stream.flush()
     except StreamError as error:
         return Mqtt(False, error.cause, f"over CONNECT: {error}", "this look")
     return Mqtt(True, "", "", "this look")
+
+
+def _length(size: int) -> bytes:
+    """Return the remaining length of a packet (MQTT 3.1.1, 2.2.3)."""
+    low, rest = size & 0x7F, size >> 7
+    return bytes([low | 0x80]) + _length(rest) if rest else bytes([low])
 
 
 def _from_status(subject: Subject, seen: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,18 @@ def host_problem(host: str) -> str | None:
     return None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether the host is this one, by its name (RFC 6761, 6.3) or address."""
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    for family, beginnings in ((socket.AF_INET, (b"\x7f",)),
+                               (socket.AF_INET6, (bytes(15) + b"\x01", bytes(10) + b"\xff\xff\x7f"))):
+        if _is(family, name) and socket.inet_pton(family, name).startswith(beginnings):
+            return True
+    return False
+
+
 def encoded(host: str) -> bytes:
     """Return the name as DNS has it; of a text Python asks its tables of international names. Raises UnicodeError."""
     return host.encode() if host.isascii() else host.encode("idna")

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from iotd.mqtt import advice
 from iotd.mqtt.client import ACK_S, MAX_REPEATS, SUCCESS, Client, error_string
 from iotd.mqtt.packets import CONNACK, Malformed, Oversize, Packet, Piece, Reader
+from iotd.mqtt.settings import Proxy
 from iotd.mqtt.stream import Stream, StreamError
 from iotd.vocabulary import Dialled, Down, Message, PassedOver, Received, Spent, Subscribed
 
@@ -22,14 +24,12 @@ PACKETS_PER_TURN = 256
 
 _DISCONNECT = b"\xe0\x00"
 
-_REFUSALS = {  # MQTT 3.1.1, table 3.1
-    1: "it does not speak MQTT 3.1.1", 2: "it does not take this client id", 3: "it is not available",
-    4: "bad user name or password", 5: "this client is not authorised",
-}
-
 
 class Dial(NamedTuple):
-    """Everything one connection needs. `context` makes the ssl.SSLContext, or gives None for a plain line."""
+    """Everything one connection needs. `context` makes the ssl.SSLContext, or gives None for a plain line.
+
+    The password is read from its file at every dialling; `path` is that of a websocket.
+    """
 
     line: int
     host: str
@@ -37,8 +37,12 @@ class Dial(NamedTuple):
     client_id: str
     clean_session: bool
     keepalive_s: int
-    will: Message
+    will: Message | None
     context: Callable[[], Any]
+    username: str | None = None
+    password_file: str | None = None
+    proxy: Proxy | None = None
+    path: str | None = None
 
 
 class Connection:
@@ -46,7 +50,7 @@ class Connection:
 
     def __init__(
         self, dial: Dial, stream: Stream, post: Callable[[Any], None], acknowledge: Callable[[int, int], None],
-        clock: Callable[[], float] = time.monotonic
+        clock: Callable[[], float] = time.monotonic, password: bytes | None = None
     ) -> None:
         self.number = dial.line
         self.stream = stream
@@ -63,7 +67,9 @@ class Connection:
         self._received_at = self._alive_at = self._sent_at  # alive: a packet has come whole, or a piece of a large one
         self._pinged_at: float | None = None
         self._client = client = Client(dial.client_id, dial.clean_session, stream, self._on_puback, clock)
-        client.will_set(dial.will.topic, dial.will.payload, dial.will.qos, dial.will.retain)
+        if dial.will is not None:
+            client.will_set(dial.will.topic, dial.will.payload, dial.will.qos, dial.will.retain)
+        client.username_pw_set(dial.username, password)
         client.on_subscribe = self._on_subscribe
         client.on_unsubscribe = self._on_unsubscribe
         client.on_message = self._on_message
@@ -153,10 +159,12 @@ class Connection:
             self._client.ping()
 
     def down(self, error: StreamError) -> Down:
-        """Return how the line ended. Before CONNACK the broker ends it in one way, whichever of FIN and RST we meet."""
-        if not self.up and error.cause in ("closed", "reset"):
-            return Down(self.number, "closed", "the broker closed the line instead of a CONNACK", False)
-        return Down(self.number, error.cause, str(error), self.up, spent=self.spent)
+        """Return how the line ended; before CONNACK, with what it looks like from here."""
+        cause, reason, stream, dial = error.cause, str(error), self.stream, self._dial
+        if not self.up:
+            cause, reason = advice.before_connack(
+                cause, reason, stream.head, dial.port if dial.path is None else 0, stream.is_secured, dial.client_id)
+        return Down(self.number, cause, reason, self.up, spent=self.spent)
 
     def _ping_at(self) -> float:
         """Return when PINGREQ is due: after a keep-alive in which either side was silent; amid a packet, our own."""
@@ -188,8 +196,8 @@ class Connection:
     def _take(self, packet: Packet) -> None:
         is_connack = packet.first & 0xF0 == CONNACK and len(packet.body) == 2
         if is_connack and packet.body[1]:
-            why = _REFUSALS.get(packet.body[1], f"code {packet.body[1]}")
-            raise StreamError("refused", f"the broker refused the connection: {why}")
+            dial = self._dial
+            raise StreamError("refused", advice.refused(packet.body[1], dial.client_id, dial.username))
         try:
             code = self._client.take(packet)
         except Exception as error:  # whatever paho makes of bytes that are no MQTT

@@ -1,4 +1,6 @@
-"""The CA file, certificate and private key of mutual TLS: what is wrong with them, and the context made of them."""
+"""The CA file, certificate and private key of TLS, and the files with passwords: what is wrong with them, and what is
+made of them.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from iotd.host.identity import name_of, user_name
-from iotd.mqtt.settings import Tls
+from iotd.mqtt.settings import SYSTEM_CA, Tls
 
 DAEMON_USER = "iotd"
 DIRECTORY = "/etc/iotd"
 MAX_BYTES = 1024 * 1024
 HIDDEN = ("/home", "/root", "/run/user")  # from the unit (systemd.exec(5), ProtectHome=)
-ALPN_PORT = 443
-ALPN = "x-amzn-mqtt-ca"
+MAX_PASSWORD_BYTES = 65535  # MQTT 3.1.1, 3.1.3.5
 
 # Forward secret, authenticated, and in every security policy of AWS IoT that has TLS 1.2 (AWS IoT "Transport
 # security"). The suites of TLS 1.3 are OpenSSL's three, which are AWS's three as well; `set_ciphers` leaves them alone.
@@ -42,6 +43,8 @@ _PRIVATE_KEY = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"
 # A key that only a chip can use, by the label of its PEM form: what OpenSSL needs to reach it, as Debian calls it.
 _PROVIDERS = {"TSS2 PRIVATE KEY": "tpm2-openssl", "PKCS#11 PROVIDER URI": "pkcs11-provider"}
 _MOVE = f"put the file into {DIRECTORY}/certs, and write that path"
+_PUT = "put the file there, or write its path"
+_INSTALL = "install the package ca-certificates"
 # A key of another algorithm finds, in OpenSSL's words, no certificate beside it.
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _UTC_TIME = 0x17  # the other form that RFC 5280 allows, GeneralizedTime, has all four digits of the year
@@ -51,16 +54,16 @@ class _Encrypted(Exception):
     """The private key asks for a password."""
 
 
-def unusable(tls: Tls, port: int, directory: str = DIRECTORY) -> dict[str, str]:
-    """Return why the three files cannot be used, whatever the time is, by the keys of the configuration.
+def unusable(tls: Tls, alpn: str | None = None, directory: str = DIRECTORY) -> dict[str, str]:
+    """Return why the files cannot be used, whatever the time is, by the keys of the configuration.
 
     `directory` is where advice may change owners and modes.
     """
     with suppress(OSError, ValueError):  # ValueError: a path that the locale cannot say
-        context(tls, port)
+        context(tls, alpn)
         return {}
-    found = {key: problem for key, path in zip(tls._fields, tls) if (problem := _file_problem(key, path, directory))}
-    if not found.keys() & {"cert", "key"} and (problem := _pair_problem(tls)):
+    found = {key: problem for key, path in _files(tls).items() if (problem := _file_problem(key, path, directory))}
+    if tls.cert and not found.keys() & {"cert", "key"} and (problem := _pair_problem(tls)):
         found["key"] = problem
     return found
 
@@ -81,48 +84,74 @@ def validity(tls: Tls) -> tuple[float | None, float | None, float | None]:
     """Return when the certificate begins and ends, and when the last authority ends, epoch seconds, None where that
     cannot be told.
     """
-    begins_at, ends_at = next(iter(_validities_of(tls.cert)), (None, None))
+    begins_at, ends_at = next(iter(_validities_of(tls.cert)), (None, None)) if tls.cert else (None, None)
     return begins_at, ends_at, max((end for _, end in _validities_of(tls.ca)), default=None)
 
 
-def warnings(tls: Tls) -> list[str]:
-    """Return what works but should not stay so: a private key open to every user of the host."""
-    try:
-        mode = stat.S_IMODE(os.stat(tls.key).st_mode)
-    except OSError:
-        return []
-    if not mode & stat.S_IRWXO:
-        return []
-    return [f"{tls.key} has mode {mode:04o}, open to every user of this host; run: chmod {mode & 0o640:04o} {tls.key}"]
+def password(path: str, directory: str = DIRECTORY) -> bytes:
+    """Return the password in this file: its first line without LF or CRLF; blanks belong to it.
 
-
-def hidden(tls: Tls) -> list[str]:
-    """Return what a person may read here and the daemon may not."""
-    return [problem for path in tls if (problem := _hidden(path))]
-
-
-def context(tls: Tls, port: int) -> ssl.SSLContext:
-    """Return the client's side of mutual TLS: peer and name verified against this CA file alone, TLS 1.2 or later.
-
-    Port 443 speaks MQTT only with ALPN (AWS IoT "Protocols, port mappings"). The same one as long as the files stay
-    as they are. Raises OSError or its subclass ssl.SSLError for files that `unusable` would name.
+    Raises ValueError, which says what is wrong with the file and what to do about it, and nothing of what is in it.
     """
-    return _context(tls, port, tuple(map(_stamp, tls)))
+    try:
+        line, end, _ = _content(path).partition(b"\n")
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreadable(path, error, directory, _PUT)) from None
+    if end:
+        line = line.removesuffix(b"\r")
+    if not line:
+        raise ValueError(f"{path} is empty; write the password into its first line")
+    if len(line) > MAX_PASSWORD_BYTES:
+        raise ValueError(f"{path} has a first line of {len(line)} bytes; a password has at most {MAX_PASSWORD_BYTES}")
+    return line
+
+
+def open_to_all(path: str) -> str | None:
+    """Return that a file with a secret is open to every user of the host, which works but should not stay so."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
+    if not mode & stat.S_IRWXO:
+        return None
+    return f"{path} has mode {mode:04o}, open to every user of this host; run: chmod {mode & 0o640:04o} {path}"
+
+
+def hidden(path: str) -> str | None:
+    """Return that a person may read this file here and the daemon may not: the unit hides it."""
+    if not any(Path(path).is_relative_to(place) for place in HIDDEN):
+        return None
+    return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
+
+
+def context(tls: Tls, alpn: str | None = None) -> ssl.SSLContext:
+    """Return the client's side of TLS: peer and name verified against this CA file alone, TLS 1.2 or later.
+
+    `alpn` is the protocol that is asked for (RFC 7301). The same context as long as the files stay as they are. Raises
+    OSError or its subclass ssl.SSLError for files that `unusable` would name.
+    """
+    return _context(tls, alpn, tuple(map(_stamp, _files(tls).values())))
 
 
 @lru_cache(maxsize=1)
-def _context(tls: Tls, port: int, stamps: tuple[tuple[int, ...], ...]) -> ssl.SSLContext:
+def _context(tls: Tls, alpn: str | None, stamps: tuple[tuple[int, ...], ...]) -> ssl.SSLContext:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.minimum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers(":".join(TLS12_SUITES))
     client.load_verify_locations(cafile=tls.ca)
     try:
-        client.load_cert_chain(tls.cert, tls.key, password=_refuse_password)
+        if tls.cert:
+            client.load_cert_chain(tls.cert, tls.key, password=_refuse_password)
     except _Encrypted:
         raise ssl.SSLError(f"{tls.key} is protected by a password") from None
-    if port == ALPN_PORT:
-        client.set_alpn_protocols([ALPN])
+    if alpn:
+        client.set_alpn_protocols([alpn])
     return client
+
+
+def _files(tls: Tls) -> dict[str, str]:
+    """Return the paths that there are, by the keys of the configuration."""
+    return {key: path for key, path in zip(tls._fields, tls) if path}
 
 
 def _stamp(path: str) -> tuple[int, ...]:
@@ -149,12 +178,8 @@ def _refuse_password() -> str:
 def _file_problem(key: str, path: str, directory: str) -> str | None:
     try:
         content = _content(path)
-    except PermissionError:
-        return _permission_problem(path, directory)
-    except FileNotFoundError:
-        return _hidden(path) or f"{path} does not exist; put the file there, or write its path"
     except (OSError, ValueError) as error:
-        return f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+        return _unreadable(path, error, directory, _INSTALL if path == SYSTEM_CA else _PUT)
     kind, pattern = ("private key", _PRIVATE_KEY) if key == "key" else ("certificate", _CERTIFICATE)
     text = content.decode("ascii", "replace")
     for label, provider in _PROVIDERS.items() if key == "key" else ():
@@ -186,6 +211,15 @@ def _pair_problem(tls: Tls) -> str | None:
     return None
 
 
+def _unreadable(path: str, error: OSError | ValueError, directory: str, missing: str) -> str:
+    """Say why a file cannot be read, and what to do: `missing` where there is none."""
+    if isinstance(error, PermissionError):
+        return _permission_problem(path, directory)
+    if isinstance(error, FileNotFoundError):
+        return hidden(path) or f"{path} does not exist; {missing}"
+    return f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+
+
 def _permission_problem(path: str, directory: str) -> str:
     """Say who may not read `path`, and mend the outermost directory that is in the way, else the file.
 
@@ -198,15 +232,8 @@ def _permission_problem(path: str, directory: str) -> str:
                 None)
     place, mode = (str(shut), "0750") if shut else (path, "0640")
     if os.path.commonpath([directory, os.path.realpath(place)]) != directory:
-        return _hidden(path) or f"user {user} may not read {path}; {other}{_MOVE}"
+        return hidden(path) or f"user {user} may not read {path}; {other}{_MOVE}"
     return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
-
-
-def _hidden(path: str) -> str | None:
-    """Say that the unit hides this file, None where it does not."""
-    if not any(Path(path).is_relative_to(place) for place in HIDDEN):
-        return None
-    return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
 
 
 def _ends_of(path: str) -> list[float]:

@@ -19,6 +19,7 @@ from contextlib import closing
 from queue import SimpleQueue
 from typing import Any
 
+from iotd.mqtt import credentials
 from iotd.mqtt.addresses import HasFileno
 from iotd.mqtt.connection import Connection, Dial
 from iotd.mqtt.stream import StreamError, open_stream
@@ -135,9 +136,10 @@ class Session:
 
         connection = None
         try:
-            stream = open_stream(dial.host, dial.port, _context(dial), wait)
+            password = _password(dial)
+            stream = open_stream(dial.host, dial.port, _context(dial), wait, dial.proxy, dial.path)
             with closing(stream):
-                connection = Connection(dial, stream, self._events.append, self._acknowledge)
+                connection = Connection(dial, stream, self._events.append, self._acknowledge, password=password)
                 connection.start()
                 while not self._told_to_stop(dial.line):
                     self._turn(connection)
@@ -203,6 +205,13 @@ def _context(dial: Dial) -> Any:
         return dial.context()
     except (OSError, ValueError) as error:
         raise StreamError("certificate", f"the certificates cannot be used: {error}", "certificates") from error
+
+
+def _password(dial: Dial) -> bytes | None:
+    try:
+        return credentials.password(dial.password_file) if dial.password_file else None
+    except ValueError as error:
+        raise StreamError("password", f"there is no password to log in with: {error}") from None
 
 
 class _Wake:

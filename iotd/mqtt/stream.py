@@ -15,18 +15,21 @@ import threading
 import time
 from typing import Any
 
+from iotd.mqtt import advice
 from iotd.mqtt.addresses import Address, Wait, connected, encoded, in_turn
+from iotd.mqtt.settings import Proxy
 
 DNS_S = 10.0
 TCP_S = 10.0
 TLS_S = 20.0
 CLOSE_S = 2.0
 
+WRITE_BYTES = 1 << 20  # that wait to be written; then no more are taken
+
 _READ_BYTES = 1 << 14  # no record of TLS is longer, so that none is left in OpenSSL, where poll(2) sees nothing
-_WRITE_BYTES = 1 << 20
+_HEAD_BYTES = 8
 
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
-_OF_CERTIFICATES = ("CERT", "UNKNOWN_CA", "ACCESS_DENIED")  # the alerts about one (RFC 8446, 6.2) in OpenSSL's words
 
 
 class StreamError(Exception):
@@ -52,6 +55,8 @@ class Stream:
         self._input = b""
         self._position = 0
         self.is_dry = False  # whether the last look at the socket found nothing
+        self.is_secured = isinstance(sock, ssl.SSLSocket)
+        self.head = b""  # the first bytes that came: a peer that speaks another protocol shows it there
         self._output = bytearray()
         self._unwritable: StreamError | None = None
 
@@ -68,6 +73,7 @@ class Stream:
             self._input, self._position = self._read(), 0
             if not self._input:
                 raise StreamError("closed", "the broker closed the line")
+            self.head = self.head or self._input[:_HEAD_BYTES]
         piece = self._input[self._position:self._position + size]
         self._position += len(piece)
         return piece
@@ -78,7 +84,7 @@ class Stream:
 
     def send(self, data: bytes | bytearray) -> int:
         """Take the bytes for the next `flush`; raise BlockingIOError where too many wait already."""
-        if len(self._output) >= _WRITE_BYTES:
+        if len(self._output) >= WRITE_BYTES:
             raise BlockingIOError
         self._output += data
         return len(data)
@@ -124,22 +130,51 @@ class Stream:
             raise _end(error) from error
 
 
-def open_stream(host: str, port: int, context: ssl.SSLContext | None, wait: Wait) -> Stream:
+def open_stream(
+    host: str, port: int, context: ssl.SSLContext | None, wait: Wait, proxy: Proxy | None = None,
+    path: str | None = None
+) -> Stream:
     """Return a line to the broker, its certificate and name verified where `context` is given.
 
-    Raises StreamError with the step that failed as its cause: dns, tcp, tls, certificate or clock.
+    Through a `proxy` the broker's name is the proxy's to look up; with a `path` the line is a websocket. Raises
+    StreamError with the step that failed as its cause: dns, tcp, proxy, tls, certificate, clock or websocket.
     """
     try:
         name = encoded(host)
     except UnicodeError as error:
         raise StreamError("dns", f"{host} is no name of a host: {error}") from error
-    sock = _connected(host, _resolved(name, host, port, wait), wait)
+    if proxy is None:
+        sock = reached(host, port, wait)
+    else:
+        from iotd.mqtt.proxy import tunnel  # few have one
+
+        sock = tunnel(proxy, host, port, wait)
+    line = sock
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Stream(sock if context is None else secured(sock, context, name, wait))
+        line = sock if context is None else secured(sock, context, name, wait)
+        return Stream(line) if path is None else _framed(line, name, port, path, wait)
     except BaseException:
-        sock.close()
+        line.close()
         raise
+
+
+def _framed(line: socket.socket, name: bytes, port: int, path: str, wait: Wait) -> Stream:
+    """Return the line with a websocket opened on it. Raises StreamError."""
+    try:
+        from iotd.mqtt.websocket import WebSocketStream  # few have one
+    except ImportError as error:
+        raise StreamError("websocket", f"{error}; install the package python3-wsproto") from error
+    host = name.decode().partition("%")[0]
+    stream = WebSocketStream(line)
+    stream.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", path, wait)
+    return stream
+
+
+def reached(host: str, port: int, wait: Wait) -> socket.socket:
+    """Return a socket that is connected to the host and never blocks. Raises StreamError with the cause dns or tcp."""
+    sock = _connected(host, _resolved(encoded(host), host, port, wait), wait)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _resolved(name: bytes, host: str, port: int, wait: Wait) -> list[Address]:
@@ -196,8 +231,8 @@ def secured(sock: socket.socket, context: ssl.SSLContext, name: bytes, wait: Wai
         line.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             cause = "clock" if error.verify_code == _NOT_YET_VALID else "certificate"
-            raise StreamError(cause, f"the certificate of {name.decode()} is refused: "
-                                     f"{error.verify_message}") from error
+            raise StreamError(
+                cause, advice.unverified(name.decode(), error.verify_code, error.verify_message)) from error
         if isinstance(error, OSError):
             raise StreamError("tls", _tls_failure(error)) from error
         raise
@@ -226,12 +261,9 @@ def _end(error: OSError) -> StreamError:
 
 
 def _tls_failure(error: OSError) -> str:
-    """Say what went wrong, of the device's certificate the same whether TLS 1.2 tells it amid the handshake or 1.3
-    after it (RFC 8446, 4.4.2.4)."""
-    reason = isinstance(error, ssl.SSLError) and error.reason or ""
-    if "ALERT" in reason and any(word in reason for word in _OF_CERTIFICATES):
-        return f"the broker refuses the certificate of this device: {_said(error)}"
-    return f"TLS failed: {_said(error)}"
+    if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return advice.TLS_ENDED
+    return advice.tls_failed(isinstance(error, ssl.SSLError) and error.reason or "", _said(error))
 
 
 def _said(error: OSError) -> str:

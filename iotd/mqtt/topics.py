@@ -10,6 +10,7 @@ import re
 
 AWS_MAX_PAYLOAD_BYTES = 128 * 1024
 AWS_MAX_SUBSCRIPTIONS = 50
+MAX_TEXT_BYTES = 65535  # MQTT 3.1.1, 1.5.3
 
 _SHARE = "$share"
 
@@ -59,6 +60,16 @@ def thing_problem(name: str, aws_limits: bool) -> str | None:
     if len(name.encode()) > 128:
         return f"{name!r} is {len(name.encode())} bytes long; a client id has at most 128"
     return None
+
+
+def client_id_problem(name: str, aws_limits: bool) -> str | None:
+    """Judge a client id that is not the thing (MQTT 3.1.1, 3.1.3.1)."""
+    return _login_problem(name, "client id", 128 if aws_limits else MAX_TEXT_BYTES)
+
+
+def username_problem(name: str) -> str | None:
+    """Judge a user name (MQTT 3.1.1, 3.1.3.4)."""
+    return _login_problem(name, "user name", MAX_TEXT_BYTES)
 
 
 def shadow_problem(name: str, aws_limits: bool) -> str | None:
@@ -126,11 +137,19 @@ def _text_problem(text: str, aws_limits: bool) -> str | None:
         return problem
     # Both limits leave out the three levels of Basic Ingest.
     counted = re.sub(_BASIC_INGEST, "", text) if text.startswith("$") else text
-    limit = 256 if aws_limits else 65535
+    limit = 256 if aws_limits else MAX_TEXT_BYTES
     if len(counted.encode()) > limit:
         return f"{text[:40]!r}… is {len(counted.encode())} bytes long; at most {limit} are allowed"
     if aws_limits and counted.count("/") > 7:
         return f"{text!r} has {counted.count('/')} slashes; AWS IoT allows 7"
+    return None
+
+
+def _login_problem(name: str, what: str, limit: int) -> str | None:
+    if problem := _character_problem(name):
+        return problem
+    if len(name.encode()) > limit:
+        return f"{name[:40]!r}… is {len(name.encode())} bytes long; a {what} has at most {limit}"
     return None
 
 

@@ -114,7 +114,7 @@ class Outgoing(Part):
         self._names = frozenset().union(*(found for found in names if not found - template.PAYLOAD))
         self._keys = _keys(publish)
         self._said = {key: self._said.get(key, Said()) for key, entry in zip(self._keys, publish) if entry.on_change}
-        self._fills = [template.compile_json(entry.payload) for entry in publish]
+        self._fills = [template.compile_payload(entry.payload) for entry in publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
         self._outbox = self._outbox._replace(

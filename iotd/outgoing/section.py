@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import boolean, choice, duration, listed, number, qos, size, template_mapping, template_text
+from iotd.config.readers import boolean, choice, duration, listed, number, qos, size, template_payload, template_text
 from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
@@ -18,7 +18,7 @@ from iotd.vocabulary import Json
 
 
 class Publish(NamedTuple):
-    """One scheduled message. `offline` is queue, latest or drop.
+    """One scheduled message. `offline` is queue, latest or drop; `payload` a mapping, a text or a number.
 
     `on_change` has by the name of a value how much a number has to change for the message to be sent at once, None
     where any change is enough; that is not done more often than every `at_most_s`.
@@ -26,7 +26,7 @@ class Publish(NamedTuple):
 
     topic: str
     every_s: float
-    payload: Mapping[str, Json]
+    payload: Json
     retain: bool = True
     qos: int = 1
     offline: str = "queue"
@@ -53,7 +53,7 @@ def _publish(at: Cursor) -> Publish:
         "offline": ("offline", choice("queue", "latest", "drop")),
         "on_change": ("on_change", _on_change),
         "at_most": ("at_most_s", duration),
-        "payload": ("payload", template_mapping(PAYLOAD)),
+        "payload": ("payload", template_payload(PAYLOAD)),
     }, topic="", every=86400.0, payload={}))
 
 
@@ -92,8 +92,9 @@ def _check(settings: Settings, note: Note) -> None:
     for position, entry in enumerate(settings.sections["publish"]):
         key = f"publish[{position}]"
         note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
-        payload_bytes = len(json.dumps(entry.payload, ensure_ascii=False, separators=(",", ":")).encode())
-        note_if(note, f"{key}.payload", topics.payload_problem(payload_bytes, aws))
+        written = entry.payload if isinstance(entry.payload, str) else json.dumps(
+            entry.payload, ensure_ascii=False, separators=(",", ":"))
+        note_if(note, f"{key}.payload", topics.payload_problem(len(written.encode()), aws))
         if entry.topic == settings.presence.topic:
             note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
         if entry.on_change and entry.at_most_s > entry.every_s:
@@ -109,7 +110,8 @@ def _check(settings: Settings, note: Note) -> None:
 def _no_text(entries: tuple[Publish, ...], found: re.Match[str]) -> str | None:
     position, key = int(found[1]), found[2]
     lacking = missing_item("publish", entries, position)
-    if lacking or isinstance(entries[position].payload.get(key), str):
+    payload = None if lacking else entries[position].payload
+    if lacking or isinstance(payload, dict) and isinstance(payload.get(key), str):
         return lacking
     return f"publish[{position}].payload has no text under the key {key!r}"
 

@@ -23,7 +23,7 @@ def check(file: Path | str, cwd: Path, **how: Any) -> subprocess.CompletedProces
 
 def problems(tmp_path: Path, text: str) -> list[str]:
     """Return what check says of a file, without the name of that."""
-    (tmp_path / "iotd.yaml").write_text(f"thing: t\nmqtt: {{host: b}}\nshadows:\n  - name: a\n{text}")
+    (tmp_path / "iotd.yaml").write_text(f"thing: t\nmqtt: {{host: localhost}}\nshadows:\n  - name: a\n{text}")
     result = check("iotd.yaml", tmp_path)
     assert result.returncode == (78 if result.stderr else 0)
     return [line.removeprefix("iotd.yaml:") for line in result.stderr.splitlines()]

@@ -70,7 +70,7 @@ def test_a_mistake_is_named_in_the_line_where_it_begins(text: str, found: str) -
 
 
 @pytest.mark.parametrize("text, meant", [
-    ("mqtt: {host: b, client_id: x}\n", "thing at the top of the file"), ("mqtt: {broker: b, host: b}\n", "host"),
+    ("mqtt: {host: b, clientid: x}\n", "thing at the top of the file"), ("mqtt: {broker: b, host: b}\n", "host"),
     ("mqtt: {host: b}\nbroker: b\n", "host under mqtt"), ("mqtt: {host: b}\nclient_id: x\n", "thing"),
     ("mqtt: {host: b}\nwifi: {ssid: [x]}\n", "essid"),
     ("mqtt: {host: b}\npublish: [{topic: a, every: 1s, payload: {}, interval: 5s}]\n", "every"),

@@ -18,7 +18,7 @@ from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
 from iotd.local.section import Local
-from iotd.mqtt.settings import Backoff, Mqtt, Tls
+from iotd.mqtt.settings import SYSTEM_CA, Backoff, Mqtt, Proxy, Tls
 from iotd.outgoing.section import Bounds, Publish
 from iotd.shadows.kinds import KINDS
 from iotd.shadows.section import Action, Check, Shadow
@@ -95,6 +95,8 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
 def test_what_the_sample_shows_in_comments_is_right_too() -> None:
     settings = load(with_comments())
     [shadow] = settings.sections["shadows"]
+    assert settings.mqtt.tls == Tls(SYSTEM_CA, "", "") and settings.mqtt.username == "pi-7"
+    assert settings.mqtt.proxy == Proxy("proxy.example", 3128, "u", "/etc/iotd/certs/proxy-password")
     assert sorted(check.kind for check in shadow.checks) == sorted(KINDS)
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
     assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
@@ -105,6 +107,8 @@ def test_what_the_sample_shows_in_comments_is_right_too() -> None:
 def with_comments() -> str:
     """Return the sample with the keys that it shows in comments."""
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
+    text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
+    text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
     text = re.sub(r"(?m)^# (values:|  )", r"\1", text.replace("    checks: []", "    #"))
     keys = "checks|on_delta|files|on_change|at_most|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
@@ -112,7 +116,8 @@ def with_comments() -> str:
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for key in parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines}
+    shown = {key.replace("[0]", "") for lines in (parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines, sample.lines)
+             for key in lines}
     assert {*Settings._fields, *top_level()} - {"sections", "hostname"} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
@@ -124,9 +129,9 @@ def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
 
 
 SECTIONS: dict[type[Any], str] = {
-    Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Presence: "presence", Publish: "publish",
-    Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot", Bounds: "spool",
-    Log: "log",
+    Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Proxy: "mqtt.proxy", Presence: "presence",
+    Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
+    Bounds: "spool", Log: "log",
 }
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run"}
 # What the sample sets to the values of the article.
@@ -221,6 +226,9 @@ def test_what_is_wrong_in_itself_hides_its_consequences_and_nothing_beside_it() 
     (under_mqtt("5: 1"), "3: mqtt.5: expected a key that is text, found 5;"),
     (under_mqtt("? [a]\n  : 1"), "3: mqtt.?: expected a key that is text, found a list"),
     (under_mqtt("? {a: 1}\n  : 1"), "3: mqtt.?: expected a key that is text, found a mapping"),
+    (under_mqtt("tls: {? [a] : 1}"), "3: mqtt.tls.?: expected a key that is text, found a list"),
+    ("mqtt: {host: b}\nshadows: [{checks: [{? [a] : 1, unit: b}]}]",
+     "2: shadows[0].checks[0].?: expected a key that is text, found a list"),
     ("mqtt: {host: b}\n<<: {log: {}}\n", "2: <<: expected a key that is text, found '<<', which YAML reads as a merge"),
     (under_mqtt('"a\\nb": 1'), "3: mqtt.'a\\nb': unknown key"),
 ])
@@ -502,8 +510,10 @@ def test_wrong_values_of_a_published_message(line: str, expected: str) -> None:
     ("a: '{hostnme}'", "6: publish[0].payload.a: unknown placeholder {hostnme}; did you mean {hostname}?"),
     ("a: ['{health}']", "6: publish[0].payload.a[0]: {health} has no value here"),
     ("a: '{'", "6: publish[0].payload.a: { is not closed"),
-    ("- a", "5: publish[0].payload: expected a mapping of keys, found a list"),
-    ("text", "5: publish[0].payload: expected a mapping of keys, found text 'text'"),
+    ("- a", "5: publish[0].payload: expected a mapping of keys, a text or a number, found a list"),
+    ("yes", "5: publish[0].payload: expected a mapping of keys, a text or a number, found 'yes', which YAML reads as"),
+    ("''", "5: publish[0].payload: is empty; a message without payload takes a retained one away"),
+    ("'{hostnme}'", "5: publish[0].payload: unknown placeholder {hostnme}; did you mean {hostname}?"),
 ])
 def test_payloads_that_json_cannot_say_are_named_by_their_key(line: str, expected: str) -> None:
     assert problem_of(payload(line)).startswith(expected)

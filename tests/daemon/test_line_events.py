@@ -77,3 +77,19 @@ def test_an_end_that_is_not_the_brokers_speaks_of_no_second_client(
         happens(device, Down(line, cause, "the line is down", True))
         device.run(20.0)
     assert len(device.entries("session.contested")) == contested
+
+
+def test_without_presence_every_outage_is_told_once_and_nothing_is_waited_for_at_the_end() -> None:
+    device = Simulation("mqtt: {host: broker}\npresence: off\n")
+    device.start()
+    device.run(10.0)
+    for _ in range(2):
+        device.cut_line()
+        device.run(60.0)
+        device.network_is_up = True
+        device.run(300.0)
+    assert [entry["for_s"] < 200.0 for entry in device.entries("outage.over")] == [True, True]
+    ends_at = device.schedule.now
+    device.stop()
+    assert device.schedule.now - ends_at < 1.0
+    assert device.broker.retained == {}

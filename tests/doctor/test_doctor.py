@@ -163,7 +163,7 @@ def test_a_broker_that_refuses_this_device_is_mqtt(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "broker", None, settings=[
             "allow_anonymous false", f"password_file {tmp_path / 'passwords'}"]) as strict:
         body = found(stopped(tmp_path, strict, None))
-    assert lowest_but_daemon(body) == "mqtt" and "refuses this device" in body["layers"]["mqtt"]["finding"]
+    assert lowest_but_daemon(body) == "mqtt" and "refused the connection" in body["layers"]["mqtt"]["finding"]
 
 
 def test_somebody_who_takes_the_connection_and_says_nothing_is_mqtt_within_the_limit(

@@ -139,7 +139,7 @@ def client_unknown(bench: Bench) -> Verdict:
             connection.secure(bench.certificates.context(), SOON_S)
         connection.close()
     told = [(line["cause"], line["reason"]) for line in device.said("session.connect_failed")]
-    return judged(len(told) == 1 and told[0][0] == "tls" and "certificate of this device" in told[0][1], f"{told}")
+    return judged(len(told) == 1 and told[0][0] == "tls" and "this device's certificate" in told[0][1], f"{told}")
 
 
 @case("Quality of service granted lower", "told once, the line stays", BROKER)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Callable, Sequence
 
 from tests.certificates import LOOPBACK
+from tests.connect_proxy import ConnectProxy
 from tests.faults import backoff, hello, packets
 from tests.faults.advisor import LATE_S, SOON_S, acknowledged, complete, number, published, subscribed
 from tests.faults.broker import Broker, Connection, Ended, Silence
@@ -226,23 +227,21 @@ def client_expired(bench: Bench) -> Verdict:
     return judged(bool(named) and min(pauses[1:]) >= 0.98, named[0]["message"] if named else "the log does not name it")
 
 
-@case("Port 443", "the ClientHello asks for the protocol x-amzn-mqtt-ca and nothing else", LINE)
+@case("Port 443", "the ClientHello asks AWS for the protocol x-amzn-mqtt-ca, any other broker for none", LINE)
 def alpn(bench: Bench) -> Verdict:
-    """The broker is on port 443 of a loopback address of its own."""
+    """The broker is on port 443 of a name of AWS, and of another, behind a scripted proxy."""
     own = bench.certificates.client
-    for _ in range(20):
-        address = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
-        with suppress(OSError):
-            listener = socket.create_server((address, 443))
-            break
-    with listener:
-        broker = bench.broker()
-        bench.device(broker, mqtt={"host": address, "port": 443, "tls": {
-            "ca": str(bench.certificates.trusted.root), "cert": str(own.cert), "key": str(own.key)}})
-        listener.settimeout(SOON_S)
-        with listener.accept()[0] as sock:
-            offer = hello.read(Connection(sock).peek(SOON_S))
-    return judged(offer.protocols == ("x-amzn-mqtt-ca",), f"asked for {offer.protocols}")
+    offers = []
+    for name in ("a1b2-ats.iot.eu-central-1.amazonaws.com", "broker.invalid"):
+        with socket.create_server(("127.0.0.1", 0)) as listener, \
+                ConnectProxy({name: listener.getsockname()[1]}) as proxy:
+            bench.device(bench.broker(), mqtt={
+                "host": name, "port": 443, "proxy": {"host": proxy.host, "port": proxy.port}, "tls": {
+                    "ca": str(bench.certificates.trusted.root), "cert": str(own.cert), "key": str(own.key)}})
+            listener.settimeout(SOON_S)
+            with listener.accept()[0] as sock:
+                offers.append(hello.read(Connection(sock).peek(SOON_S)).protocols)
+    return judged(offers == [("x-amzn-mqtt-ca",), ()], f"asked for {offers}")
 
 
 # The broker.

@@ -49,7 +49,7 @@ def tls(certificates: Certificates, tmp_path: Path) -> Tls:
 
 def found(tls: Tls, at: float = NOW, directory: str = credentials.DIRECTORY) -> list[tuple[str, str]]:
     """Return the key and text of every problem."""
-    return [*credentials.unusable(tls, 8883, directory).items(), *credentials.expired(tls, at).items()]
+    return [*credentials.unusable(tls, directory=directory).items(), *credentials.expired(tls, at).items()]
 
 
 def openssl(*arguments: str) -> None:
@@ -58,7 +58,7 @@ def openssl(*arguments: str) -> None:
 
 def test_a_set_in_order_has_no_problem_and_no_warning(tls: Tls) -> None:
     assert found(tls) == []
-    assert credentials.warnings(tls) == []
+    assert credentials.open_to_all(tls.key) is None
 
 
 def test_every_missing_file_is_named_with_its_line(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_every_missing_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_a_default_path_stands_in_the_line_of_its_section(tls: Tls) -> None:
     loaded = parse("mqtt:\n  host: localhost\n  tls:\n", "f", Identity("h", "m"))
-    problems = credentials.unusable(tls._replace(ca="/no/ca"), 8883)
+    problems = credentials.unusable(tls._replace(ca="/no/ca"))
     assert [loaded.line(f"mqtt.tls.{key}") for key in problems] == [3]
 
 
@@ -125,7 +125,7 @@ def test_a_key_behind_a_password_is_named_and_nobody_is_asked(tls: Tls, form: li
     [(key, text)] = found(locked)
     assert key == "key" and "is protected by a password" in text
     with pytest.raises(ssl.SSLError, match="is protected by a password"):
-        credentials.context(locked, 8883)
+        credentials.context(locked)
 
 
 def test_an_expired_certificate_is_named_with_its_date(tls: Tls, certificates: Certificates) -> None:
@@ -137,7 +137,7 @@ def test_an_expired_certificate_is_named_with_its_date(tls: Tls, certificates: C
 
 
 def test_expiry_stands_apart_from_what_cannot_be_used(tls: Tls) -> None:
-    assert credentials.unusable(tls, 8883) == {}
+    assert credentials.unusable(tls) == {}
     assert list(credentials.expired(tls, NOW + 31 * DAY_S)) == ["cert"]
     assert list(credentials.expired(tls, NOW + 3651 * DAY_S)) == ["ca", "cert"]
 
@@ -236,13 +236,14 @@ def test_no_advice_takes_anything_away_from_its_owner_outside_the_directory_of_t
 
 @pytest.mark.parametrize("path", ["/home/pi/certs/key", "/root/key", "/run/user/1000/key"])
 def test_what_the_unit_hides_is_told_as_such(tls: Tls, path: str) -> None:
-    [text] = credentials.hidden(tls._replace(key=path))
+    text = credentials.hidden(path)
+    assert text is not None
     assert text.startswith(f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes)")
     assert [text for _, text in found(tls._replace(key=path))] == [text]
 
 
-def test_a_home_on_another_path_is_not_hidden(tls: Tls) -> None:
-    assert credentials.hidden(tls._replace(key="/homework/key", cert="/srv/home/cert")) == []
+def test_a_home_on_another_path_is_not_hidden() -> None:
+    assert [credentials.hidden(path) for path in ("/homework/key", "/srv/home/cert")] == [None, None]
 
 
 @pytest.mark.parametrize("label, package", [
@@ -269,42 +270,42 @@ def test_what_never_ends_is_not_read(tls: Tls, tmp_path: Path, key: str) -> None
 @pytest.mark.parametrize("mode, change", [(0o644, "0640"), (0o604, "0600"), (0o666, "0640"), (0o601, "0600")])
 def test_a_key_open_to_everybody_is_worth_a_warning(tls: Tls, mode: int, change: str) -> None:
     Path(tls.key).chmod(mode)
-    [text] = credentials.warnings(tls)
-    assert text.endswith(f"chmod {change} {tls.key}")
+    text = credentials.open_to_all(tls.key)
+    assert text and text.endswith(f"chmod {change} {tls.key}")
 
 
-def test_a_missing_key_is_no_matter_of_warning(tls: Tls) -> None:
-    assert credentials.warnings(tls._replace(key="/no/key")) == []
+def test_a_missing_key_is_no_matter_of_warning() -> None:
+    assert credentials.open_to_all("/no/key") is None
 
 
 def test_the_context_offers_only_suites_that_aws_lists(tls: Tls) -> None:
-    offered = [suite["name"] for suite in credentials.context(tls, 8883).get_ciphers()]
+    offered = [suite["name"] for suite in credentials.context(tls).get_ciphers()]
     assert set(offered) <= AWS_SUITES
     assert {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "TLS_AES_128_GCM_SHA256"} <= set(offered)
 
 
 def test_the_context_verifies_peer_and_name_and_nothing_older_than_tls_1_2(tls: Tls) -> None:
-    context = credentials.context(tls, 8883)
+    context = credentials.context(tls)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_the_context_is_made_anew_once_a_file_is_another(tls: Tls) -> None:
-    first = credentials.context(tls, 8883)
-    assert credentials.context(tls, 8883) is first
+    first = credentials.context(tls)
+    assert credentials.context(tls) is first
     os.utime(tls.cert, ns=(0, 0))
-    assert credentials.context(tls, 8883) is not first
+    assert credentials.context(tls) is not first
     os.unlink(tls.key)
     with pytest.raises(FileNotFoundError):
-        credentials.context(tls, 8883)
+        credentials.context(tls)
 
 
 def test_the_context_trusts_the_one_file_alone(tls: Tls) -> None:
-    assert credentials.context(tls, 8883).cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
+    assert credentials.context(tls).cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
 
 
-def shake_hands(tls: Tls, server: ssl.SSLContext, port: int = 8883, name: str = "localhost") -> ssl.SSLSocket:
+def shake_hands(tls: Tls, server: ssl.SSLContext, name: str = "localhost") -> ssl.SSLSocket:
     """Return the client's end after a handshake over a pair of sockets. Raises what the client raises."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
@@ -320,7 +321,7 @@ def shake_hands(tls: Tls, server: ssl.SSLContext, port: int = 8883, name: str = 
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        line = credentials.context(tls, port).wrap_socket(ours, server_hostname=name)
+        line = credentials.context(tls).wrap_socket(ours, server_hostname=name)
         line.recv(1)
     except BaseException:
         ours.close()
@@ -358,17 +359,17 @@ def test_a_server_of_another_name_or_authority_is_refused(tls: Tls, certificates
         shake_hands(tls, server_context(make_certificates(tmp_path / "stranger")))
 
 
-@pytest.mark.parametrize("port, chosen", [(443, "x-amzn-mqtt-ca"), (8883, None)])
-def test_port_443_speaks_alpn(tls: Tls, certificates: Certificates, port: int, chosen: str | None) -> None:
+@pytest.mark.parametrize("alpn", ["x-amzn-mqtt-ca", None])
+def test_the_protocol_that_is_asked_for_is_spoken(tls: Tls, certificates: Certificates, alpn: str | None) -> None:
     server = server_context(certificates)
     server.set_alpn_protocols(["x-amzn-mqtt-ca"])
     spoken: list[str | None] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        client = credentials.context(tls, port)
+        client = credentials.context(tls, alpn)
         thread = threading.Thread(target=lambda: client.wrap_socket(ours, server_hostname="localhost").close())
         thread.start()
         with server.wrap_socket(theirs, server_side=True) as line:
             spoken.append(line.selected_alpn_protocol())
         thread.join()
-    assert spoken == [chosen]
+    assert spoken == [alpn]

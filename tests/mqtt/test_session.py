@@ -6,11 +6,11 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -18,55 +18,14 @@ import pytest
 from iotd.mqtt import credentials
 from iotd.mqtt.client import ACK_S, MAX_REPEATS, Client
 from iotd.mqtt.connection import Connection, Dial
-from iotd.mqtt.session import Session
 from iotd.mqtt.settings import Tls
 from iotd.mqtt.stream import Stream, StreamError
 from iotd.vocabulary import Acknowledged, Dialled, Down, Message, PassedOver, Received, Spent, Subscribed
 from tests.certificates import Certificates, make_certificates
 from tests.faults import packets
 from tests.mosquitto import Mosquitto
+from tests.mqtt.held import PATIENCE_S, WILL, Held, context_of
 from tests.observer import Observer
-
-PATIENCE_S = 15.0
-WILL = Message("t/will", b"lost", 1, True)
-
-
-class Held:
-    """A session whose events a test takes one by one."""
-
-    def __init__(self) -> None:
-        self.events: SimpleQueue[Any] = SimpleQueue()
-        self.session = Session(self.events.put, lambda: 0)
-        self.session.start()
-
-    def dial(self, broker: Mosquitto, certificates: Certificates | None, line: int = 1, **changes: Any) -> None:
-        settings: dict[str, Any] = {
-            "line": line, "host": broker.host, "port": broker.port, "client_id": "test-thing", "clean_session": False,
-            "keepalive_s": 60, "will": WILL, "context": context_of(certificates, broker.port)}
-        self.session.dial(Dial(**{**settings, **changes}))
-
-    def next(self, kind: type) -> Any:
-        """Return the next event of this kind, whatever comes before it; nothing in time fails the test."""
-        self.session.go()
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            event = self.events.get(timeout=max(0.001, deadline - time.monotonic()))
-            if isinstance(event, kind):
-                return event
-
-
-def context_of(certificates: Certificates | None, port: int) -> Callable[[], ssl.SSLContext | None]:
-    if certificates is None:
-        return lambda: None
-    tls = Tls(str(certificates.ca), str(certificates.client.cert), str(certificates.client.key))
-    return lambda: credentials.context(tls, port)
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    one = Held()
-    yield one
-    assert one.session.close(PATIENCE_S), "the MQTT thread did not end"
 
 
 @pytest.fixture
@@ -142,7 +101,7 @@ def test_an_order_for_an_earlier_line_goes_nowhere(
 def test_a_line_can_be_hung_up_while_it_is_dialled(held: Held, certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        held.session.dial(Dial(1, "127.0.0.1", port, "t", False, 60, WILL, context_of(certificates, port)))
+        held.session.dial(Dial(1, "127.0.0.1", port, "t", False, 60, WILL, context_of(certificates)))
         held.session.hang_up(1)
         assert held.next(Down).cause == "asked"
 
@@ -190,7 +149,7 @@ def test_a_name_without_an_address_is_named(held: Held, broker: Mosquitto, certi
 
 def test_certificates_that_went_missing_are_named(held: Held, broker: Mosquitto) -> None:
     tls = Tls("/nonexistent/ca.pem", "/nonexistent/cert.pem", "/nonexistent/key.pem")
-    held.dial(broker, None, context=lambda: credentials.context(tls, 8883))
+    held.dial(broker, None, context=lambda: credentials.context(tls))
     assert held.next(Down).cause == "certificate"
 
 
@@ -256,7 +215,7 @@ def test_a_client_certificate_that_the_broker_refuses_has_one_reason(
         tls = Tls(str(certificates.ca), str(own.cert), str(own.key))
         for line in range(1, 21):
             held.session.dial(
-                Dial(line, "127.0.0.1", port, "t", True, 60, WILL, lambda: credentials.context(tls, port)))
+                Dial(line, "127.0.0.1", port, "t", True, 60, WILL, lambda: credentials.context(tls)))
             peer = server.accept()[0]
             with suppress(ssl.SSLError):
                 context.wrap_socket(peer, server_side=True)
@@ -265,7 +224,7 @@ def test_a_client_certificate_that_the_broker_refuses_has_one_reason(
     assert len(downs) == 1
     down = downs.pop()
     assert (down.cause, down.was_up) == ("tls", False)
-    assert "the broker refuses the certificate of this device" in down.reason
+    assert "the broker does not accept this device's certificate" in down.reason
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -27,7 +27,7 @@ def wait(what: HasFileno, events: int, deadline: float) -> bool:
 
 
 def context_of(certificates: Certificates, own: Identity) -> ssl.SSLContext:
-    return credentials.context(Tls(str(certificates.ca), str(own.cert), str(own.key)), 8883)
+    return credentials.context(Tls(str(certificates.ca), str(own.cert), str(own.key)))
 
 
 def test_the_dot_that_ends_a_name_is_no_part_of_what_is_verified(
@@ -68,4 +68,4 @@ def test_what_the_broker_said_before_it_went_explains_why_nothing_can_be_written
         stream.recv(1)
     stream.close()
     assert caught.value.cause == "tls"
-    assert "the broker refuses the certificate of this device" in str(caught.value)
+    assert "the broker does not accept this device's certificate" in str(caught.value)
