@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from operator import itemgetter
 
 from iotd.errors import nearest
@@ -15,7 +16,12 @@ from iotd.wings import WINGS
 EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
 FACTS = frozenset({"temperature", "load", "memory_available", "disk_free", "throttled", "cpu_serial", "model",
                    "os_release", "iotd_version"})
-PAYLOAD = EVERYWHERE | FACTS | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run"} | {
+# What those of the time say of a moment, epoch seconds.
+MOMENTS: Mapping[str, Callable[[float], Json]] = {
+    "timestamp": int,
+    "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
+}
+PAYLOAD = EVERYWHERE | FACTS | MOMENTS.keys() | {"clock", "boot_id", "uptime", "sequence", "run"} | {
     name for wing in WINGS for name in wing.placeholders}
 REPORT = PAYLOAD | {"health"}
 

@@ -283,7 +283,7 @@ class Daemon:
 
     def _start_log(self) -> None:
         form = "text" if self.world.on_terminal else self.settings.log.format
-        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to)
+        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to, self.world.wall)
 
     # What happens beside the line
 
@@ -352,12 +352,15 @@ class Daemon:
                 "retry_in_s": line.retry_in_s(now)}
 
     def close(self, exit_status: int) -> int:
-        """End every part in order, each in its own try, so that none keeps the next from ending."""
+        """End every part in order, each in its own try, so that none keeps the next from ending.
+
+        After a fault nothing was said on the presence topic: the line ends without DISCONNECT, and the will says it.
+        """
         now = self.world.monotonic()
         self.world.systemd.stopping()
         ends: list[Callable[[], Any]] = [
-            partial(self._session.close, CLOSE_S), *(partial(part.close, now) for part in self._parts),
-            partial(self.world.files.remove, self._status_file)]
+            partial(self._session.close, CLOSE_S, exit_status == 0),
+            *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
         for end in ends:
             try:
                 end()

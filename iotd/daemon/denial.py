@@ -6,13 +6,14 @@ something unanswered the next one is opened with care: it is left alone for five
 messages, then one action follows another, each answered before the next; what was accepted before comes first, what is
 suspected last. The action over which the broker ends two such lines is named, and it alone rests for an hour. A bad
 line, which falls at any moment, accuses nobody that way, and the line after a careful one that has found nothing is
-opened as usual.
+opened as usual. What has rested is tried again on the next line, or on the one that stays, one action at a time.
 
 What one capability needs together, as the six filters of a shadow and its requests, is one action.
 """
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 from iotd.vocabulary import Entry
@@ -108,11 +109,13 @@ def refused(suspicion: Suspicion, action: str, now: float) -> Suspicion:
                               resting={**suspicion.resting, action: now + REST_S})
 
 
-def rested(suspicion: Suspicion, now: float) -> Suspicion:
+def over(suspicion: Suspicion, now: float) -> list[str]:
+    """Return the actions that have rested long enough, the longest first."""
+    return [action for action, until in sorted(suspicion.resting.items(), key=itemgetter(1)) if until <= now]
+
+
+def rested(suspicion: Suspicion, over: Collection[str]) -> Suspicion:
     """Return the suspicion without the rests that are over; what has rested needs one more strike to rest again."""
-    over = {action for action, until in suspicion.resting.items() if until <= now}
-    if not over:
-        return suspicion
     return suspicion._replace(
         resting={action: until for action, until in suspicion.resting.items() if action not in over},
         strikes={**suspicion.strikes, **dict.fromkeys(over, STRIKES_OF_AN_ACTION - 1)})

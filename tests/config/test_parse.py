@@ -110,7 +110,7 @@ def with_comments() -> str:
     text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
     text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
     text = re.sub(r"(?m)^# (values:|  )", r"\1", text.replace("    checks: []", "    #"))
-    keys = "checks|on_delta|files|on_change|at_most|run|timeout|retained|log"
+    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
 
@@ -133,7 +133,8 @@ SECTIONS: dict[type[Any], str] = {
     Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
     Bounds: "spool", Log: "log",
 }
-RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run"}
+RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run",
+           "corrects": "timestamps", "gzip": "encoding"}
 # What the sample sets to the values of the article.
 ARTICLE_KEYS = {"thing", "mqtt", "presence", "publish", "subscribe", "shadows", "wifi"}
 ARTICLE = {
