@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.aws import limits, policy
+from tests.aws.stream import Closing, closed, common_name, packet_from
 from tests.certificates import Certificates
 from tests.faults import packets
 from tests.faults.packets import (
@@ -37,10 +38,6 @@ class Ruling(NamedTuple):
     client_id: str
     deed: str
     what: str
-
-
-class Closing(Exception):
-    """The line is to be closed; the text says over what."""
 
 
 class Session:
@@ -84,8 +81,12 @@ class Gate:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._listening = threading.Event()
-        if policies is not None:
-            self._policies = {name: policy.statements(documents) for name, documents in policies.items()}
+        for name, documents in (policies or {}).items():
+            self.attach(name, documents)
+
+    def attach(self, name: str, documents: Sequence[Any]) -> None:
+        """Attach policies to a certificate; from the first one on, nobody may do what no policy says."""
+        self._policies = {**(self._policies or {}), name: policy.statements(documents)}
 
     def __enter__(self) -> Gate:
         self._thread.start()
@@ -105,17 +106,19 @@ class Gate:
         with self._changed:
             return list(self._rulings)
 
-    def wait_for(self, deed: str, what: str = "", client_id: str | None = None) -> Ruling:
-        """Return the first ruling of this kind whose words contain `what`, one that was made before included."""
+    def wait_for(self, deed: str = "", what: str = "", timeout_s: float = PATIENCE_S) -> Ruling:
+        """Return the first ruling of this kind, or any, whose words contain `what`, one that was made before included.
+
+        Raises AssertionError.
+        """
         found: list[Ruling] = []
 
         def look() -> bool:
-            found[:] = [ruling for ruling in self._rulings if ruling.deed == deed and what in ruling.what
-                        and client_id in (None, ruling.client_id)]
+            found[:] = [ruling for ruling in self._rulings if deed in ruling.deed and what in ruling.what]
             return bool(found)
 
         with self._changed:
-            assert self._changed.wait_for(look, PATIENCE_S), f"no {deed} {what!r} but {self._rulings}"
+            assert self._changed.wait_for(look, timeout_s), f"no {deed} {what!r} but {self._rulings}"
         return found[0]
 
     def rule(self, client_id: str, deed: str, what: str) -> None:
@@ -161,7 +164,7 @@ class Gate:
         except OSError:
             writer.transport.abort()
             return
-        line = Line(self, writer, far_writer, _common_name(writer))
+        line = Line(self, writer, far_writer, common_name(writer))
         self._open.add(line)
         await line.run(reader, far_reader)
         self._open.discard(line)
@@ -197,7 +200,7 @@ class Line:
             self.drop()
             with suppress(OSError, TimeoutError):  # until the broker has seen it, and said the will
                 await asyncio.wait_for(far_reader.read(-1), PATIENCE_S)
-            await asyncio.gather(_closed(self._near), _closed(self._far))
+            await asyncio.gather(closed(self._near), closed(self._far))
             self._ended.set()
             if self._gate.lines.get(self.client.client_id) is self:
                 del self._gate.lines[self.client.client_id]
@@ -215,7 +218,7 @@ class Line:
     ) -> None:
         try:
             while True:
-                first, body = await _packet(reader)
+                first, body = await packet_from(reader)
                 forwarded = judge(first, body)
                 if first == CONNECT and self._older:
                     await self._older._ended.wait()
@@ -366,35 +369,3 @@ class Line:
     def _demand(self, action: str, name: str) -> None:
         if not self._gate.allows(action, name, self.client):
             raise Closing(f"{action} {name}")
-
-
-async def _packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return the next packet as its first byte and its body. Raises Closing where it is longer than any may be."""
-    first, size, shift = (await reader.readexactly(1))[0], 0, 0
-    while True:
-        byte = (await reader.readexactly(1))[0]
-        size |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            break
-        if shift > 21:
-            raise Malformed("a remaining length of more than four bytes")
-    if size > limits.MAX_PACKET_BYTES:
-        raise Closing(f"a packet of {size} bytes; a payload has at most {limits.MAX_PAYLOAD_BYTES}")
-    return first, await reader.readexactly(size)
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    """Close it, by force where the other side does not take its leave."""
-    writer.close()
-    try:
-        await asyncio.wait_for(writer.wait_closed(), 1)
-    except (OSError, TimeoutError):
-        writer.transport.abort()
-        await asyncio.sleep(0)
-
-
-def _common_name(writer: asyncio.StreamWriter) -> str | None:
-    certificate = writer.get_extra_info("peercert")
-    names = [value for part in (certificate or {}).get("subject", ()) for key, value in part if key == "commonName"]
-    return names[0] if names else None
