@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from iotd.wifi.reading import Reading
     from tests.sim.world import Simulation
 
-FEED_S, CALM_FEED_S = 60.0, 3600.0
-CALM_LOOKS = 120  # while the Wi-Fi is right one look in so many is made: the others would see the same
+FEED_S, CALM_FEED_S = 60.0, 7200.0
+RIGHT_LOOKS_S = 7200.0  # while the Wi-Fi is right a look is made so often: those between would see the same
 TIME_SERVICE_S = 20.0  # from the network to a clock that is set
 
 
@@ -167,7 +167,10 @@ class SimulatedLooks:
             reading = look()
             self._simulation.judge.looked(reading)
             self._post(reading)
-        self._later((CALM_LOOKS if self._simulation.air.is_right else 1) * every_s, every_s, look)
+        if self._simulation.air.is_right:
+            self._later(max(every_s, RIGHT_LOOKS_S), every_s, look)
+        else:
+            self._later((2 if self._simulation.calm else 1) * every_s, every_s, look)  # what recovery counts as whole
 
     def _later(self, delay_s: float, every_s: float, look: Callable[[], Any]) -> None:
         of_round = self._round

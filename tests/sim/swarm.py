@@ -23,7 +23,7 @@ class Value(NamedTuple):
     name: str
     source: str = "file"
     every_s: int | None = None
-    max_age_s: int = 7200
+    max_age_s: int = 14_400
     tell_s: float = 900.0
 
     @property
@@ -61,6 +61,7 @@ class Shadow(NamedTuple):
     commands: int = 0
     sets: bool = False
     checks: int = 0
+    check_s: int = 600
     desires: bool = False
     value: str = ""
 
@@ -115,16 +116,16 @@ class Plan(NamedTuple):
 
 
 # How long a life is, in days, and how many faults it has at most: many of them make it short.
-WEATHER = {"calm": ((60.0, 180.0, 365.0), 60.0), "usual": ((10.0, 30.0), 80.0), "storm": ((1.0, 3.0, 7.0), 250.0)}
-PACES = {"brisk": (2, 5, 20), "usual": (600, 600, 600, 1800, 3600), "slow": (600, 3600, 7200, 21600)}
+WEATHER = {"calm": ((180.0, 365.0), 80.0), "usual": ((10.0, 30.0), 80.0), "storm": ((1.0, 3.0, 7.0), 250.0)}
+PACES = {"brisk": (2, 5, 20), "usual": (600, 600, 600, 1800, 3600), "slow": (3600, 7200, 21600)}
 PROGRAMS = {"a": "p", "b": "q", "c": "r"}  # by the letter of a profile that of what its programs publish
 
 
 def draw(seed: int) -> Plan:
     """Return the plan of a seed."""
     chance = random.Random(seed)
-    brisk = chance.random() < 0.12  # messages so often that a backlog is thousands, and not for long
-    weather = chance.choices(tuple(WEATHER), (4, 4, 2))[0]
+    brisk = chance.random() < 0.08  # messages so often that a backlog is thousands, and not for long
+    weather = chance.choices(tuple(WEATHER), (6, 3, 2))[0]
     lengths, most = WEATHER[weather]
     days = chance.choice((0.25, 1.0)) if brisk else chance.choice(lengths)
     pace = "brisk" if brisk else "slow" if weather == "calm" else "usual"
@@ -189,9 +190,9 @@ def _shadow_text(shadow: Shadow) -> str:
                for number in range(shadow.commands)]
     if shadow.sets:
         actions.append("every: {set: \"publish[0].every\"}")
-    checks = [f"{{unit: check{number}.service, every: 10m}}" for number in range(shadow.checks)]
+    checks = [f"{{unit: check{number}.service, every: {shadow.check_s}s}}" for number in range(shadow.checks)]
     if shadow.value:
-        checks.append(f"{{value: {shadow.value}, min: 0, every: 10m}}")
+        checks.append(f"{{value: {shadow.value}, min: 0, every: {shadow.check_s}s}}")
     told = f", level: \"{{{shadow.value}}}\"" if shadow.value else ""
     parts = [f"every: {shadow.every_s}s", f"reported: {{state: \"{{health}}\", essid: \"{{essid}}\"{told}}}"]
     parts += [] if shadow.name is None else [f"name: {shadow.name}"]
@@ -208,10 +209,11 @@ def _word(value: bool) -> str:
 def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
     names: list[str | None] = [None, "device_0", "device_1"]
     values = tuple(_value(chance, f"v{letter}{number}", pace) for number in range(chance.choice((0, 0, 0, 1, 2))))
-    shadows = [_shadow(chance, name, values) for name in chance.sample(names, chance.choice((0, 0, 1, 1, 2, 3)))]
+    count = chance.choice((0, 0, 0, 1, 1, 2) if pace == "slow" else (0, 0, 1, 1, 2, 3))
+    shadows = [_shadow(chance, name, values, pace) for name in chance.sample(names, count)]
     if sum(shadow.sets for shadow in shadows) > 1:  # two shadows over one setting are two masters
         shadows = [shadow._replace(sets=False) for shadow in shadows]
-    count = chance.choice((1, 2)) if pace == "brisk" else chance.choice((1, 1, 2, 4))
+    count = chance.choice({"brisk": (1, 2), "usual": (1, 1, 2, 4), "slow": (1, 1, 2)}[pace])
     ladder = ("reconnect", "radio-cycle", "restart-network", "reboot")
     return Profile(
         topics=tuple(_telling(chance, _topic(chance, f"{letter}{number}", pace), values) for number in range(count)),
@@ -251,12 +253,15 @@ def _telling(chance: random.Random, topic: Topic, values: tuple[Value, ...]) -> 
 
 def _value(chance: random.Random, name: str, pace: str) -> Value:
     source = chance.choice(("file", "command", "socket"))
-    every_s = None if source == "socket" else chance.choice((None, 600, 3600))
-    return Value(name, source, every_s, tell_s=float(chance.choice((600, 3600))))
+    often_s = 7200 if pace == "slow" else 600
+    every_s = None if source == "socket" else chance.choice((None, often_s, often_s))
+    return Value(name, source, every_s, tell_s=float(chance.choice((often_s, 7200))))
 
 
-def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...]) -> Shadow:
-    return Shadow(name, every_s=chance.choice((1800, 3600, 7200)), commands=chance.choice((0, 1, 2)),
+def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...], pace: str) -> Shadow:
+    slow = pace == "slow"
+    return Shadow(name, every_s=chance.choice((3600, 7200) if slow else (1800, 3600, 7200)),
+                  check_s=7200 if slow else 600, commands=chance.choice((0, 1, 2)),
                   sets=chance.random() < 0.3, checks=chance.choice((0, 0, 1, 2)), desires=chance.random() < 0.3,
                   value=chance.choice(values).name if values and chance.random() < 0.5 else "")
 
