@@ -29,6 +29,7 @@ WINGS = (
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
     Wing("local", ("local",), always=True),
+    Wing("jobs", ("jobs",)),
     Wing("doctor", (), always=True),
 )
 

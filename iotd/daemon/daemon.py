@@ -18,7 +18,7 @@ from iotd import __version__
 from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
-from iotd.daemon import presence
+from iotd.daemon import board, presence
 from iotd.daemon.configuration import Configuration
 from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
@@ -274,6 +274,7 @@ class Daemon:
         for part in self._parts:
             part.apply(self.settings, now)
         self._line.apply(self.settings, now)
+        self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
 
     def _reload(self, now: float) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
 
-from iotd.vocabulary import Entry
+from iotd.vocabulary import Entry, Json
 
 FALLS_BEFORE_CARE = 2
 STRIKES_OF_AN_ACTION = 2
@@ -64,20 +64,21 @@ def unacknowledged(suspicion: Suspicion, actions: Collection[str], now: float) -
     return suspicion._replace(careful=True) if actions else suspicion, []
 
 
-def fell_over_nothing(suspicion: Suspicion) -> tuple[Suspicion, list[Entry]]:
+def fell_over_nothing(suspicion: Suspicion, known: Mapping[str, Json] = {}) -> tuple[Suspicion, list[Entry]]:
     """The broker has ended a line that was up for seconds only, and nothing was unanswered.
 
     A second client with the same id looks like that: each takes the line of the other as soon as it comes back, for
     ever, and the broker takes every dial at once. A broker that is started again ends lines too, but not so often
     between two that last, and it is away for a while: a dial that failed begins the count anew. Two falls are enough
-    where the other one is known to be there, because it has said Connected on this device's own presence topic.
+    where the other one is known to be there, because it has said Connected on this device's own presence topic. `known`
+    is told with it, of this device and of the other.
     """
     quiet = suspicion.quiet + 1
     grounds = quiet >= (QUIET_FALLS_WITH_A_RIVAL if suspicion.rival else QUIET_FALLS)
     entries = [] if suspicion.contested or not grounds else [Entry(
         logging.WARNING, "session.contested",
         "the broker ends every new line without a cause; probably another device has the same client id: look for a"
-        " second one with this thing name, or a copied card", {"falls": quiet})]
+        " second one with this thing name, or a copied card", {"falls": quiet, **known})]
     return suspicion._replace(falls=0, strikes={}, careful=False, quiet=quiet,
                               contested=suspicion.contested or grounds), entries
 

@@ -183,8 +183,8 @@ class Line:
         if event.topic == self._settings.presence.topic:
             own = presence.is_own(event.topic, self._settings.thing)
             self._standing, entry = presence.heard(self._standing, own, self._settings.hostname, event, now)
-            if self._standing.rival:
-                self.opening.rival()
+            if self._standing.rival is not None:
+                self.opening.rival(self._standing.rival)
             if entry is not None:
                 log.write(entry)
         for part in self._parts:

@@ -26,6 +26,7 @@ class Opening:
 
     def __init__(self, world: World, session: Session, parts: list[Part], settings: Settings) -> None:
         self.suspicion = denial.Suspicion()
+        self.known: dict[str, Json] = {}  # of this device and of another under its name, for whoever looks for them
         self._world = world
         self._session = session
         self._parts = parts
@@ -123,9 +124,10 @@ class Opening:
         self._write_held()
         self.further(now)
 
-    def rival(self) -> None:
-        """Another client has said Connected in the name of this device."""
+    def rival(self, hostname: str) -> None:
+        """Another client has said Connected in the name of this device; this is what its host is called."""
         self.suspicion = self.suspicion._replace(rival=True)
+        self.known["rival_hostname"] = hostname
 
     def away(self) -> None:
         """The broker could not be reached."""
@@ -149,7 +151,7 @@ class Opening:
         elif stable:
             self.suspicion = denial.proven(self.suspicion)
         elif by_broker and not suspects:
-            self.suspicion, entries = denial.fell_over_nothing(self.suspicion)
+            self.suspicion, entries = denial.fell_over_nothing(self.suspicion, self.known)
         else:  # over messages alone their part judges
             self.suspicion = denial.ended(self.suspicion)
         for entry in entries:

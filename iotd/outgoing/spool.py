@@ -217,6 +217,17 @@ class Spool:
                 self._stores.disk_fails or self._stores.guard(disk, None, disk.delete_ids, ids) is None):
             self._undeleted.update(ids)
 
+    def offset_of(self, number: int, boot: str) -> float | None:
+        """Return how far the wall clock was ahead of the monotonic one when this message was made in that boot, None
+        where nobody knows.
+        """
+        found = (self._stores.guard(store, None, store.offset_of, number, boot) for store in self._stores.all)
+        return next((offset_s for offset_s in found if offset_s is not None), None)
+
+    def holding(self, piece: bytes) -> int:
+        """Return how many messages that wait have this in their payload; this reads all of them."""
+        return sum(self._stores.guard(store, 0, store.holding, piece) for store in self._stores.all)
+
     def flush(self) -> None:
         """Have what was forgotten gone from the files, where no message has taken that along."""
         self._journal.flush()

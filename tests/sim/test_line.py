@@ -215,14 +215,47 @@ def test_a_second_client_that_takes_every_line_is_named() -> None:
     assert len(simulation.entries("session.contested")) == 1
 
 
-def test_a_copied_card_is_named_as_soon_as_its_word_was_heard() -> None:
+def test_a_copied_card_is_named_as_soon_as_its_word_was_heard_with_what_is_known_of_both() -> None:
     simulation = begun()
+    simulation.stop()
+    simulation.identity = simulation.identity._replace(cpu_serial="1234")
+    simulation.start()
+    simulation.run(5.0)
+    simulation.stop()
+    simulation.identity = simulation.identity._replace(cpu_serial="5678")
+    simulation.start()
+    simulation.run(5.0)
     for number in range(3):
-        copy = {"Hostname": "pi", "status": "Connected", "session": f"copy {number}"}
+        copy = {"Hostname": "other", "status": "Connected", "session": f"copy {number}"}
         simulation.broker.publish(Message(PRESENCE, json.dumps(copy).encode(), 1, True))
         simulation.run(0.5)
         short_line(simulation)
-    assert len(simulation.entries("session.contested")) == 1
+    [entry] = simulation.entries("session.contested")
+    assert (entry["rival_hostname"], entry["cpu_serial"], entry["moved_from"]) == ("other", "5678", "1234")
+
+
+def test_a_card_that_has_moved_to_another_board_is_named_once_also_after_a_power_cut() -> None:
+    simulation = begun()
+    assert simulation.entries("identity.moved") == []
+    for serial in ("1234", "1234", "5678", "5678"):
+        simulation.stop()
+        simulation.disk.cut()
+        simulation.identity = simulation.identity._replace(cpu_serial=serial)
+        simulation.start()
+        simulation.run(5.0)
+    [moved] = simulation.entries("identity.moved")
+    assert (moved["thing"], moved["moved_from"], moved["cpu_serial"]) == ("pi", "1234", "5678")
+
+
+def test_a_card_that_was_given_another_thing_has_not_moved() -> None:
+    simulation = begun()
+    for serial, thing in (("1234", "pi"), ("5678", "pi-2")):
+        simulation.stop()
+        simulation.identity = simulation.identity._replace(cpu_serial=serial)
+        simulation.configuration += f"thing: {thing}\n"
+        simulation.start()
+        simulation.configuration = simulation.configuration.replace(f"thing: {thing}\n", "")
+    assert simulation.entries("identity.moved") == []
 
 
 # Never acknowledged.
