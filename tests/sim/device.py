@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 FEED_S, CALM_FEED_S = 60.0, 7200.0
-RIGHT_LOOKS_S = 7200.0  # while the Wi-Fi is right a look is made so often: those between would see the same
+RIGHT_LOOKS_S = 7200.0  # in a life, while the Wi-Fi is right: the looks between would see the same
 TIME_SERVICE_S = 20.0  # from the network to a clock that is set
 
 
@@ -167,7 +167,7 @@ class SimulatedLooks:
             reading = look()
             self._simulation.judge.looked(reading)
             self._post(reading)
-        if self._simulation.air.is_right:
+        if self._simulation.judged and self._simulation.air.is_right:
             self._later(max(every_s, RIGHT_LOOKS_S), every_s, look)
         else:
             self._later((2 if self._simulation.calm else 1) * every_s, every_s, look)  # what recovery counts as whole
