@@ -289,15 +289,19 @@ def _faults(chance: random.Random, days: float, expected: float, brisk: bool) ->
         rate = expected / days * weight / sum(weights.values())
         at_s = chance.expovariate(rate) * DAY_S
         while at_s < days * DAY_S:
-            faults.append(Fault(kind, round(at_s, 2), _length(chance, kind, brisk), round(chance.random(), 4)))
+            faults.append(Fault(kind, round(at_s, 2), _length(chance, kind, brisk), _way(chance)))
             again = chance.random() < 0.15  # what goes wrong goes wrong again
             at_s += chance.expovariate(1 / 300.0) if again else chance.expovariate(rate) * DAY_S
     lasting = [kind for kind in kinds if KINDS[kind].longest_s]
     for _ in range(chance.choice((1, 2, 3, 5)) if lasting else 0):  # what the end of the life still has to heal
         kind = chance.choice(lasting)
         before_s = min(_length(chance, kind, brisk), days * DAY_S)
-        faults.append(Fault(kind, round(days * DAY_S - before_s, 2), before_s + DAY_S, round(chance.random(), 4)))
+        faults.append(Fault(kind, round(days * DAY_S - before_s, 2), before_s + DAY_S, _way(chance)))
     return sorted(faults, key=lambda fault: fault.at_s)
+
+
+def _way(chance: random.Random) -> float:
+    return int(chance.random() * 10_000) / 10_000  # below 1
 
 
 def _length(chance: random.Random, kind: str, brisk: bool) -> float:
