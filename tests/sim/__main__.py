@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 from tests.sim import marks
@@ -53,7 +53,7 @@ def main() -> int:
     print(f"seeds from {first}", flush=True)
     started_at = time.monotonic()
     told = list(_lived(first, 1 if only else SEEDS, options.years * YEAR_S, options.minutes * 60.0,
-                       options.jobs, sys.stderr))
+                       options.jobs, marks.instrument if options.write else None, sys.stderr))
     from tests.sim import report
 
     print(report.table(told, time.monotonic() - started_at))
@@ -66,12 +66,13 @@ def main() -> int:
 
 
 def _lived(
-    first: int, count: int, enough_s: float, limit_s: float, jobs: int, progress: TextIO
+    first: int, count: int, enough_s: float, limit_s: float, jobs: int, initializer: Callable[[], None] | None,
+    progress: TextIO
 ) -> Iterator[Told]:
     """Live one seed after the other until that is enough or takes too long, with a bar of how far it is."""
     lived_s, broken, shown = 0.0, 0, -1
     started_at = time.monotonic()
-    with multiprocessing.Pool(min(jobs, count), initializer=marks.instrument) as pool:
+    with multiprocessing.Pool(min(jobs, count), initializer) as pool:
         for told in pool.imap_unordered(_live, range(first, first + count)):
             yield told
             lived_s += told.lived_s
