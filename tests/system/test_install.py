@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
-from tests.system.conftest import ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION, package, set_version, unpack
+from tests.system.conftest import ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION
 from tests.system.machine import Machine
 
 LISTING = r"""
@@ -18,17 +16,6 @@ find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /dev -o -path /
 """
 # The system user stays after a purge, as Debian's policy has it: its files may still be somewhere.
 OF_THE_USER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
-
-
-@pytest.fixture(scope="session")
-def newer(dist: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The next version in the same repository, with a key more in the sample configuration."""
-    source = unpack(dist, tmp_path_factory.mktemp("newer") / "source")
-    set_version(source, NEWER, "iotd/__init__.py", "debian/changelog")
-    sample = source / "etc/iotd.yaml"
-    sample.write_text(sample.read_text() + "# a comment that the new version brings\n")
-    done = package(source, repository.parent)
-    assert done.returncode == 0, done.stdout
 
 
 def test_the_first_install_leads_to_the_first_start(fresh: Machine) -> None:
