@@ -20,7 +20,7 @@ RANKS = ["", "host", "mqtt", "config", "daemon", "WING", "cli"]
 MAY_BE_IMPORTED_BY_A_WING = {"", "host", "mqtt", "config"}  # and iotd.daemon.part
 HELPER_IMPORTS = {  # of the configuration what reads YAML, and of the wing its schema and its count of reboots
     "iotd.helper.allowed", "iotd.helper.recover", "iotd.host", "iotd.host.clock", "iotd.host.files", "iotd.host.log",
-    "iotd.config.document", "iotd.config.mistakes", "iotd.config.readers", "iotd.config.section",
+    "iotd.config.document", "iotd.config.layers", "iotd.config.mistakes", "iotd.config.readers", "iotd.config.section",
     "iotd.config.template", "iotd.errors", "iotd.vocabulary", "iotd.wings",
     "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
@@ -36,7 +36,8 @@ ALLOWED = {  # what the world is touched with, and where alone
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
     "wsproto": {"iotd.mqtt.websocket"},
-    "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.mistakes"},
+    "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.layers",
+             "iotd.config.mistakes"},
 }
 
 
