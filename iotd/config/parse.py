@@ -3,15 +3,15 @@
 Text in, values out: nothing but `impossible` opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from iotd.config import base, template
+from iotd.config import base, layers, template
 from iotd.config.base import value_of, with_value
-from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
+from iotd.config.document import Cursor, Document, Place, Unreadable, place_of
 from iotd.config.readers import identity_problem
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import Claim, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
@@ -21,32 +21,43 @@ from iotd.wings import sections as sections_of
 
 
 class Loaded(NamedTuple):
-    """A configuration without problems, the line of every key path in its file, and what is probably not meant."""
+    """A configuration without problems, the place of every key path, and what is probably not meant; its text, as that
+    of one file.
+    """
 
     settings: Settings
-    lines: Mapping[str, int]
+    places: Mapping[str, Place]
     warnings: tuple[Problem, ...] = ()
+    text: str = ""
 
-    def line(self, key: str) -> int:
-        """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
-        return line_of(self.lines, key)
+    def problem(self, key: str, text: str) -> Problem:
+        """Return a problem in the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0.
+        """
+        line, file = place_of(self.places, key)
+        return Problem(line, key, text, file)
 
 
-def parse(text: str, file: str, identity: Identity) -> Loaded:
-    """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
+def parse(text: str, file: str, identity: Identity, thing: str | None = None,
+          above: Sequence[tuple[str, str]] = ()) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names, or for a thing of another name than the file gives.
+
+    `above` are the files that lie on top of it, each with its text. Raises ConfigError with every problem in them.
+    """
     document = Document(identity.lacking())
     try:
-        root = compose(text)
+        root = layers.merged(text, above)
+        text = layers.text_of(root) if above else text
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
-        raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
-    thing = values.get("thing", base.SECTIONS["thing"].default)
-    note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
+        raise ConfigError(file, [Problem(error.line, "", str(error), error.file)]) from None
+    values = values if thing is None else {**values, "thing": thing}
+    written = values.get("thing", base.SECTIONS["thing"].default)
+    note_if(document.note_consequence, "thing", identity_problem(written, document.lacking))
     settings = _settings(values, identity)
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
-    return Loaded(settings, document.lines, tuple(sorted(document.warnings)))
+    return Loaded(settings, document.places, tuple(sorted(document.warnings)), text)
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -78,6 +89,17 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
         yield from sections_of(wing).items()
 
 
+def uses(settings: Settings) -> list[Use]:
+    """Return what the broker has to allow for these settings."""
+    return [use for key, section in sections(settings) for use in section.uses(value_of(settings, key), settings.thing)]
+
+
+def claim(settings: Settings) -> Claim | None:
+    """Return what it has to allow a line that asks for an identity, None where the settings say of none."""
+    found = (section.claim(value_of(settings, key)) for key, section in sections(settings))
+    return next(filter(None, found), None)
+
+
 def _read(root: Cursor) -> dict[str, Any]:
     keys = {key: wing for wing in WINGS for key in wing.keys}
     order = ["thing", "mqtt", "presence", *keys, "log"]
@@ -97,7 +119,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     for wing in loaded_wings(settings):
         defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
-    names = {"hostname": identity.hostname, "machine_id": identity.machine_id}
+    names = identity._asdict()
     names["thing"] = template.compile_tree(settings.thing)(names)
     settings = settings._replace(thing=names["thing"])
     for key, section in sections(settings):

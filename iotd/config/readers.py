@@ -150,9 +150,14 @@ def template_text(known: frozenset[str]) -> Reader[str]:
 
 
 def identity_problem(written: str, lacking: Mapping[str, str]) -> str | None:
-    """Return why a template makes the same text on many hosts, since all its placeholders are `lacking`."""
+    """Return why a template makes the same text on many hosts, since all its placeholders are `lacking`; a serial
+    number that is lacking is a problem in any company, since it was written to tell boards apart.
+    """
     names = template.placeholders(written)
-    return f"{lacking[min(names)]}, or write this device's own name here" if names and names <= lacking.keys() else None
+    lacks = names & lacking.keys()
+    if not lacks or lacks != names and "cpu_serial" not in lacks:
+        return None
+    return f"{lacking[min(lacks)]}, or write this device's own name here"
 
 
 def template_mapping(known: frozenset[str]) -> Reader[dict[str, Json]]:

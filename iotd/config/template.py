@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from operator import itemgetter
 
 from iotd.errors import nearest
@@ -12,10 +13,15 @@ from iotd.vocabulary import Json
 from iotd.wings import WINGS
 
 # What stands for what is looked up by `iotd.daemon.placeholders`; a wing's names stand in `iotd.wings`.
-EVERYWHERE = frozenset({"hostname", "thing", "machine_id"})
+EVERYWHERE = frozenset({"hostname", "thing", "machine_id", "cpu_serial"})
 FACTS = frozenset({"temperature", "load", "memory_available", "disk_free", "throttled", "cpu_serial", "model",
                    "os_release", "iotd_version"})
-PAYLOAD = EVERYWHERE | FACTS | {"timestamp", "isotime", "boot_id", "uptime", "sequence", "run"} | {
+# What those of the time say of a moment, epoch seconds.
+MOMENTS: Mapping[str, Callable[[float], Json]] = {
+    "timestamp": int,
+    "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
+}
+PAYLOAD = EVERYWHERE | FACTS | MOMENTS.keys() | {"clock", "boot_id", "uptime", "sequence", "run"} | {
     name for wing in WINGS for name in wing.placeholders}
 REPORT = PAYLOAD | {"health"}
 

@@ -18,7 +18,7 @@ from iotd import __version__
 from iotd.config import override
 from iotd.config.parse import loaded_wings
 from iotd.config.settings import Checked, Settings
-from iotd.daemon import presence
+from iotd.daemon import board, presence
 from iotd.daemon.configuration import Configuration
 from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
@@ -274,6 +274,7 @@ class Daemon:
         for part in self._parts:
             part.apply(self.settings, now)
         self._line.apply(self.settings, now)
+        self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
 
     def _reload(self, now: float) -> None:
@@ -283,7 +284,7 @@ class Daemon:
 
     def _start_log(self) -> None:
         form = "text" if self.world.on_terminal else self.settings.log.format
-        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to)
+        log.start(self.settings.log.level, form, self.world.under_journald, self.world.log_to, self.world.wall)
 
     # What happens beside the line
 
@@ -352,12 +353,15 @@ class Daemon:
                 "retry_in_s": line.retry_in_s(now)}
 
     def close(self, exit_status: int) -> int:
-        """End every part in order, each in its own try, so that none keeps the next from ending."""
+        """End every part in order, each in its own try, so that none keeps the next from ending.
+
+        After a fault nothing was said on the presence topic: the line ends without DISCONNECT, and the will says it.
+        """
         now = self.world.monotonic()
         self.world.systemd.stopping()
         ends: list[Callable[[], Any]] = [
-            partial(self._session.close, CLOSE_S), *(partial(part.close, now) for part in self._parts),
-            partial(self.world.files.remove, self._status_file)]
+            partial(self._session.close, CLOSE_S, exit_status == 0),
+            *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
         for end in ends:
             try:
                 end()

@@ -6,16 +6,17 @@ something unanswered the next one is opened with care: it is left alone for five
 messages, then one action follows another, each answered before the next; what was accepted before comes first, what is
 suspected last. The action over which the broker ends two such lines is named, and it alone rests for an hour. A bad
 line, which falls at any moment, accuses nobody that way, and the line after a careful one that has found nothing is
-opened as usual.
+opened as usual. What has rested is tried again on the next line, or on the one that stays, one action at a time.
 
 What one capability needs together, as the six filters of a shadow and its requests, is one action.
 """
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
-from iotd.vocabulary import Entry
+from iotd.vocabulary import Entry, Json
 
 FALLS_BEFORE_CARE = 2
 STRIKES_OF_AN_ACTION = 2
@@ -63,20 +64,21 @@ def unacknowledged(suspicion: Suspicion, actions: Collection[str], now: float) -
     return suspicion._replace(careful=True) if actions else suspicion, []
 
 
-def fell_over_nothing(suspicion: Suspicion) -> tuple[Suspicion, list[Entry]]:
+def fell_over_nothing(suspicion: Suspicion, known: Mapping[str, Json] = {}) -> tuple[Suspicion, list[Entry]]:
     """The broker has ended a line that was up for seconds only, and nothing was unanswered.
 
     A second client with the same id looks like that: each takes the line of the other as soon as it comes back, for
     ever, and the broker takes every dial at once. A broker that is started again ends lines too, but not so often
     between two that last, and it is away for a while: a dial that failed begins the count anew. Two falls are enough
-    where the other one is known to be there, because it has said Connected on this device's own presence topic.
+    where the other one is known to be there, because it has said Connected on this device's own presence topic. `known`
+    is told with it, of this device and of the other.
     """
     quiet = suspicion.quiet + 1
     grounds = quiet >= (QUIET_FALLS_WITH_A_RIVAL if suspicion.rival else QUIET_FALLS)
     entries = [] if suspicion.contested or not grounds else [Entry(
         logging.WARNING, "session.contested",
         "the broker ends every new line without a cause; probably another device has the same client id: look for a"
-        " second one with this thing name, or a copied card", {"falls": quiet})]
+        " second one with this thing name, or a copied card", {"falls": quiet, **known})]
     return suspicion._replace(falls=0, strikes={}, careful=False, quiet=quiet,
                               contested=suspicion.contested or grounds), entries
 
@@ -108,11 +110,13 @@ def refused(suspicion: Suspicion, action: str, now: float) -> Suspicion:
                               resting={**suspicion.resting, action: now + REST_S})
 
 
-def rested(suspicion: Suspicion, now: float) -> Suspicion:
+def over(suspicion: Suspicion, now: float) -> list[str]:
+    """Return the actions that have rested long enough, the longest first."""
+    return [action for action, until in sorted(suspicion.resting.items(), key=itemgetter(1)) if until <= now]
+
+
+def rested(suspicion: Suspicion, over: Collection[str]) -> Suspicion:
     """Return the suspicion without the rests that are over; what has rested needs one more strike to rest again."""
-    over = {action for action, until in suspicion.resting.items() if until <= now}
-    if not over:
-        return suspicion
     return suspicion._replace(
         resting={action: until for action, until in suspicion.resting.items() if action not in over},
         strikes={**suspicion.strikes, **dict.fromkeys(over, STRIKES_OF_AN_ACTION - 1)})

@@ -56,6 +56,7 @@ class Line:
         self._failure: tuple[str, float, int] = ("", now, 0)
         self._standing = presence.Standing("", now)
         self._story: dict[str, Json] = {}  # what Connected tells beside the word
+        self._goodbye: tuple[Message, float] | None = None  # the word that is owed, and when it may be said
         self._goodbye_until: float | None = None
         self._afterwards: Callable[[float], None] | None = None  # once the goodbye is said
         self._passed = (0, 0)
@@ -81,6 +82,8 @@ class Line:
         due_at = self._attempts.dial_at
         if self._goodbye_until is not None:
             due_at = min(due_at, self._goodbye_until)
+        if self._goodbye is not None:
+            due_at = min(due_at, self._goodbye[1])
         if self.up and not self.leaving:
             due_at = min(due_at, self._standing.again_at, self.opening.next_due())
         return due_at
@@ -92,6 +95,7 @@ class Line:
 
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
+        self._say_goodbye(now)
         if self._goodbye_until is not None and now >= self._goodbye_until:
             self._session.hang_up(self.number)
         if now >= self._attempts.dial_at:
@@ -126,8 +130,9 @@ class Line:
         """Say the word on the presence topic and hang up; then call `afterwards` with the time."""
         self._afterwards = afterwards
         if self.up:
-            self._goodbye_until = now + GOODBYE_S
-            self._say(word, GOODBYE, now)
+            say_at = max(now, self._standing.said_at + presence.PAUSE_S)
+            self._goodbye, self._goodbye_until = (self._worded(word), say_at), say_at + GOODBYE_S
+            self._say_goodbye(now)
         elif self._attempts.dial_at == math.inf:
             self._session.hang_up(self.number)
         else:
@@ -178,8 +183,8 @@ class Line:
         if event.topic == self._settings.presence.topic:
             own = presence.is_own(event.topic, self._settings.thing)
             self._standing, entry = presence.heard(self._standing, own, self._settings.hostname, event, now)
-            if self._standing.rival:
-                self.opening.rival()
+            if self._standing.rival is not None:
+                self.opening.rival(self._standing.rival)
             if entry is not None:
                 log.write(entry)
         for part in self._parts:
@@ -242,13 +247,24 @@ class Line:
             mqtt.username, mqtt.password_file, mqtt.proxy, mqtt.websocket_path))
 
     def _say(self, word: str, token: int | None, now: float, **more: Any) -> None:
-        """Put a word on the presence topic; where there is none, go on as if it had been acknowledged."""
-        if not self._settings.presence.topic:
+        """Put a word on the presence topic, where there is one."""
+        self._put(self._worded(word, **more), token, now)
+
+    def _worded(self, word: str, **more: Any) -> Message:
+        return presence.status(self._settings.presence, self._settings.hostname, self._standing.session, word,
+                               timestamp=int(self._world.wall()), **more)
+
+    def _put(self, message: Message, token: int | None, now: float) -> None:
+        if not message.topic:  # go on as if it had been acknowledged
             return None if token is None else self.on_acknowledged(Acknowledged(self.number, token), now)
-        message = presence.status(self._settings.presence, self._settings.hostname, self._standing.session, word,
-                                  timestamp=int(self._world.wall()), **more)
         self._standing = self._standing._replace(said_at=now, again_at=math.inf)
         self.send(message, token)
+
+    def _say_goodbye(self, now: float) -> None:
+        """Say the last word, no sooner after the one before than the broker takes another."""
+        if self._goodbye is not None and now >= self._goodbye[1]:
+            message, self._goodbye = self._goodbye[0], None
+            self._put(message, GOODBYE, now)
 
     def _tell_story(self, waiting: int, now: float) -> None:
         """Make up what Connected tells beside the word: where this boot came from, and of the outage that is over."""
@@ -297,7 +313,7 @@ class Line:
                       traceback=event.traceback)
 
     def _finish_goodbye(self, now: float) -> None:
-        afterwards, self._afterwards, self._goodbye_until = self._afterwards, None, None
+        afterwards, self._afterwards, self._goodbye, self._goodbye_until = self._afterwards, None, None, None
         if afterwards is not None:
             afterwards(now)
 

@@ -26,6 +26,7 @@ class Opening:
 
     def __init__(self, world: World, session: Session, parts: list[Part], settings: Settings) -> None:
         self.suspicion = denial.Suspicion()
+        self.known: dict[str, Json] = {}  # of this device and of another under its name, for whoever looks for them
         self._world = world
         self._session = session
         self._parts = parts
@@ -34,6 +35,7 @@ class Opening:
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
         self._unanswered: dict[str, str] = {}  # the action of each filter that the broker has yet to answer
         self._calm_at = self._tried_at = self._refused_at = self._kept_at = -math.inf
+        self._tried_anew = ""  # the action that has rested while the line stayed
         self._downgraded: set[str] = set()  # filters that the broker grants a lower QoS than is wanted
         self._held_file = world.places.runtime / "subscriptions.json"
         self._held_written: dict[str, Json] | None = None
@@ -52,13 +54,16 @@ class Opening:
     def next_due(self) -> float:
         """Return when `further` has something to do that no answer announces, math.inf for never."""
         waits = self._steps or (self.suspicion.careful and self._unanswered)
-        return max(self._calm_at, self._kept_at + LOOK_S) if waits else math.inf
+        due_at = max(self._calm_at, self._kept_at + LOOK_S) if waits else math.inf
+        resting = self.suspicion.resting
+        return min(due_at, max(min(resting.values()), self._kept_at + LOOK_S)) if resting else due_at
 
     def begin(self, event: Dialled, settings: Settings, now: float) -> None:
         """A line is up."""
         self._line, self._settings = event.line, settings
         held = bool(self.subscriptions.held)
-        self.suspicion = denial.rested(self.suspicion, now)
+        self.suspicion = denial.rested(self.suspicion, denial.over(self.suspicion, now))
+        self._tried_anew = ""
         self.subscriptions, plan = subscriptions.opened(
             self.subscriptions._replace(wanted=self._wanted()),
             event.session_present and not settings.mqtt.clean_session)  # which the broker keeps for nobody
@@ -84,6 +89,8 @@ class Opening:
 
     def further(self, now: float) -> None:
         """Take the next steps: all at once, or with care only once all is answered."""
+        if self.suspicion.resting:
+            self._try_anew(now)
         careful, together = self.suspicion.careful, self._together() if self._steps else {}
         self._kept_at = now
         if careful and now < self._calm_at:
@@ -117,9 +124,10 @@ class Opening:
         self._write_held()
         self.further(now)
 
-    def rival(self) -> None:
-        """Another client has said Connected in the name of this device."""
+    def rival(self, hostname: str) -> None:
+        """Another client has said Connected in the name of this device; this is what its host is called."""
         self.suspicion = self.suspicion._replace(rival=True)
+        self.known["rival_hostname"] = hostname
 
     def away(self) -> None:
         """The broker could not be reached."""
@@ -143,7 +151,7 @@ class Opening:
         elif stable:
             self.suspicion = denial.proven(self.suspicion)
         elif by_broker and not suspects:
-            self.suspicion, entries = denial.fell_over_nothing(self.suspicion)
+            self.suspicion, entries = denial.fell_over_nothing(self.suspicion, self.known)
         else:  # over messages alone their part judges
             self.suspicion = denial.ended(self.suspicion)
         for entry in entries:
@@ -168,6 +176,22 @@ class Opening:
             log.warning("subscription.downgraded", "the broker grants a subscription less than it was asked for; what"
                         " it sends while the line is down or bad may be lost", filter=name, asked=wanted, granted=code)
 
+    def _try_anew(self, now: float) -> None:
+        """Have the next action asked for that has rested while the line stayed, once the line can end over nothing
+        else. Its part begins anew.
+        """
+        over = denial.over(self.suspicion, now)[:1]
+        if not over or self._steps or self._pending() or self._in_flight(now):
+            return
+        self._tried_anew = over[0]
+        self.suspicion = denial.rested(self.suspicion, over)
+        self.subscriptions, plan = subscriptions.changed(self.subscriptions, self._wanted())
+        self._steps.extend(self._plan(plan))
+        for part in self._parts:
+            if part.is_open and self._tried_anew in part.actions().values():
+                part.closed(False, now)
+                part.is_open = False
+
     def _plan(self, plan: subscriptions.Plan) -> Iterable[tuple[list[str], Callable[[], None]]]:
         """Return the steps, each with its filters; those of a careful line are about one action each."""
         careful, together = self.suspicion.careful, self._together()
@@ -186,7 +210,8 @@ class Opening:
         for part in self._parts:
             if not part.is_open and self.subscriptions.settled(part.filters()):
                 part.is_open = True
-                part.opened(now, self.suspicion.careful, self.suspicion.resting)
+                careful = self.suspicion.careful or self._tried_anew in part.actions().values()
+                part.opened(now, careful, self.suspicion.resting)
 
     def _wanted(self) -> dict[str, int]:
         wanted = {self._settings.presence.topic: self._settings.presence.qos}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
 
+from iotd.config.template import MOMENTS
 from iotd.daemon.world import World
 from iotd.host import facts
 from iotd.vocabulary import Json
@@ -17,22 +17,21 @@ class Placeholders:
         self.of_settings: Mapping[str, Json] = {}
         self.of_parts: Mapping[str, Callable[[], Json]] = {}  # how to look up those of the parts that are there
         self._wall = world.wall
-        # What differs from one moment to the next, by the wall clock.
-        self._moments: Mapping[str, Callable[[float], Json]] = {
-            "timestamp": int,
-            "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
-            "uptime": lambda at: int(world.uptime()),
-        }
+        self._passing: Mapping[str, Callable[[], Json]] = {  # what differs from one moment to the next
+            "uptime": lambda: int(world.uptime()), "clock": lambda: "set" if world.wall_is_set() else "unset"}
         self._constant: Mapping[str, Json] = {
-            "machine_id": world.identity.machine_id, "boot_id": world.boot_id, "run": run_id}
+            "machine_id": world.identity.machine_id, "cpu_serial": world.identity.cpu_serial or None,
+            "boot_id": world.boot_id, "run": run_id}
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return the values now, None for a name that nobody knows: its part is not there."""
         at = self._wall()
         found: dict[str, Json] = {}
         for name in names:
-            if name in self._moments:
-                found[name] = self._moments[name](at)
+            if name in MOMENTS:
+                found[name] = MOMENTS[name](at)
+            elif name in self._passing:
+                found[name] = self._passing[name]()
             elif name in self._constant:
                 found[name] = self._constant[name]
             elif name in self.of_parts:

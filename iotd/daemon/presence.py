@@ -27,15 +27,15 @@ EARLIER_SESSIONS = 8
 class Standing(NamedTuple):
     """What this connection has said: when last, and when Connected is to be said again (math.inf: it stands).
 
-    `earlier` are the sessions of the connections before it. `rival`: another client has said Connected in the name of
-    this device. `unreadable`: that somebody writes what makes no sense was told.
+    `earlier` are the sessions of the connections before it. `rival` is the host of another client that has said
+    Connected in the name of this device. `unreadable`: that somebody writes what makes no sense was told.
     """
 
     session: str
     said_at: float
     again_at: float = math.inf
     earlier: tuple[str, ...] = ()
-    rival: bool = False
+    rival: str | None = None
     unreadable: bool = False
 
 
@@ -77,7 +77,7 @@ def heard(
         return (_owed(standing, now) if own else standing), entry
     word, session = body.get("status"), body.get("session")
     if own and word == CONNECTED and session not in (standing.session, *standing.earlier):
-        standing = standing._replace(rival=True)
+        standing = standing._replace(rival=str(body.get("Hostname"))[:64])
     lost = word == LOST and body.get("Hostname") == hostname
     if not lost and not (own and session != standing.session):
         return standing, None

@@ -212,7 +212,8 @@ def main(verb: str) -> int:
 
     def allow(request: Request) -> None:
         text = allowed.read(recover.CONFIGURATION, daemon)
-        jobs = allowed.section(text, recover.CONFIGURATION, "jobs", SECTIONS["jobs"].read)
+        above = allowed.read_above(recover.CONFIGURATION, daemon)
+        jobs = allowed.section(text, recover.CONFIGURATION, "jobs", SECTIONS["jobs"].read, above)
         judge(verb, request, jobs, recover.CONFIGURATION)
 
     try:

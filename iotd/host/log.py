@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
@@ -35,10 +36,17 @@ _PLAIN = "\x1b[0m"
 MAX_LINE_BYTES = 40_000
 
 _logger = logging.getLogger("iotd")
+_wall: Callable[[], float] = time.time
 
 
-def start(level: str, form: str, under_journald: bool, stream: TextIO | None = None) -> None:
-    """Send every entry at or above `level` to `stream` (stdout), as `json` or `text`. May be called again."""
+def start(level: str, form: str, under_journald: bool, stream: TextIO | None = None,
+          wall: Callable[[], float] = time.time) -> None:
+    """Send every entry at or above `level` to `stream` (stdout), as `json` or `text`. May be called again.
+
+    `wall` tells the epoch seconds of an entry.
+    """
+    global _wall
+    _wall = wall
     stream = stream or sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         # UTF-8 in every locale; and what half a surrogate pair becomes here is just how JSON escapes it.
@@ -88,6 +96,7 @@ def write(entry: Entry) -> None:
     """Write one entry."""
     if _logger.isEnabledFor(entry.level):
         record = logging.LogRecord("iotd", entry.level, "", 0, "", None, None)
+        record.created = _wall()
         vars(record)["fields"] = {"event": entry.event, "message": entry.message, **entry.fields}
         _logger.handle(record)
 

@@ -49,6 +49,7 @@ class Session:
         self.eager = True  # whether an acknowledgement wakes the main thread; it waits for `acknowledged` either way
         self._ordered = False
         self._stopping = False
+        self._in_order = True
         self._hang_up = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -99,8 +100,11 @@ class Session:
         self._hang_up = line
         self._wake.up()
 
-    def close(self, timeout_s: float) -> bool:
-        """Hang up and end the thread; tell whether it ended in time."""
+    def close(self, timeout_s: float, in_order: bool = True) -> bool:
+        """Hang up and end the thread; tell whether it ended in time. Not `in_order`: without DISCONNECT, so that the
+        broker says the will.
+        """
+        self._in_order = in_order
         self._stopping = True
         self._dials.put(None)
         self._wake.up()
@@ -143,7 +147,8 @@ class Session:
                 connection.start()
                 while not self._told_to_stop(dial.line):
                     self._turn(connection)
-                connection.disconnect()
+                if self._in_order:
+                    connection.disconnect()
                 self._deliver()
                 stream.finish(lambda what, events, deadline: self._poller.wait(what, events, deadline) != 0)
                 return Down(dial.line, "asked", "asked to disconnect", connection.up)

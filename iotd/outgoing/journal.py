@@ -171,6 +171,15 @@ class Journal:
                     if row.aside and row.topic == topic and row.thing == self._thing]:
             self._change(row._replace(aside=False))
 
+    def offset_of(self, number: int, boot: str) -> float | None:
+        """Return how far the wall clock was ahead of the monotonic one when this message was made in that boot."""
+        row = self._rows.get(number)
+        return None if row is None or row.boot != boot or row.made_at is None else row.made_at - row.made_s
+
+    def holding(self, piece: bytes) -> int:
+        """Return how many messages that wait have this in their payload."""
+        return sum(self._waits(row) and piece in row.payload for row in self._rows.values())
+
     def newest(self) -> dict[str, int]:
         """Return the id of the newest retained message of each topic."""
         return {row.topic: row.id for row in self._rows.values() if row.retain and self._waits(row)}
@@ -178,6 +187,10 @@ class Journal:
     def last(self) -> int:
         """Return the highest id."""
         return max(self._rows, default=0)
+
+    def above(self, number: int) -> list[Row]:
+        """Return the messages with ids above this one, in their order."""
+        return [row for row in self._rows.values() if row.id > number]
 
     def flush(self) -> None:
         """Have the file say what was deleted; where it cannot, it is behind."""

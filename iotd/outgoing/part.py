@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from iotd import schedule
-from iotd.config import template
 from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel, Part
 from iotd.host import log
-from iotd.outgoing import changes, outbox
-from iotd.outgoing.changes import Said
+from iotd.outgoing import encoding, outbox
 from iotd.outgoing.disk import Disk
 from iotd.outgoing.journal import Journal
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.outbox import Waiting
+from iotd.outgoing.scheduled import Made, Scheduled
 from iotd.outgoing.section import Publish
 from iotd.outgoing.spool import Spool
 from iotd.vocabulary import Changed, Entry, Json, Message, Offer, Taken
 
 AHEAD, AHEAD_S = 1000, 0.05  # messages, and the time for which programs wait while there are more
-
-Fill = Callable[[Mapping[str, Json]], str]
-Key = tuple[str, int]  # an entry over a reload: its topic, and how many of that stand before it
+STEP_S = 1.0  # the clock was set, not slewed
 
 
 class Adapters(NamedTuple):
@@ -36,17 +30,6 @@ class Adapters(NamedTuple):
 
     line_file: Callable[[str], LineFile] = LineFile
     disk: Callable[[str], Disk] = Disk
-
-
-class Held:
-    """A message that is due, and waits for what is measured for it or for one before it of the same topic."""
-
-    def __init__(self, entry: Publish, fill: Fill, key: Key, values: Mapping[str, Json]) -> None:
-        self.entry = entry
-        self.fill = fill
-        self.key = key
-        self.values = values
-        self.is_filled = False
 
 
 def build(kernel: Kernel, adapters: Adapters | None) -> Outgoing:
@@ -67,24 +50,17 @@ class Outgoing(Part):
         self._spool = Spool(journal, disk, kernel.written.sections["spool"], world.boot_id, world.monotonic(),
                             self._thing)
         self._outbox = outbox.Outbox()
-        self._entries: tuple[Publish, ...] = ()
-        self._fills: list[Fill] = []
-        self._max_bytes: int | None = None
-        self._timetable = schedule.EMPTY
-        self._sequence: Counter[str] = Counter()
         self._transient: dict[int, str] = {}
         self._acknowledged: list[int] = []
         self._again_at = self._settle_at = math.inf
         self._reopened = self._spool.reopened
-        self._names: frozenset[str] = frozenset()
-        self._measured: list[frozenset[str] | None] = []  # what to gather for an entry, None where nothing has to be
-        self._keys: list[Key] = []
-        self._said: dict[Key, Said] = {}
-        self._held: dict[str, deque[Held]] = {}
-        self._made: list[tuple[int, Message, bool]] = []  # what the spool is yet to be given
+        self._offset_s: float | None = None  # of the wall clock to the monotonic one, as a message was filled by it
         self._retained: Mapping[str, Publish] = {}  # by topic, those whose newest message the broker is to keep
         self._carrying: dict[int, Message] = {}  # in flight, with RETAIN
         self._standing: dict[str, tuple[int, Message]] = {}  # what stands retained, by topic
+        self._scheduled = Scheduled(kernel, adapters.line_file(str(world.places.runtime / "batches.journal")),
+                                    self._keep_made, self._goes_at_once)
+        self._scheduled.take_up(world.monotonic())
 
     def in_flight(self, now: float) -> list[str]:
         """Return what the line may end over, as actions."""
@@ -106,17 +82,7 @@ class Outgoing(Part):
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; an entry that stayed as it was keeps its times."""
         limited, publish = settings.mqtt.aws_limits, settings.sections["publish"]
-        same = {index for index, (new, old) in enumerate(zip(publish, self._entries)) if new == old}
-        known = self._timetable._replace(every_s={index: self._timetable.every_s[index] for index in same})
-        self._entries = publish
-        names = [template.placeholders(entry.payload).union(entry.on_change) - {"sequence"} for entry in publish]
-        self._measured = [found if found - template.PAYLOAD else None for found in names]
-        self._names = frozenset().union(*(found for found in names if not found - template.PAYLOAD))
-        self._keys = _keys(publish)
-        self._said = {key: self._said.get(key, Said()) for key, entry in zip(self._keys, publish) if entry.on_change}
-        self._fills = [template.compile_payload(entry.payload) for entry in publish]
-        self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
-        self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
+        self._scheduled.apply(settings, now)
         self._outbox = self._outbox._replace(
             limits=outbox.AWS if limited else outbox.UNLIMITED, topics=frozenset(entry.topic for entry in publish))
         self._retained = {entry.topic: entry for entry in publish if entry.retain}
@@ -129,12 +95,11 @@ class Outgoing(Part):
     def next_due(self) -> float:
         """Return when there is something to do."""
         self._settle_at = self._spool.settle_at()
-        due_at = min(self._timetable.next_due, self._settle_at, self._again_at if self._kernel.clear else math.inf)
-        return min(due_at, changes.next_due(self._said.values())) if self._said else due_at
+        return min(self._scheduled.next_due(), self._settle_at, self._again_at if self._kernel.clear else math.inf)
 
     def keep(self, now: float) -> None:
         """Make what is due, hand over what may go, and let the spool do what is due."""
-        self._make_due(now)
+        self._scheduled.make_due(now)
         if self._kernel.clear:
             self._pump(now)
             crowded = self._outbox.cursor < self._spool.last_id
@@ -150,7 +115,7 @@ class Outgoing(Part):
 
     def handlers(self) -> dict[type, Callable[[Any, float], None]]:
         """Return who takes what has been measured."""
-        return {Changed: self._on_changed}
+        return {Changed: self._scheduled.on_changed}
 
     def closed(self, blamed: bool, now: float) -> None:
         """The line is down: what was in flight waits for the next one, on the disk within a turn or two."""
@@ -167,12 +132,15 @@ class Outgoing(Part):
 
     def settle(self, now: float) -> None:
         """Bring everything to the disk."""
+        self._scheduled.settle(now)
         self._spool.settle(now, self._world.known_wall(), everything=True)
         self._kernel.outages.dropped = self._spool.dropped.total()
 
     def close(self, now: float) -> None:
         """Bring everything to the disk and close its files."""
         self._forget_acknowledged()
+        self._scheduled.settle(now)
+        self._scheduled.close()
         self._spool.close(now, self._world.known_wall())
 
     def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
@@ -216,87 +184,27 @@ class Outgoing(Part):
                 *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
                 *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
-    def _make_due(self, now: float) -> None:
-        due, self._timetable = schedule.take(self._timetable, now)
-        if self._said:
-            due = self._with_changed(due, now)
-        if not due:
-            return
+    def _goes_at_once(self) -> bool:
+        """Tell whether a message that is made now goes out in this turn, as far as can be told."""
+        return self._kernel.clear and self._outbox.cursor >= self._spool.last_id and self._again_at == math.inf
+
+    def _keep_made(self, made: list[Made], now: float) -> list[bool]:
+        """Keep what was made, all of it at once, or send what is not worth keeping; tell what is on its way."""
         self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
-        found = self._kernel.values(self._names)
-        for index in due:
-            entry, fill, measured = self._entries[index], self._fills[index], self._measured[index]
-            self._sequence[entry.topic] += 1
-            found["sequence"] = self._sequence[entry.topic]
-            if measured is None and entry.topic not in self._held:
-                self._put(entry, fill(found), now)
-                continue
-            held = Held(entry, fill, self._keys[index], {"sequence": found["sequence"]})
-            self._held.setdefault(entry.topic, deque()).append(held)
-            if measured is None:
-                self._fill(held, found)
-            else:
-                self._kernel.gather(measured, partial(self._fill, held))
-        self._keep_made(now)
-
-    def _fill(self, held: Held, found: Mapping[str, Json]) -> None:
-        """Make a message of what was measured for it.
-
-        The messages of a topic stay in the order in which they were due: what waits holds back those, and no others.
-        """
-        held.values = {**found, **held.values}
-        held.is_filled = True
-        waiting = self._held[held.entry.topic]
-        while waiting and waiting[0].is_filled:
-            first = waiting.popleft()
-            kept = self._put(first.entry, first.fill(first.values), self._world.monotonic())
-            if first.key in self._said:
-                self._said[first.key] = changes.said(self._said[first.key], first.entry, first.values, kept)
-        if not waiting:
-            del self._held[held.entry.topic]
-        self._keep_made(self._world.monotonic())
-
-    def _keep_made(self, now: float) -> None:
-        """Have the spool keep what was made, all of it at once."""
-        made, self._made = self._made, []
-        if made:
-            self._spool.put_all(made, now)
-
-    def _put(self, entry: Publish, text: str, now: float) -> bool:
-        """Keep a message, or send it; tell whether it is on its way."""
-        payload = text.encode("utf-8", "backslashreplace")
-        if self._max_bytes is not None and len(payload) > self._max_bytes:
-            log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
-                        topic=entry.topic, bytes=len(payload), max_bytes=self._max_bytes)
-            return False
-        message = Message(entry.topic, payload, entry.qos, entry.retain)
-        if entry.offline == "drop":
-            return not self._send_or_drop(message, now)
-        self._made.append((self._spool.next_id(), message, entry.offline == "latest"))
-        return True
-
-    def _on_changed(self, event: Changed, now: float) -> None:
-        """Values have changed: find out for which entries that is enough."""
-        for key, entry in zip(self._keys, self._entries):
-            if any(name.partition(".")[0] in event.names for name in entry.on_change):
-                self._kernel.gather(entry.on_change, partial(self._judge, key, entry))
-
-    def _judge(self, key: Key, entry: Publish, values: Mapping[str, Json]) -> None:
-        said = self._said.get(key)
-        if said is not None:
-            self._said[key] = changes.heard(said, entry, values, self._world.monotonic())
-
-    def _with_changed(self, due: list[int], now: float) -> list[int]:
-        """Return what is due with what is so by a change; from there on `every` counts anew."""
-        found = []
-        for index, (key, entry) in enumerate(zip(self._keys, self._entries)):
-            said = self._said.get(key)
-            if index in due or said is not None and said.due_at <= now:
-                found.append(index)
-                if said is not None:
-                    self._said[key] = said._replace(made_at=now, due_at=math.inf)
-                    self._timetable = schedule.put_off(self._timetable, index, now + entry.every_s)
-        return found
+        rows, kept = [], []
+        if self._offset_s is None and any(encoding.TIME in one.message.payload for one in made):
+            self._offset_s = self._world.wall() - now
+        for message, offline, thing in made:
+            if thing not in ("", self._thing):  # collected by an earlier run, for what was the thing then
+                self._spool.belong_to(thing)
+                self._spool.put(self._spool.next_id(), message, offline == "latest", now)
+                self._spool.belong_to(self._thing)
+            elif offline != "drop":
+                rows.append((self._spool.next_id(), message, offline == "latest"))
+            kept.append(offline != "drop" or not self._send_or_drop(message, now))
+        if rows:
+            self._spool.put_all(rows, now)
+        return kept
 
     def _pump(self, now: float) -> None:
         """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
@@ -318,6 +226,7 @@ class Outgoing(Part):
             if self._outbox.cursor == cursor:
                 return
             self._give(chosen)
+        self._offset_s = None
 
     def _execute(self, verdict: outbox.Verdict) -> None:
         if verdict.aside is not None:
@@ -365,6 +274,8 @@ class Outgoing(Part):
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
         for number, message in chosen:
+            if encoding.TIME in message.payload or message.payload.startswith(encoding.GZIP):
+                message = self._finished(number, message)
             self._kernel.hand_over(number, message)
             if message.retain and message.topic in self._retained:
                 self._carrying[number] = message
@@ -372,6 +283,20 @@ class Outgoing(Part):
                 log.write(Entry(logging.DEBUG, "message.published", "handed to the broker", {
                     "topic": message.topic, "qos": message.qos, "retain": message.retain,
                     **log.readable(message.payload)}))
+
+    def _finished(self, number: int, message: Message) -> Message:
+        """Return the message as it goes out; say so where its times are others than they would have been when made."""
+        now = self._world.monotonic()
+        offset_s = self._world.wall() - now
+        if self._offset_s is not None and abs(offset_s - self._offset_s) > STEP_S:
+            log.info("clock.set", "the clock was set; the times in what waits are right now",
+                     by_s=round(offset_s - self._offset_s, 3), waiting=self._spool.holding(encoding.TIME))
+        self._offset_s = offset_s
+
+        def offset_of(boot: str) -> float | None:
+            return offset_s if boot == self._world.boot_id else self._spool.offset_of(number, boot)
+
+        return message._replace(payload=encoding.finished(message.payload, offset_of))
 
     def _forget_acknowledged(self) -> None:
         self._acknowledged += self._kernel.acknowledged()
@@ -385,12 +310,3 @@ class Outgoing(Part):
             kept = [number for number in ids if self._transient.pop(number, None) is None]
             if kept:
                 self._spool.forget(kept)
-
-
-def _keys(publish: Iterable[Publish]) -> list[Key]:
-    before = Counter[str]()
-    keys = []
-    for entry in publish:
-        keys.append((entry.topic, before[entry.topic]))
-        before[entry.topic] += 1
-    return keys

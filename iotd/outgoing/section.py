@@ -1,6 +1,7 @@
 """The sections `publish` and `spool`: what is published, and within which bounds it waits."""
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,13 +9,27 @@ from functools import partial
 from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
-from iotd.config.readers import boolean, choice, duration, listed, number, qos, size, template_payload, template_text
-from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
+from iotd.config.readers import (
+    boolean, choice, duration, listed, number, qos, size, template_payload, template_text, whole,
+)
+from iotd.config.section import (
+    PUBLISH, RETAIN, Note, Section, Setting, Use, missing_item, note_if, period_of_an_item, with_item,
+)
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
 from iotd.errors import nearest
 from iotd.mqtt import topics
 from iotd.vocabulary import Json
+
+
+MAX_COUNT = 1000  # payloads in a batch
+
+
+class Batch(NamedTuple):
+    """So many payloads are one message, or as many as there are `within_s` after the first."""
+
+    most: int
+    within_s: float
 
 
 class Publish(NamedTuple):
@@ -32,14 +47,19 @@ class Publish(NamedTuple):
     offline: str = "queue"
     on_change: Mapping[str, float | None] = {}
     at_most_s: float = 1.0
+    batch: Batch | None = None
+    gzip: bool = False
 
 
 class Bounds(NamedTuple):
-    """The bounds of what waits for its PUBACK. `strict` commits to disk before anything is sent."""
+    """The bounds of what waits for its PUBACK. `strict` commits to disk before anything is sent; `corrects`: the times
+    in what waits are filled in when it goes out.
+    """
 
     strict: bool = False
     max_bytes: int = 64 * 1024 * 1024
     max_age_s: float = 7 * 86400.0
+    corrects: bool = True
 
 
 def _publish(at: Cursor) -> Publish:
@@ -54,7 +74,14 @@ def _publish(at: Cursor) -> Publish:
         "on_change": ("on_change", _on_change),
         "at_most": ("at_most_s", duration),
         "payload": ("payload", template_payload(PAYLOAD)),
+        "batch": ("batch", _batch),
+        "encoding": ("gzip", lambda at: choice("json", "gzip")(at) == "gzip"),
     }, topic="", every=86400.0, payload={}))
+
+
+def _batch(at: Cursor) -> Batch:
+    return Batch(**at.fields({"count": ("most", whole(2, MAX_COUNT)), "within": ("within_s", duration)},
+                             count=2, within=math.inf))
 
 
 def _on_change(at: Cursor) -> dict[str, float | None]:
@@ -83,6 +110,7 @@ def _bounds(at: Cursor) -> Bounds:
         "durability": ("strict", lambda at: choice("relaxed", "strict")(at) == "strict"),
         "max_bytes": ("max_bytes", size),
         "max_age": ("max_age_s", duration),
+        "timestamps": ("corrects", lambda at: choice("correct", "keep")(at) == "correct"),
     }))
 
 
@@ -94,7 +122,17 @@ def _check(settings: Settings, note: Note) -> None:
         note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
         written = entry.payload if isinstance(entry.payload, str) else json.dumps(
             entry.payload, ensure_ascii=False, separators=(",", ":"))
-        note_if(note, f"{key}.payload", topics.payload_problem(len(written.encode()), aws))
+        size = len(written.encode()) * (entry.batch.most if entry.batch else 1)
+        note_if(note, f"{key}.{'batch' if entry.batch else 'payload'}", topics.payload_problem(size, aws))
+        if entry.gzip and entry.retain:
+            note(f"{key}.retain", "is true, as always where it is not written, and who subscribes later would not know "
+                                  "that the payload is gzip; write retain: false, or leave out encoding")
+        if entry.batch and entry.batch.within_s < entry.every_s:
+            note(f"{key}.batch.within", f"{entry.batch.within_s:g}s is below {key}.every, {entry.every_s:g}s: no two "
+                                        "payloads would come together")
+        if entry.batch and settings.sections["spool"].strict:
+            note(f"{key}.batch", "is collected in memory, and spool.durability: strict asks that a power cut takes "
+                                 "nothing; leave out one of the two")
         if entry.topic == settings.presence.topic:
             note(f"{key}.topic", f"{quoted(entry.topic)} is presence.topic; publish under a topic of its own")
         if entry.on_change and entry.at_most_s > entry.every_s:
@@ -129,6 +167,7 @@ SECTIONS = {
     "publish": Section(
         listed(_publish, "- topic: …"), (), check=_check,
         fill=lambda entries, fill: tuple(entry._replace(topic=fill(entry.topic)) for entry in entries),
+        uses=lambda entries, thing: [Use(RETAIN if entry.retain else PUBLISH, entry.topic) for entry in entries],
         settable=(period_of_an_item("publish"), Setting(
             "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
             lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),

@@ -25,7 +25,7 @@ from iotd.outgoing.disk import Disk
 from iotd.outgoing.journal import Journal, Row, dated
 from iotd.outgoing.outbox import Waiting
 from iotd.outgoing.section import Bounds
-from iotd.outgoing.stores import Stores
+from iotd.outgoing.stores import GAP, Stores
 from iotd.vocabulary import Message
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ SETTLE_S = 5.0
 RETRY_S = 60.0  # before a file that failed is tried again
 AGES_S = 600.0  # between two looks for what is too old, or a sixtieth of the age where that is less
 ROW_BYTES = 100  # what a row costs beside topic and payload, nearly
-GAP = 1 << 40  # ids left free for a file that could not be opened
 HELD_BYTES = 8 << 20  # the most that is kept in memory
 MOVED_AT_ONCE = 10_000  # in one transaction, and in one turn unless the end is near
 
@@ -67,6 +66,7 @@ class Spool:
         self._belong(journal)
         self._stores.open_disk(though_empty=False)
         self._stores.reopen()
+        self._stores.keep_apart()
         self.last_id = max(self._stores.guard(store, 0, store.last) for store in self._stores.all)
         self._last: int = self.last_id
         if self._stores.disk_fails or not self._journal.is_open:
@@ -216,6 +216,17 @@ class Spool:
         if disk is not None and disk.count and (
                 self._stores.disk_fails or self._stores.guard(disk, None, disk.delete_ids, ids) is None):
             self._undeleted.update(ids)
+
+    def offset_of(self, number: int, boot: str) -> float | None:
+        """Return how far the wall clock was ahead of the monotonic one when this message was made in that boot, None
+        where nobody knows.
+        """
+        found = (self._stores.guard(store, None, store.offset_of, number, boot) for store in self._stores.all)
+        return next((offset_s for offset_s in found if offset_s is not None), None)
+
+    def holding(self, piece: bytes) -> int:
+        """Return how many messages that wait have this in their payload; this reads all of them."""
+        return sum(self._stores.guard(store, 0, store.holding, piece) for store in self._stores.all)
 
     def flush(self) -> None:
         """Have what was forgotten gone from the files, where no message has taken that along."""

@@ -177,6 +177,16 @@ class Store:
         self.count += self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ? AND thing = ?",
                                        (topic, self._thing)).rowcount
 
+    def offset_of(self, number: int, boot: str) -> float | None:
+        """Return how far the wall clock was ahead of the monotonic one when this message was made in that boot."""
+        rows = self._db.execute("SELECT made_at - made_s FROM message WHERE id = ? AND boot = ?", (number, boot))
+        return next((offset_s for offset_s, in rows), None)
+
+    def holding(self, piece: bytes) -> int:
+        """Return how many messages that wait have this in their payload."""
+        return int(self._db.execute("SELECT count(*) FROM message WHERE NOT aside AND thing = ? AND instr(payload, ?)",
+                                    (self._thing, piece)).fetchone()[0])
+
     def newest(self) -> dict[str, int]:
         """Return the id of the newest retained message of each topic."""
         return dict(self._db.execute("SELECT topic, max(id) FROM message WHERE retain AND NOT aside AND thing = ?"
@@ -185,6 +195,14 @@ class Store:
     def last(self) -> int:
         """Return the highest id."""
         return int(self._db.execute("SELECT ifnull(max(id), 0) FROM message").fetchone()[0])
+
+    def clashes(self, rows: Iterable[Row]) -> bool:
+        """Tell whether one of these ids is another message's here."""
+        for row in rows:
+            found = self._db.execute("SELECT topic, boot, made_s FROM message WHERE id = ?", (row.id,)).fetchone()
+            if found not in (None, (row.topic, row.boot, row.made_s)):
+                return True
+        return False
 
     def renumber_below(self, first: int) -> None:
         """Let every id be smaller than `first`, in the same order, where one is not.

@@ -17,6 +17,8 @@ from iotd.outgoing.journal import Journal
 if TYPE_CHECKING:
     from iotd.outgoing.store import Store
 
+GAP = 1 << 40  # ids left free for a file that could not be opened
+
 
 class Stores:
     """Both of them. `opened` is called with each that was opened, or can be read again.
@@ -136,9 +138,18 @@ class Stores:
             else:
                 self._begin_anew()
         else:
-            if self.first:
-                self.guard(opened, None, opened.renumber_below, self.first)
+            self.keep_apart()
             self._opened(opened)
+
+    def keep_apart(self) -> None:
+        """Let no id of the disk's be one that a run without the disk has given: each of those begins beyond a gap, and
+        the next boot's begins there again.
+        """
+        disk, beyond = self.disk, self.journal.above(GAP)
+        if disk is not None and self.first:
+            self.guard(disk, None, disk.renumber_below, self.first)
+        if disk is not None and beyond and self.guard(disk, False, disk.clashes, beyond):
+            self.guard(disk, None, disk.renumber_below, beyond[0].id)
 
     def probe(self) -> None:
         """Find out whether a file that failed is well again, where no message has told."""

@@ -54,9 +54,9 @@ class Order(NamedTuple):
     """What is known of one key; values are their canonical JSON, for they are compared by content.
 
     `stage`: waiting (to be acted on at `at`), acting (on `acting_on`), done, failed (to be tried again at `at`), over
-    (not before something else is desired). `text` is what is desired now, empty for a value that was refused;
-    `applied` is what was last done, and is reported; `unsaid` is why that is not possible. `said` are the times, within
-    the last minute, of reports that were asked for since it is desired still.
+    (not before something else is desired). `text` is what is desired now, empty for a value that was refused, or taken
+    back while it is acted on; `applied` is what was last done, and is reported; `unsaid` is why that is not possible.
+    `said` are the times, within the last minute, of reports that were asked for since it is desired still.
     """
 
     action: Action
@@ -178,7 +178,9 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
         return orders, []
     applied = order.applied if reason else order.acting_on
     fields = {"shadow": orders.shadow, "key": key, "value": json.loads(order.acting_on)}
-    if order.text != order.acting_on:
+    if reason and not order.text:  # nobody wants it to be tried again
+        return _not_wanted(_put(orders, key, order._replace(stage="over")), key)
+    if order.text and order.text != order.acting_on:
         return _act(orders, key, order._replace(stage="waiting", applied=applied, at=now, failures=0), now)
     if reason:
         failures = order.failures + 1
@@ -187,8 +189,8 @@ def finished(orders: Orders, key: str, reason: str, now: float) -> tuple[Orders,
         entry = Entry(logging.WARNING, "desired.failed", f"what is desired of {key} could not be done: {reason}",
                       {**fields, "reason": reason, "retry_in_s": pause_s})
         return _put(orders, key, order), [entry, Duty.KEEP, Duty.REPORT]
-    order = order._replace(stage="done", reason="", applied=applied, failures=0, at=None, unsaid="",
-                           loop=loops.done(order.loop, now))
+    order = order._replace(text=order.acting_on, stage="done", reason="", applied=applied, failures=0, at=None,
+                           unsaid="", loop=loops.done(order.loop, now))
     entry = Entry(logging.INFO, "desired.done", f"what is desired of {key} is done", fields)
     return _put(orders, key, order), [entry, Duty.KEEP, *([] if order.loop.is_held else [Duty.REPORT])]
 
@@ -327,7 +329,7 @@ def _not_wanted(orders: Orders, key: str) -> tuple[Orders, list[Effect]]:
     if order.stage == "done":
         return orders, []
     if order.stage == "acting":
-        return _put(orders, key, order._replace(text=order.acting_on)), []
+        return _put(orders, key, order._replace(text="")), []
     if order.applied is None:
         remaining = {name: other for name, other in orders.orders.items() if name != key}
         return orders._replace(orders=remaining), [Duty.KEEP, Duty.REPORT]

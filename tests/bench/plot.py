@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Mapping, Sequence
 from xml.sax.saxutils import escape
@@ -73,6 +74,29 @@ def spread(times: Mapping[str, Sequence[float]], window_s: float, limit: int) ->
         parts += [_text(left + second * scale, floor + 15, f"{second} s", "middle", True)
                   for second in range(0, int(end_s) + 1, max(1, round(end_s / 10)))]
     return _page(40 + panel * len(times), parts)
+
+
+def cumulative(seconds: Sequence[float], what: str) -> str:
+    """Return how many of the times, which are sorted, are over after how long, in per cent over a logarithmic axis."""
+    left, top, height = 60.0, 40.0, 200.0
+    floor = top + height
+    decades = max(1, math.ceil(math.log10(max(seconds[-1], 10.0))))
+    scale = (_WIDTH - left - 20) / decades
+    parts = [_text(left, 24, f"{len(seconds)} {what}, in %, after so many seconds")]
+    for index, second in enumerate(seconds):
+        x = left + scale * max(0.0, math.log10(max(second, 1.0)))
+        end = seconds[index + 1] if index + 1 < len(seconds) else 10.0 ** decades
+        width = left + scale * max(0.0, math.log10(max(end, 1.0))) - x
+        if width > 0:
+            share = height * (index + 1) / len(seconds)
+            parts.append(_rect(x, floor - share, width, share, 0))
+    parts += [_line("axis", left, floor, _WIDTH - 20, floor), _line("axis", left, floor, left, top)]
+    parts += [_text(left - 6, floor - height * part / 100 + 4, str(part), "end", True) for part in (0, 50, 95)]
+    parts += [_line("limit", left, floor - height * part / 100, _WIDTH - 20, floor - height * part / 100)
+              for part in (50, 95)]
+    parts += [_text(left + scale * decade, floor + 15, f"{10 ** decade} s", "middle", True)
+              for decade in range(decades + 1)]
+    return _page(floor + 30, parts)
 
 
 def _page(height: float, parts: Sequence[str]) -> str:

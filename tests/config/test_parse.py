@@ -27,7 +27,7 @@ from iotd.wifi.section import RebootBudget, Wifi
 from iotd.wings import WINGS
 from iotd.wings import sections as sections_of_wing
 
-IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef")
+IDENTITY = Identity(hostname="pi-7", machine_id="0123456789abcdef", cpu_serial="10000000abcdef01")
 AWS = "a1b2-ats.iot.ap-northeast-1.amazonaws.com"
 SAMPLE = Path(__file__).parents[2] / "etc" / "iotd.yaml"
 PORT = "3: mqtt.port: expected a whole number from 1 to 65535, found "
@@ -84,7 +84,7 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
         sections={
             "publish": (Publish("MQTTServer/pi-7/0", 30.0, {
                 "Timestamp": "{timestamp}", "hostname": "{hostname}", "device_no": 0, "msg": "AWS IoT 接続ヨシッ👉"}),),
-            "subscribe": (Subscription("MQTTServer/pi-7/0"),),
+            "subscribe": (Subscription("MQTTServer/pi-7/in"),),
             "local": Local(),
             "shadows": (Shadow(
                 "device_0", 30.0, {"device_no": 0, "state": "ヨシッ👉"}, {"device_no": 0, "state": "{health}"}),),
@@ -112,14 +112,14 @@ def with_comments() -> str:
     text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
     text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
     text = re.sub(r"(?m)^# (values:|jobs:|  )", r"\1", text.replace("    checks: []", "    #"))
-    keys = "checks|on_delta|files|on_change|at_most|run|timeout|retained|log"
+    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for lines in (parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines, sample.lines)
-             for key in lines}
+    shown = {key.replace("[0]", "") for loaded in (parse(with_comments(), "etc/iotd.yaml", IDENTITY), sample)
+             for key in loaded.places}
     assert {*Settings._fields, *top_level()} - {"sections", "hostname"} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
@@ -135,7 +135,8 @@ SECTIONS: dict[type[Any], str] = {
     Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
     Bounds: "spool", Log: "log", Jobs: "jobs",
 }
-RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run"}
+RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run",
+           "corrects": "timestamps", "gzip": "encoding"}
 # What the sample sets to the values of the article.
 ARTICLE_KEYS = {"thing", "mqtt", "presence", "publish", "subscribe", "shadows", "wifi"}
 ARTICLE = {
@@ -181,7 +182,7 @@ def test_every_key_has_its_line() -> None:
     loaded = parse(
         "thing: a\nmqtt:\n  host: broker\n  tls:\n    ca: x\n"
         "publish:\n  - topic: a\n    every: 1s\n    payload:\n      b: [1,\n        2]\n", "f", IDENTITY)
-    assert {key: loaded.line(key) for key in (
+    assert {key: loaded.problem(key, "").line for key in (
         "thing", "mqtt.tls", "mqtt.tls.ca", "mqtt.tls.cert", "publish[0]", "publish[0].every",
         "publish[0].payload.b[1]", "publish[0].qos", "mqtt.backoff.max", "wifi", "")
     } == {
@@ -305,6 +306,10 @@ NAMELESS, UNBORN = Identity("localhost", "0123"), Identity("pi-7", "")
     (UNBORN, "thing: '{machine_id}'", ":2: thing: this host has no machine-id yet; make one: systemd-machine-id-setup"),
     (Identity("(none)", ""), "thing: '{hostname}-{machine_id}'", ":2: thing: this host is called '(none)'"),
     (UNBORN, "subscribe: [{topic: 'a/{machine_id}'}]", ":2: subscribe[0].topic: this host has no machine-id"),
+    (UNBORN, "thing: 'pi-{cpu_serial}'", ":2: thing: this machine tells no serial number, neither in "
+     "/proc/device-tree/serial-number nor in /proc/cpuinfo; name it by {machine_id}, or write"),
+    (NAMELESS, "thing: '{machine_id}-{cpu_serial}'", ":2: thing: this machine tells no serial number"),
+    (UNBORN, "subscribe: [{topic: '{thing}/{cpu_serial}'}]", ":2: subscribe[0].topic: this machine tells no serial"),
     (NAMELESS, "thing: a\npresence: {topic: 'a/{hostname}'}", ":3: presence.topic: this host is called 'localhost'"),
 ])
 def test_what_tells_a_device_from_no_other_is_no_name_for_it(identity: Identity, text: str, expected: str) -> None:
@@ -331,12 +336,12 @@ def test_hosts_are_names_and_addresses(host: str) -> None:
 def test_things_topics_and_filters_are_filled_and_payloads_are_not() -> None:
     settings = load(
         "publish:\n  - {topic: '{thing}/{hostname}', every: 1s, payload: {a: '{thing}', b: '{{'}}\n"
-        "subscribe: [{topic: '{machine_id}/#'}]\npresence: {topic: 'x/{thing}'}\n"
+        "subscribe: [{topic: '{machine_id}/#'}]\npresence: {topic: 'x/{thing}/{cpu_serial}'}\n"
         "mqtt: {host: b}\nthing: 'gw-{hostname}-{machine_id}'\n")
     assert settings.thing == "gw-pi-7-0123456789abcdef"
     assert settings.sections["publish"][0].topic == "gw-pi-7-0123456789abcdef/pi-7"
     assert settings.sections["subscribe"][0].filter == "0123456789abcdef/#"
-    assert settings.presence.topic == "x/gw-pi-7-0123456789abcdef"
+    assert settings.presence.topic == "x/gw-pi-7-0123456789abcdef/10000000abcdef01"
     assert settings.sections["publish"][0].payload == {"a": "{thing}", "b": "{{"}
 
 
@@ -456,7 +461,8 @@ def test_a_topic_may_be_published_to_twice() -> None:
     ("mqtt: {host: b}\nthing: ''\n", "2: thing: is empty"),
     ("mqtt: {host: b}\nthing:\n", "2: thing: expected text, found nothing"),
     ("mqtt: {host: b}\nthing: [a]\n", "2: thing: expected text, found a list"),
-    ("mqtt: {host: b}\nthing: '{thing}'\n", "2: thing: {thing} has no value here; known here are hostname, machine_id"),
+    ("mqtt: {host: b}\nthing: '{thing}'\n", "2: thing: {thing} has no value here; known here are cpu_serial, "
+     "hostname, machine_id"),
     ("mqtt: {host: b}\nthing: " + "é" * 65, "2: thing: '"),
     ("mqtt: {host: b}\nspool: {max_bytes: 64}",
      "2: spool.max_bytes: expected a size above zero such as 64KB, 64MB or 1GB, found 64"),

@@ -107,7 +107,8 @@ def test_what_cannot_be_filled_is_refused_with_what_would_be_right(text: str, wo
 
 
 def test_a_placeholder_of_another_place_is_no_typing_error() -> None:
-    with pytest.raises(TemplateError, match="{health} has no value here; known here are hostname, machine_id, thing"):
+    with pytest.raises(TemplateError, match="{health} has no value here; known here are cpu_serial, hostname, "
+                                            "machine_id, thing"):
         check("{health}", EVERYWHERE)
 
 
@@ -132,7 +133,7 @@ def test_what_the_file_defines_is_known_with_its_members(text: str) -> None:
 @pytest.mark.parametrize("text, words", [
     ("{pum.flow}", "did you mean {pump.flow}?"), ("{hostname.x}", "{hostname} has no members"),
     ("{pump.}", "expected a name behind each dot"),
-    ("{zzz}", "known here are hostname, level, machine_id, pump, thing"),
+    ("{zzz}", "known here are cpu_serial, hostname, level, machine_id, pump, thing"),
     ("{health.x}", "unknown placeholder {health.x}"),
 ])
 def test_a_name_that_the_file_does_not_define_is_refused(text: str, words: str) -> None:

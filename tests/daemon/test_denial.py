@@ -64,8 +64,8 @@ def test_what_is_never_acknowledged_has_a_strike_and_more_than_one_action_is_tri
 def test_what_is_named_rests_for_an_hour_outlives_a_stable_line_and_is_known_when_it_is_tried_again() -> None:
     suspicion, _ = after("a", "a", "a", "a", now=100.0)
     assert denial.proven(suspicion) == Suspicion(resting={"a": 100.0 + REST_S})
-    assert denial.rested(suspicion, 99.0 + REST_S) == suspicion
-    tried = denial.rested(suspicion, 100.0 + REST_S)
+    assert denial.over(suspicion, 99.0 + REST_S) == []
+    tried = denial.rested(suspicion, denial.over(suspicion, 100.0 + REST_S))
     assert (tried.resting, tried.strikes) == ({}, {"a": STRIKES_OF_AN_ACTION - 1})
     assert denial.fell(tried, {"a"}, True, 9e9)[1] != []
 

@@ -72,7 +72,7 @@ def test_what_is_not_of_this_line_is_overruled_and_on_a_shared_topic_only_a_will
         own: bool, payload: bytes, on_own: bool, on_shared: bool) -> None:
     overruled = on_own if own else on_shared
     standing, entry = heard(HERE, own, "pi", on_topic(payload), 150.0)
-    assert standing._replace(rival=False) == (HERE._replace(again_at=150.0) if overruled else HERE)
+    assert standing._replace(rival=None) == (HERE._replace(again_at=150.0) if overruled else HERE)
     assert (entry is not None and entry.event == "presence.overruled") == overruled
 
 
@@ -110,9 +110,9 @@ def test_connected_of_a_session_that_was_none_of_ours_is_a_rivals() -> None:
     for session in ("b1", "b2"):
         here = presence.next_line(here, session)
     ours = heard(here, True, "pi", on_topic(will(status="Connected", session="b0")), 150.0)[0]
-    theirs = heard(here, True, "pi", on_topic(will(status="Connected", session="x")), 150.0)[0]
+    theirs = heard(here, True, "pi", on_topic(will(status="Connected", session="x", Hostname="copy")), 150.0)[0]
     shared = heard(here, False, "pi", on_topic(will(status="Connected", session="x")), 150.0)[0]
-    assert (ours.rival, theirs.rival, shared.rival) == (False, True, False)
+    assert (ours.rival, theirs.rival, shared.rival) == (None, "copy", None)
     for number in range(100):
         here = presence.next_line(here, str(number))
     assert len(here.earlier) == presence.EARLIER_SESSIONS

@@ -68,6 +68,14 @@ def test_a_clean_end_says_disconnect_and_no_will_follows(up: Held, observer: Obs
     assert observer.messages == ()
 
 
+def test_an_end_that_is_not_in_order_says_no_disconnect_and_the_will_follows(
+        up: Held, observer: Observer, broker: Mosquitto) -> None:
+    observer.subscribe("t/#")
+    assert up.session.close(PATIENCE_S, in_order=False)
+    assert observer.wait_for("t/will").payload == WILL.payload
+    assert "Received DISCONNECT from test-thing" not in broker.log.read_text()
+
+
 def test_a_broker_that_goes_away_is_a_closed_line(up: Held, broker: Mosquitto) -> None:
     broker.kill()
     down = up.next(Down)

@@ -23,7 +23,8 @@ import pytest
 from iotd.host import log
 from iotd.outgoing.journal import Row
 from iotd.outgoing.section import Bounds
-from iotd.outgoing.spool import AGES_S, GAP, RETRY_S, SETTLE_S, Spool
+from iotd.outgoing.spool import AGES_S, RETRY_S, SETTLE_S, Spool
+from iotd.outgoing.stores import GAP
 from iotd.outgoing.store import Store
 from iotd.vocabulary import Message
 from tests.outgoing.opening import open_spool
@@ -845,6 +846,31 @@ def test_a_disk_that_is_well_again_is_said_to_be_so_while_messages_come(place: P
         spool.settle(float(at), None)
         spool.forget(in_flight)
     assert spool.failures == []
+
+
+@pytest.mark.parametrize("when", ["while it runs", "at the next start"])
+def test_what_two_boots_without_a_disk_have_made_is_all_there_once_it_can_be_read(place: Place, when: str) -> None:
+    """Both number from the same gap on; of two messages with one id the second was taken for the first."""
+    blocked, hidden = place.state / "spool.db", place.state / "hidden"
+    blocked.mkdir()
+    first = place.spool(boot="one")
+    put(first, "a", "b")
+    blocked.rmdir()
+    first.settle(RETRY_S + 1.0, None, everything=True)
+    assert place.on_disk() == [GAP + 1, GAP + 2]
+    place.close()
+    (place.runtime / "spool.journal").unlink()  # the host was booted
+
+    blocked.rename(hidden)
+    blocked.mkdir()
+    killed = place.spool(boot="two")
+    assert put(killed, "c") == [GAP + 1]
+    last = place.spool(boot="two") if when == "while it runs" else None
+    blocked.rmdir()
+    hidden.rename(blocked)
+    last = last or place.spool(boot="two")
+    last.settle(RETRY_S + 1.0, None, everything=True)
+    assert [row.topic for row in last.fetch(0, 10)] == ["a", "b", "c"]
 
 
 @contextlib.contextmanager

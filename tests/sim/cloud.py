@@ -1,23 +1,27 @@
-"""The other side: a broker that keeps sessions and retained messages, and the shadow service behind it."""
+"""The other side: a broker that keeps sessions and retained messages, and closes lines for reasons of its own."""
 
 from __future__ import annotations
 
 import json
-import re
+from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.topics import matches
-from iotd.vocabulary import Json, Message
-from tests.aws import document
-from tests.aws.document import Document, Refusal
+from iotd.vocabulary import Message
+from tests.sim.session import LATENCY_S, SimulatedSession
+from tests.sim.shadow import SimulatedShadows
 
-_SHADOW = re.compile(r"\$aws/things/(?P<thing>[^/]+)/shadow(?:/name/(?P<name>[^/]+))?/(?P<verb>get|update|delete)")
+if TYPE_CHECKING:
+    from tests.sim.world import Simulation
+
+QUEUE = 1000  # messages that a kept session holds, the oldest go
 
 
 class Delivered(NamedTuple):
-    """A message as it came to the broker, at the monotonic time `at`."""
+    """A message as it came to the broker, at the true time `at`."""
 
     at: float
     message: Message
@@ -28,189 +32,186 @@ class Delivered(NamedTuple):
 
 
 class Client:
-    """What the broker knows of one client id: its filters, its will while it is connected, and what waits for it."""
+    """What the broker knows of one client id: its filters, its line and will while there is one, and what waits."""
 
     def __init__(self) -> None:
         self.filters: dict[str, int] = {}
         self.will: Message | None = None
-        self.deliver: Callable[[Message], None] | None = None
-        self.waiting: list[Message] = []
+        self.link: SimulatedSession | None = None
+        self.waiting: deque[Message] = deque(maxlen=QUEUE)
         self.unacknowledged: list[Message] = []
 
 
 class SimulatedBroker:
-    """One broker; `is_up` tells whether it takes connections at all. `seen` is every publish that it took.
+    """One broker. `seen` is every publish that it took, where that is kept.
 
-    It closes the line over the topics and filters in `denied`, answers those in `refused` by 128, and closes the line
-    then where it is `strict`, and never acknowledges those in `mute`. It `says_present` of a session whatever is true.
+    `is_up`: it takes connections at all. `denied` are the topics and filters over which it closes the line, `refused`
+    the filters that get 0x80, after which it closes the line too where it is `strict`, `poison` the payload parts over
+    which it closes it, `mute` the topics and filters that it never acknowledges. It `says_present` of a session
+    whatever is true.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.is_up = True
-        self.denied: set[str] = set()
-        self.refused: set[str] = set()
-        self.strict = False
-        self.mute: set[str] = set()
-        self.says_present = False
+    def __init__(self, simulation: Simulation, keep_seen: bool) -> None:
         self.retained: dict[str, Message] = {}
         self.seen: list[Delivered] = []
         self.clients: dict[str, Client] = {}
-        self.shadows = SimulatedShadows(self, now)
-        self._now = now
+        self.shadows = SimulatedShadows(simulation, self)
+        self.is_up = True
+        self.says_present = False
+        self.strict = False
+        self.refusal = ""
+        self.connack_s = 0.0
+        self.answer_s = LATENCY_S
+        self.will_delay_s = 0.0
+        self.denied: set[str] = set()
+        self.refused: set[str] = set()
+        self.poison: set[bytes] = set()
+        self.mute: set[str] = set()
+        self._simulation = simulation
+        self._keep_seen = keep_seen
 
-    def connect(self, dial: Dial, deliver: Callable[[Message], None]) -> bool:
-        """Take a CONNECT; return whether a session was present."""
+    def link_of(self, client_id: str) -> SimulatedSession | None:
+        """Return the line that the broker believes this client to have."""
+        client = self.clients.get(client_id)
+        return client.link if client is not None else None
+
+    def connect(self, session: SimulatedSession, dial: Dial) -> tuple[bool, list[Message]]:
+        """Take a CONNECT; return whether a session was present, and what waited in it."""
         known = self.clients.get(dial.client_id)
-        if known is not None and known.will is not None:
-            self.lose(dial.client_id)
+        if known is not None and known.link is not None:
+            self._drop(known)
         present = known is not None and not dial.clean_session
         client = known if known is not None and present else Client()
         self.clients[dial.client_id] = client
-        client.will, client.deliver = dial.will, deliver
-        waiting, client.waiting = client.waiting, []
-        for message in waiting:
-            self._pass(client, message)
-        return present or self.says_present
+        client.will, client.link = dial.will, session
+        waiting, client.waiting = list(client.waiting), deque(maxlen=QUEUE)
+        client.unacknowledged = [message for message in waiting if message.qos]
+        self._simulation.judge.line_changed()
+        return present or self.says_present, waiting
 
-    def lose(self, client_id: str) -> None:
-        """The line of a client is gone without a DISCONNECT: its will is published."""
-        client = self.clients.get(client_id)
-        if client is not None and client.deliver is not None:
-            self._gone(client)
-            will, client.will = client.will, None
-            if will is not None:
-                self.publish(will)
+    def lose(self, session: SimulatedSession) -> None:
+        """The line is gone without a DISCONNECT: its will is published, soon or late."""
+        for client in self.clients.values():
+            if client.link is session:
+                self._drop(client)
 
-    def leave(self, client_id: str) -> None:
+    def leave(self, session: SimulatedSession) -> None:
         """A client has sent DISCONNECT."""
-        self.clients[client_id].will = None
-        self._gone(self.clients[client_id])
+        for client in self.clients.values():
+            if client.link is session:
+                client.will = None
+                self._drop(client)
 
-    def subscribe(self, client_id: str, filters: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-        """Take a SUBSCRIBE; return the code of each filter. What is retained on it is delivered."""
-        client = self.clients[client_id]
-        granted = [(name, qos) for name, qos in filters if name not in self.refused]
-        for name, qos in granted:
+    def close(self, cause: str, reason: str) -> None:
+        """Close every line."""
+        for client in list(self.clients.values()):
+            link = client.link
+            if link is not None:
+                self._drop(client)
+                link.end(cause, reason)
+
+    def forget(self, sessions: bool = True, retained: bool = True) -> None:
+        """Lose what is kept: the sessions of clients that are away, what stands retained."""
+        if sessions:
+            self.clients = {name: client for name, client in self.clients.items() if client.link is not None}
+        if retained:
+            self.retained.clear()
+            self._simulation.judge.store_lost()
+
+    def subscribe(self, session: SimulatedSession, filters: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Take a SUBSCRIBE; return the code of each filter, nothing where that is not answered."""
+        client = self._client_of(session)
+        if client is None or self.mute.intersection(name for name, _ in filters):
+            return []
+        if self.denied.intersection(name for name, _ in filters):
+            self._deny(session)
+            return []
+        codes = []
+        for name, qos in filters:
+            if name in self.refused:
+                codes.append((name, 128))
+                continue
+            codes.append((name, qos))
             client.filters[name] = qos
             for message in [kept for topic, kept in self.retained.items() if matches(name, topic)]:
-                if client.deliver is not None:
-                    client.deliver(message)
-        return tuple((name, 128 if name in self.refused else qos) for name, qos in filters)
+                session.deliver(message, retained=True)
+        if self.strict and self.refused.intersection(name for name, _ in filters):
+            self._simulation.schedule.after(3 * LATENCY_S, partial(self._deny, session))
+        return codes
 
-    def forget(self) -> None:
-        """Lose every session and all that is retained, as at a start with an empty store."""
-        self.retained.clear()
-        self.clients.clear()
+    def unsubscribe(self, session: SimulatedSession, filters: list[str]) -> None:
+        """Take an UNSUBSCRIBE."""
+        client = self._client_of(session)
+        if client is not None:
+            for name in filters:
+                client.filters.pop(name, None)
 
-    def publish(self, message: Message) -> None:
+    def publish_of(self, session: SimulatedSession, message: Message) -> bool:
+        """Take a PUBLISH of the device; tell whether it is acknowledged."""
+        if self._client_of(session) is None:
+            return False
+        if message.topic in self.denied or self.poison and any(part in message.payload for part in self.poison):
+            self._deny(session)
+            return False
+        self.publish(message, session)
+        return message.topic not in self.mute
+
+    def publish(self, message: Message, by: SimulatedSession | None = None) -> None:
         """Take a PUBLISH of anybody's, keep it where it is retained, and pass it on."""
-        self.seen.append(Delivered(self._now(), message))
-        if message.retain and message.payload:
-            self.retained[message.topic] = message
-        elif message.retain:
-            self.retained.pop(message.topic, None)
+        if self._keep_seen:
+            self.seen.append(Delivered(self._simulation.schedule.now, message))
+        if message.retain:
+            if message.payload:
+                self.retained[message.topic] = message
+            else:
+                self.retained.pop(message.topic, None)
+        self._simulation.judge.arrived(message, by)
         for client in self.clients.values():
-            if any(matches(name, message.topic) for name in client.filters):
+            if message.topic in client.filters or any(
+                    matches(name, message.topic) for name in client.filters if "+" in name or "#" in name):
                 self._pass(client, message._replace(retain=False))
-        found = _SHADOW.fullmatch(message.topic)
-        if found is not None:
-            self.shadows.asked(found["thing"], found["name"], found["verb"], message)
+        self.shadows.take(message)
 
-    def acknowledged(self, client_id: str, message: Message) -> None:
-        """A client has sent PUBACK."""
-        client = self.clients[client_id]
-        if message in client.unacknowledged:
+    def acknowledged(self, session: SimulatedSession, message: Message) -> None:
+        """The device has sent PUBACK."""
+        client = self._client_of(session)
+        if client is not None and message in client.unacknowledged:
             client.unacknowledged.remove(message)
-
-    def _pass(self, client: Client, message: Message) -> None:
-        if client.deliver is None:
-            client.waiting.append(message)
-        else:
-            client.unacknowledged.append(message)
-            client.deliver(message)
-
-    def _gone(self, client: Client) -> None:
-        """What it has not acknowledged is delivered again on its next line."""
-        client.deliver = None
-        client.waiting[:0], client.unacknowledged = client.unacknowledged, []
 
     def on(self, topic: str) -> list[Delivered]:
         """Return what came on a topic, in order."""
         return [delivered for delivered in self.seen if delivered.message.topic == topic]
 
+    def _deny(self, session: SimulatedSession) -> None:
+        """Close the line without a word, as AWS IoT Core does over what a policy does not allow."""
+        self.lose(session)
+        session.end("closed", "the broker closed the line")
 
-class Change(NamedTuple):
-    """What a shadow holds from the monotonic time `at` on; of its deletion nobody is told who did not ask."""
+    def _pass(self, client: Client, message: Message) -> None:
+        if client.link is not None:
+            if message.qos:
+                client.unacknowledged.append(message)
+            client.link.deliver(message)
+        elif message.qos:
+            client.waiting.append(message)
 
-    at: float
-    name: str | None
-    state: Json
-    deleted: bool = False
+    def _drop(self, client: Client) -> None:
+        """The line is gone: what it has not acknowledged is delivered again on its next one."""
+        will, client.will, client.link = client.will, None, None
+        client.waiting.extendleft(reversed(client.unacknowledged))
+        client.unacknowledged = []
+        self._simulation.judge.line_changed()
+        if will is not None:
+            self._after(self.will_delay_s, partial(self.publish, will))
 
+    def _after(self, delay_s: float, do: Callable[[], None]) -> None:
+        if delay_s:
+            self._simulation.schedule.after(delay_s, do)
+        else:
+            do()
 
-class SimulatedShadows:
-    """The Device Shadow service, by the same document rules as the stand-in of `tests.aws`.
-
-    `refuse` is asked about each request over MQTT, `courier` delivers the answers to each: it may reorder, double or
-    lose them. `history` is every change.
-    """
-
-    def __init__(self, broker: SimulatedBroker, now: Callable[[], float]) -> None:
-        self.documents: dict[tuple[str, str | None], Document] = {}
-        self.history: list[Change] = []
-        self.refuse: Callable[[str], Refusal | None] = lambda verb: None
-        self.courier: Callable[[list[Message]], list[Message]] = lambda answers: answers
-        self._broker = broker
-        self._now = now
-
-    def take(self, thing: str, name: str | None, verb: str, message: Message, refused: Refusal | None = None) -> None:
-        """Answer a request."""
-        request: Any = {}
-        try:
-            request = document.parse(message.payload)
-            if refused is not None:
-                raise refused
-            answers = self._answers(thing, name, verb, request)
-        except Refusal as refusal:
-            answers = {f"{verb}/rejected": refusal.payload(int(self._now()), document.token_of(request))}
-        prefix = message.topic.removesuffix(verb)
-        for answer in self.courier([Message(f"{prefix}{kind}", document.dump(body)) for kind, body in answers.items()]):
-            self._broker.publish(answer)
-
-    def asked(self, thing: str, name: str | None, verb: str, message: Message) -> None:
-        """Take a request of a device's."""
-        self.take(thing, name, verb, message, self.refuse(verb))
-
-    def write(self, thing: str, name: str | None, state: Json) -> None:
-        """Write to a shadow as a user of the cloud would."""
-        self.take(thing, name, "update", Message(f"{_prefix(thing, name)}/update", document.dump({"state": state})))
-
-    def desire(self, thing: str, name: str | None, desired: dict[str, Json]) -> None:
-        """Desire something as a user of the cloud would."""
-        self.write(thing, name, {"desired": desired})
-
-    def delete(self, thing: str, name: str | None) -> None:
-        """Delete a shadow as a user of the cloud would."""
-        self.take(thing, name, "delete", Message(f"{_prefix(thing, name)}/delete", b"{}"))
-
-    def state(self, thing: str, name: str | None) -> Any:
-        """Return the state of a shadow."""
-        return self.documents[thing, name].state
-
-    def _answers(self, thing: str, name: str | None, verb: str, request: Any) -> dict[str, Any]:
-        key, label, now = (thing, name), name or thing, int(self._now())
-        if verb == "get":
-            return {"get/accepted": document.get(self.documents.get(key), label, request, now)}
-        if verb == "delete":
-            self.documents[key], deleted = document.delete(self.documents.get(key), label, request, now)
-            self.history.append(Change(self._now(), name, {}, deleted=True))
-            return {"delete/accepted": deleted}
-        updated = document.update(self.documents.get(key), request, now)
-        self.documents[key] = updated.document
-        self.history.append(Change(self._now(), name, updated.document.state))
-        answers = {"accepted": updated.accepted, "delta": updated.delta, "documents": updated.documents}
-        return {f"update/{kind}": body for kind, body in answers.items() if body is not None}
-
-
-def _prefix(thing: str, name: str | None) -> str:
-    return f"$aws/things/{thing}/shadow" + ("" if name is None else f"/name/{name}")
+    def _client_of(self, session: SimulatedSession) -> Client | None:
+        for client in self.clients.values():
+            if client.link is session:
+                return client
+        return None

@@ -1,80 +1,226 @@
-"""A disk that remembers what was synced and forgets the rest at a power cut, and a tmpfs that forgets everything."""
+"""A disk that remembers what was synced and forgets the rest at a power cut, and a tmpfs that forgets everything.
+
+The one database of the spool is a real SQLite in memory; what its disk would refuse is refused to its statements.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from iotd.host.files import Files
 from iotd.outgoing.disk import Disk
-from iotd.outgoing.journal import Row
+from iotd.outgoing.journal import Row, _read
 from iotd.outgoing.line_file import LineFile
 from iotd.outgoing.store import Error, Store, is_damage
+from tests.sim.clock import Died
 
 STATE, RUNTIME = Path("/state"), Path("/runtime")
+FAILURES = {  # as a file meets it, and as SQLite says it
+    "full": (errno.ENOSPC, sqlite3.SQLITE_FULL), "read-only": (errno.EROFS, sqlite3.SQLITE_READONLY),
+    "I/O error": (errno.EIO, sqlite3.SQLITE_IOERR), "no descriptor": (errno.EMFILE, sqlite3.SQLITE_CANTOPEN)}
+WRITEBACK_S = 35.0  # what the kernel has kept to itself for so long is on the disk
+_READS = ("SELECT", "PRAGMA user_version", "PRAGMA cache", "PRAGMA synchronous", "PRAGMA journal_size", "ROLLBACK")
+
+
+class Connection(sqlite3.Connection):
+    """A database whose statements meet what its disk does."""
+
+    disk: SimulatedDisk
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        """Execute a statement."""
+        if self.disk.troubled:
+            self.disk.meet(sql)
+        if not sql.startswith(_READS):
+            self.disk.changed_at["database"] = self.disk.now()
+        cursor = super().execute(sql, *arguments)
+        self.disk.judge_kept(sql, arguments)
+        return cursor
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        """Execute statements."""
+        if self.disk.troubled:
+            self.disk.meet(sql)
+        return super().executescript(sql)
+
+    def close(self) -> None:
+        """What is in it is still in the file."""
 
 
 class SimulatedDisk:
     """What is on the disk (`STATE`) and in memory (`RUNTIME`): as programs see it, and as a power cut would leave it.
 
-    `failure` is the error number with which every write to STATE fails, None while it is well.
+    `failures` are the kinds of failure that every write to STATE meets now, `runtime_failures` those to RUNTIME.
+    `overlay`: the root of the file system is one, so that a boot finds what the image had. `dies_in` counts the writes
+    until the process dies in the midst of one; `dying` tells of it, and then `dies` is called. `kept` is told of every
+    content that is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overlay: bool = False) -> None:
         self.content: dict[str, bytes] = {}
         self.synced: dict[str, bytes] = {}
-        self.failure: int | None = None
-        self.database: sqlite3.Connection | None = None
+        self.failures: list[str] = []
+        self.runtime_failures: list[str] = []
+        self.overlay = overlay
+        self.damaged = False
+        self.dies_in = 0
+        self.dying = False
+        self.dies: Callable[[], None] = lambda: None
+        self.kept: Callable[[bytes], None] = lambda content: None
+        self.lost: Callable[[bytes], None] = lambda content: None  # what a damage has taken
+        self.chance: Callable[[], float] = lambda: 0.5
+        self.now: Callable[[], float] = lambda: 0.0
+        self.changed_at: dict[str, float] = {}
+        self.writes = 0  # to the disk, all in all
+        self._database: Connection | None = None
+        self._uncommitted: list[bytes] = []
         self._snapshot: bytes = b""
+
+    @property
+    def troubled(self) -> bool:
+        """Whether a statement could meet anything but the database."""
+        return bool(self.failures or self.damaged or self.dies_in)
 
     def check(self, path: str) -> None:
         """Raise the error that a write to this path meets."""
-        if self.failure is not None and path.startswith(str(STATE)):
-            raise OSError(self.failure, os.strerror(self.failure))
+        failures = self.failures if path.startswith(str(STATE)) else self.runtime_failures
+        if failures:
+            number = FAILURES[failures[-1]][0]
+            raise OSError(number, os.strerror(number))
+        if self.dies_in:
+            self.dies_in -= 1
+            if not self.dies_in:
+                self.dying = True
+                self._roll_back()
+                raise Died
+
+    def meet(self, sql: str) -> None:
+        """Raise what a statement meets."""
+        if self.damaged:
+            raise _database_error("database disk image is malformed", sqlite3.SQLITE_CORRUPT)
+        if sql.startswith(_READS) and "=" not in sql.partition("WHERE")[0]:
+            return
+        try:
+            self.check(str(STATE))
+        except OSError as error:
+            raise _database_error(str(error), FAILURES[self.failures[-1]][1]) from None
+
+    def judge_kept(self, sql: str, arguments: tuple[Any, ...]) -> None:
+        """Tell what a statement puts into the database, once that is committed."""
+        self._uncommitted += [argument.payload for argument in arguments if isinstance(argument, Row)]
+        if sql == "ROLLBACK":
+            self._uncommitted.clear()
+        elif self._uncommitted and self._database is not None and not self._database.in_transaction:
+            uncommitted, self._uncommitted = self._uncommitted, []
+            for payload in uncommitted:
+                self.kept(payload)
 
     def write(self, path: str, content: bytes, durable: bool) -> None:
         """Put the content in the file's place."""
         self.check(path)
+        self.writes += path.startswith(str(STATE))
         self.content[path] = content
+        self.changed_at[path] = self.now()
         if durable:
             self.synced[path] = content
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> Connection:
         """Open the one database, as it stands."""
-        if self.database is None:
-            self.database = sqlite3.connect(":memory:", isolation_level=None)
+        if self._database is None:
+            database = cast(Connection, sqlite3.connect(":memory:", isolation_level=None, factory=Connection))
             if self._snapshot:
-                self.database.deserialize(self._snapshot)
-        return self.database
+                database.deserialize(self._snapshot)
+            database.disk = self
+            self._database = database
+        return self._database
 
     def sync_database(self) -> None:
         """Have what is committed in the database outlive a power cut."""
-        if self.database is not None:
-            self._snapshot = self.database.serialize()
+        if self._database is not None and self._has_table():
+            self._snapshot = self._database.serialize()
+            self.writes += 1
+
+    def drop_database(self) -> list[Row]:
+        """Move the damaged database aside; return what can be read of it, the older part."""
+        rows = []
+        if self._database is not None and self._has_table():
+            statement = "SELECT * FROM message ORDER BY id"
+            rows = [Row(*values) for values in sqlite3.Connection.execute(self._database, statement)]
+        self._forget_database()
+        self.damaged, self._snapshot = False, b""
+        read = int(len(rows) * self.chance())
+        self.lost(b"".join(row.payload for row in rows[read:]))
+        return rows[:read]
+
+    def waiting(self) -> bytes:
+        """Return the payloads of all messages that are kept anywhere, those that were deleted not among them."""
+        journals = [content for path, content in self.content.items() if path.endswith(".journal")]
+        found = [row.payload for content in journals for row in _read(content)[0].values()]
+        if self._database is None and self._snapshot:
+            self.connect()
+        if self._database is not None and self._has_table() and not self.damaged:
+            rows = sqlite3.Connection.execute(self._database, "SELECT payload FROM message")
+            found += [payload for payload, in rows]
+        return b"".join(found)
 
     def reboot(self) -> None:
         """The host goes down in good order: what is in memory is gone, all else is synced."""
         self.sync_database()
         self.synced.update({path: content for path, content in self.content.items() if path.startswith(str(STATE))})
-        self.cut()
+        self._boot()
 
     def cut(self) -> None:
-        """The power fails: only what was synced is left."""
-        if self.database is not None:
-            self.database.close()
-            self.database = None
-        self.content = dict(self.synced)
+        """The power fails: what was synced is left, and what the kernel has written back; the rest is chance's."""
+        for path, content in self.content.items():
+            if path.startswith(str(STATE)) and self.synced.get(path) != content:
+                fate = 0.0 if self._is_written_back(path) else self.chance()
+                if fate < 0.3:
+                    self.synced[path] = content
+                elif fate < 0.5 and path not in self.synced:
+                    self.synced[path] = content[:len(content) // 2]
+        for path in [path for path in self.synced if path not in self.content and self.chance() < 0.5]:
+            del self.synced[path]
+        if self._is_written_back("database") or self.chance() < 0.5:
+            self.sync_database()
+        self._boot()
+
+    def _roll_back(self) -> None:
+        """What a process that dies has not committed was never there."""
+        self._uncommitted.clear()
+        if self._database is not None and self._database.in_transaction:
+            sqlite3.Connection.execute(self._database, "ROLLBACK")
+
+    def _is_written_back(self, path: str) -> bool:
+        return self.now() - self.changed_at.get(path, 0.0) > WRITEBACK_S
+
+    def _boot(self) -> None:
+        self._forget_database()
+        if self.overlay:
+            self.synced, self._snapshot = {}, b""
+        self.content = {path: content for path, content in self.synced.items() if path.startswith(str(STATE))}
+
+    def _has_table(self) -> bool:
+        return self._database is not None and bool(
+            sqlite3.Connection.execute(self._database, "SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+    def _forget_database(self) -> None:
+        if self._database is not None:
+            sqlite3.Connection.close(self._database)
+            self._database = None
 
 
 class SimulatedFiles(Files):
     """The small files, on a simulated disk."""
 
-    def __init__(self, disk: SimulatedDisk) -> None:
+    def __init__(self, disk: SimulatedDisk, requested: Callable[[str, dict[str, object]], None]) -> None:
         self._disk = disk
+        self._requested = requested
 
     def read_text(self, path: Path) -> str:
         """Return the file's text."""
@@ -90,6 +236,7 @@ class SimulatedFiles(Files):
     def write_request(self, path: Path, body: dict[str, object]) -> None:
         """Leave a request for a helper."""
         self.write_json(path, body)
+        self._requested(path.name, body)
 
     def remove(self, path: Path) -> None:
         """Remove the file."""
@@ -111,13 +258,16 @@ class SimulatedLineFile(LineFile):
 
     def open(self) -> bytes:
         """Return the lines of the file."""
+        self._disk.check(self.path)
         content = self._disk.content.setdefault(self.path, b"")
+        content = content[:content.rfind(b"\n") + 1]
         self._opened, self.size = True, len(content)
         return content
 
     def append(self, lines: bytes) -> None:
         """Add lines at the end."""
         self._put(self._disk.content.get(self.path, b"") + lines)
+        self._disk.kept(lines)
 
     def clear(self) -> None:
         """Leave no line in it."""
@@ -126,12 +276,19 @@ class SimulatedLineFile(LineFile):
     def replace(self, lines: bytes) -> None:
         """Put these lines in the place of all others."""
         self._put(lines)
+        self._disk.kept(lines)
+
+    def move_aside(self) -> None:
+        """Begin another file."""
+        self._put(b"")
 
     def close(self) -> None:
         """Close the file."""
         self._opened = False
 
     def _put(self, content: bytes) -> None:
+        if not self._opened:
+            raise OSError(errno.EBADF, "not opened yet")
         self._disk.write(self.path, content, durable=False)
         self.size = len(content)
 
@@ -145,24 +302,13 @@ class SimulatedStore(Store):
 
     @contextmanager
     def _synced(self) -> Iterator[None]:
-        self._check()
         yield
         self._disk.sync_database()
 
-    def probe(self) -> None:
-        """Write something that changes nothing."""
-        self._check()
-        super().probe()
-
     def close(self) -> None:
         """Leave the database to the next run."""
-        self._disk.sync_database()
-
-    def _check(self) -> None:
-        try:
-            self._disk.check(self.path)
-        except OSError as error:
-            raise Error(str(error)) from None
+        if not self._disk.troubled:
+            self._disk.sync_database()
 
 
 class SimulatedSpoolDisk(Disk):
@@ -176,6 +322,8 @@ class SimulatedSpoolDisk(Disk):
     def holds_something(self) -> bool:
         """Tell whether the file has content."""
         self._disk.check(self.path)
+        if self._disk.damaged:
+            return True
         connection = self._disk.connect()
         return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
@@ -188,5 +336,11 @@ class SimulatedSpoolDisk(Disk):
         return is_damage(error)
 
     def salvage(self) -> list[Row]:
-        """A simulated database is never damaged."""
-        raise AssertionError("nothing damages a simulated database")
+        """Move the damaged file aside, and return what can still be read of it."""
+        return self._disk.drop_database()
+
+
+def _database_error(text: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error

@@ -89,14 +89,56 @@ def test_what_rests_is_asked_for_again_on_the_first_line_after_an_hour() -> None
     simulation = Simulation(CONFIGURATION)
     simulation.broker.denied = FILTERS
     simulation.start()
-    simulation.run(HOUR_S)
-    end_line(simulation)
-    simulation.run(60.0)
+    simulation.run(HOUR_S - 60.0)
     assert len(simulation.entries("session.denied")) == 1 and ("pi", "a") not in simulation.broker.shadows.documents
+    simulation.cut_line()
+    simulation.run(300.0)
     simulation.broker.denied = set()
-    end_line(simulation)
+    simulation.network_is_up = True
     simulation.run(300.0)
     assert simulation.broker.shadows.state("pi", "a")["reported"]["state"]
+
+
+@pytest.mark.parametrize("denied", [FILTERS, REQUESTS, {NOTICE}])
+def test_what_rests_is_asked_for_again_on_a_line_that_stays(denied: set[str]) -> None:
+    """A line of weeks kept a device without its shadow long after the policy was mended."""
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.denied = denied
+    simulation.start()
+    simulation.run(HOUR_S / 2)
+    simulation.broker.denied = set()
+    lines = len(simulation.entries("session.connected"))
+    simulation.run(HOUR_S)
+    assert simulation.daemon is not None and simulation.daemon.status()["healthy"]
+    assert simulation.broker.shadows.state("pi", "a")["reported"]["state"]
+    assert NOTICE in simulation.broker.clients["pi"].filters
+    assert len(simulation.entries("session.connected")) == lines
+
+
+def test_what_is_still_denied_costs_a_line_an_hour_and_the_rest_goes_on() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.denied = FILTERS | {NOTICE}
+    simulation.start()
+    simulation.run(HOUR_S)
+    lines = len(simulation.entries("session.connected"))
+    simulation.run(4 * HOUR_S)
+    actions = [entry["action"] for entry in simulation.entries("session.denied")]
+    assert set(actions) == {"shadow a", f"subscription to {NOTICE}"} and len(actions) <= 2 * 5
+    assert len(simulation.entries("session.connected")) - lines <= 2 * 4
+    numbers = [delivered.json()["n"] for delivered in simulation.broker.on(STATE)]
+    assert set(numbers) == set(range(1, max(numbers) + 1)) and simulation.entries("publish.denied") == []
+
+
+def test_a_filter_that_was_refused_is_asked_for_again_on_a_line_that_stays() -> None:
+    simulation = Simulation(CONFIGURATION)
+    simulation.broker.refused = {NOTICE}
+    simulation.start()
+    simulation.run(HOUR_S / 2)
+    simulation.broker.refused = set()
+    simulation.run(HOUR_S)
+    assert NOTICE in simulation.broker.clients["pi"].filters
+    assert simulation.daemon is not None and simulation.daemon.status()["healthy"]
+    assert len(simulation.entries("session.connected")) == 1
 
 
 def test_a_policy_that_denies_one_of_many_lets_the_others_in_first() -> None:
@@ -173,14 +215,47 @@ def test_a_second_client_that_takes_every_line_is_named() -> None:
     assert len(simulation.entries("session.contested")) == 1
 
 
-def test_a_copied_card_is_named_as_soon_as_its_word_was_heard() -> None:
+def test_a_copied_card_is_named_as_soon_as_its_word_was_heard_with_what_is_known_of_both() -> None:
     simulation = begun()
+    simulation.stop()
+    simulation.identity = simulation.identity._replace(cpu_serial="1234")
+    simulation.start()
+    simulation.run(5.0)
+    simulation.stop()
+    simulation.identity = simulation.identity._replace(cpu_serial="5678")
+    simulation.start()
+    simulation.run(5.0)
     for number in range(3):
-        copy = {"Hostname": "pi", "status": "Connected", "session": f"copy {number}"}
+        copy = {"Hostname": "other", "status": "Connected", "session": f"copy {number}"}
         simulation.broker.publish(Message(PRESENCE, json.dumps(copy).encode(), 1, True))
         simulation.run(0.5)
         short_line(simulation)
-    assert len(simulation.entries("session.contested")) == 1
+    [entry] = simulation.entries("session.contested")
+    assert (entry["rival_hostname"], entry["cpu_serial"], entry["moved_from"]) == ("other", "5678", "1234")
+
+
+def test_a_card_that_has_moved_to_another_board_is_named_once_also_after_a_power_cut() -> None:
+    simulation = begun()
+    assert simulation.entries("identity.moved") == []
+    for serial in ("1234", "1234", "5678", "5678"):
+        simulation.stop()
+        simulation.disk.cut()
+        simulation.identity = simulation.identity._replace(cpu_serial=serial)
+        simulation.start()
+        simulation.run(5.0)
+    [moved] = simulation.entries("identity.moved")
+    assert (moved["thing"], moved["moved_from"], moved["cpu_serial"]) == ("pi", "1234", "5678")
+
+
+def test_a_card_that_was_given_another_thing_has_not_moved() -> None:
+    simulation = begun()
+    for serial, thing in (("1234", "pi"), ("5678", "pi-2")):
+        simulation.stop()
+        simulation.identity = simulation.identity._replace(cpu_serial=serial)
+        simulation.configuration += f"thing: {thing}\n"
+        simulation.start()
+        simulation.configuration = simulation.configuration.replace(f"thing: {thing}\n", "")
+    assert simulation.entries("identity.moved") == []
 
 
 # Never acknowledged.

@@ -11,8 +11,9 @@ import pytest
 from iotd.shadows.documents import desired_of, difference, same
 from iotd.vocabulary import Json, Message, Signalled
 from tests.aws.document import Refusal, exists
-from tests.sim.cloud import Change
-from tests.sim.world import LATENCY_S, Simulation
+from tests.sim.session import LATENCY_S
+from tests.sim.shadow import Change
+from tests.sim.world import Simulation
 
 THING, SHADOW = "pi", "device_0"
 COMMANDS = ("fan", "gate", "lamp")

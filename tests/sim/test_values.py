@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.sim.world import EPOCH_S, LATENCY_S, Simulation
+from tests.sim.clock import EPOCH_S
+from tests.sim.session import LATENCY_S
+from tests.sim.world import Simulation
 
 HEAD = "mqtt: {host: broker}\n"
 SLOW = HEAD + """\

@@ -6,474 +6,317 @@ what happens in it, and no thread, no sleep and no socket is used.
 
 from __future__ import annotations
 
-import heapq
 import io
-import itertools
 import json
-import math
-import os
 import random
 import traceback
-from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Hashable
 from typing import Any, cast
 
 from iotd.config.parse import parse
 from iotd.config.settings import Checked
+from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.inbox import Inbox
 from iotd.daemon.world import Places, World
+from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.host.periodic import Periodic
 from iotd.host.systemd import Systemd
 from iotd.host.tasks import Tasks
-from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
 from iotd.outgoing.part import Adapters as OutgoingAdapters
-from iotd.vocabulary import Acknowledged, Dialled, Down, Json, Message, Received, Signalled, Spent, Subscribed
+from iotd.vocabulary import Json, Signalled
+from tests.sim.clock import Clock, Died, Schedule, SimulatedInbox
 from tests.sim.cloud import SimulatedBroker
+from tests.sim.device import Air, SimulatedDoor, SimulatedLooks, SimulatedSystemd, SimulatedTasks
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
 )
+from tests.sim.programs import Programs
+from tests.sim.session import LATENCY_S, Network, SimulatedSession
+from tests.sim.watching import Watching
+from tests.sim.wishes import Wishes
 
-EPOCH_S = 1_790_000_000.0
-LATENCY_S = 0.02
-SPENT_S = 70.0  # a packet, and six repeats
-TURN_S = 1e-6
 BOOT_S = 30.0
-SIGTERM = 15
-
-
-class Schedule:
-    """What happens when: a clock that goes on to the next event, never by itself."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._order = itertools.count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-
-    def after(self, delay_s: float, do: Callable[[], None]) -> None:
-        """Have something done in so many seconds."""
-        heapq.heappush(self._events, (self.now + delay_s, next(self._order), do))
-
-    def next_at(self) -> float:
-        """Return when the next event happens, math.inf for never."""
-        return self._events[0][0] if self._events else math.inf
-
-    def step(self) -> None:
-        """Go on to the next event and have it happen."""
-        at, _, do = heapq.heappop(self._events)
-        self.now = max(self.now, at)
-        do()
-
-
-class SimulatedInbox:
-    """An inbox whose wait runs the schedule on."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.events: list[Any] = []
-        self.until = math.inf  # no wait goes on beyond it
-        self._schedule = schedule
-
-    def put(self, event: Any) -> None:
-        """Take an event."""
-        self.events.append(event)
-
-    def size(self) -> int:
-        """Return how many wait."""
-        return len(self.events)
-
-    def take(self, timeout_s: float) -> list[Any]:
-        """Return what has arrived, going on up to `timeout_s` for the first."""
-        deadline = min(self._schedule.now + timeout_s, self.until)
-        while not self.events and self._schedule.next_at() <= deadline:
-            self._schedule.step()
-        if not self.events:
-            # A turn takes time: what is due but for a rounding error would be due for ever.
-            self._schedule.now = max(self._schedule.now + TURN_S, deadline)
-        taken, self.events = self.events, []
-        return taken
-
-
-class SimulatedSession:
-    """MQTT without a thread: every step of it is an event some milliseconds later.
-
-    `gone` is set when its process has died: then nothing of it happens any more.
-    """
-
-    def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
-        self.eager = True
-        self.gone = False
-        self.line = self._dialling = 0
-        self._up = False
-        self._hung_up = 0
-        self._simulation = simulation
-        self._post = post
-        self._taken: list[int] = []
-        self.subscribed: list[tuple[str, ...]] = []  # the filters of each SUBSCRIBE that arrived
-        self._client_id = ""
-
-    def start(self) -> None:
-        """Nothing is to be started."""
-
-    def go(self) -> None:
-        """Nothing waits for it."""
-
-    def alive(self, now: float) -> bool:
-        """Tell that it is."""
-        return True
-
-    def close(self, timeout_s: float) -> bool:
-        """Hang up."""
-        self.hang_up(self.line)
-        return True
-
-    def dial(self, dial: Dial) -> None:
-        """Open a line."""
-        self.line = self._dialling = dial.line
-
-        def answer() -> None:
-            if self._dialling != dial.line:
-                return
-            self._dialling = 0
-            broker = self._simulation.broker
-            if self._hung_up == dial.line:
-                return self._post(Down(dial.line, "asked", "asked to disconnect", False))
-            if not (self._simulation.network_is_up and broker.is_up):
-                return self._post(Down(dial.line, "tcp", "no answer within 10 s", False))
-            self._client_id, self._up = dial.client_id, True
-            self._simulation.connected_at = self._simulation.schedule.now
-            self._simulation.connected = self
-            waiting: list[Message] = []
-            present = broker.connect(dial, waiting.append)
-            broker.clients[dial.client_id].deliver = self._deliver
-            self._post(Dialled(dial.line, present))
-            for message in waiting:
-                self._deliver(message)
-
-        self._later(answer, 10.0 if not self._simulation.network_is_up else LATENCY_S)
-
-    def publish(self, line: int, token: int | None, message: Message) -> None:
-        """Publish on this line."""
-        def arrive() -> None:
-            broker = self._simulation.broker
-            if self._is_up(line) and message.topic in broker.denied:
-                self.lose("closed")
-            elif self._is_up(line):
-                broker.publish(message)
-                if message.topic in broker.mute:
-                    self._never(line, Spent("PUBLISH", (message.topic,), token))
-                else:
-                    self._later(lambda: self._acknowledge(line, token))
-
-        self._later(arrive)
-
-    def subscribe(self, line: int, filters: list[tuple[str, int]]) -> None:
-        """Subscribe the filters."""
-        def arrive() -> None:
-            broker, names = self._simulation.broker, tuple(name for name, _ in filters)
-            if not self._is_up(line) or not filters:
-                return
-            self.subscribed.append(names)
-            if broker.denied.intersection(names):
-                self.lose("closed")
-            elif broker.mute.intersection(names):
-                self._never(line, Spent("SUBSCRIBE", names))
-            else:
-                codes = broker.subscribe(self._client_id, filters)
-                self._later(lambda: self._post(Subscribed(line, codes)))
-                if broker.strict and broker.refused.intersection(names):
-                    self._later(lambda: self.lose("closed"))
-
-        self._later(arrive)
-
-    def unsubscribe(self, line: int, filters: list[str]) -> None:
-        """Unsubscribe the filters."""
-        def arrive() -> None:
-            if self._is_up(line):
-                for name in filters:
-                    self._simulation.broker.clients[self._client_id].filters.pop(name, None)
-
-        self._later(arrive)
-
-    def acknowledged(self, line: int) -> list[int]:
-        """Return the positive tokens acknowledged since the last call."""
-        taken, self._taken = self._taken, []
-        return taken
-
-    def hang_up(self, line: int) -> None:
-        """Send DISCONNECT and close; a dialling under way ends as well."""
-        self._hung_up = line
-        if self._up and line == self.line:
-            self._up = False
-            self._simulation.broker.leave(self._client_id)
-            self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", True)))
-        elif line == self._dialling:
-            self._dialling = 0
-            self._later(lambda: self._post(Down(line, "asked", "asked to disconnect", False)))
-
-    def lose(self, cause: str, spent: Spent | None = None) -> None:
-        """The line is lost from without; the broker says the will."""
-        if self._up:
-            self._up = False
-            self._simulation.broker.lose(self._client_id)
-            self._post(Down(self.line, cause, "the line is lost", True, spent=spent))
-
-    def _never(self, line: int, spent: Spent) -> None:
-        """The packet is repeated to the last, and nothing comes."""
-        self._later(lambda: self.lose("unacknowledged", spent) if self._is_up(line) else None, SPENT_S)
-
-    def _acknowledge(self, line: int, token: int | None) -> None:
-        if token is not None and self._is_up(line):
-            if token > 0:
-                self._taken.append(token)
-            if token <= 0 or self.eager:
-                self._post(Acknowledged(line, token))
-
-    def _deliver(self, message: Message) -> None:
-        line = self.line
-
-        def arrive() -> None:
-            if self._is_up(line):
-                self._simulation.broker.acknowledged(self._client_id, message)
-                self._post(Received(line, message.topic, message.payload, message.qos, message.retain))
-
-        self._later(arrive)
-
-    def _is_up(self, line: int) -> bool:
-        return self._up and line == self.line
-
-    def _later(self, do: Callable[[], None], delay_s: float = LATENCY_S) -> None:
-        self._simulation.schedule.after(delay_s, lambda: None if self.gone else do())
-
-
-class SimulatedTasks:
-    """Work that is done at once, and whose end comes later; commands of orders are the simulation's."""
-
-    def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
-        self._simulation = simulation
-        self._post = post
-
-    def start(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> bool:
-        """Do the work; what it is about (a value, a topic) may take as long as the test says."""
-        match key, work:
-            case ("order", shadow, str(name)), partial(args=(*_, value)):
-                from iotd.shadows.findings import Performed  # a device without shadows does not even import them
-
-                took_s, reason = self._simulation.command(name, value)
-                self._simulation.schedule.after(took_s, lambda: self._post(Performed(shadow, name, reason)))
-                return True
-
-        def do() -> None:
-            never = os.eventfd(0)  # type: ignore[attr-defined]
-            try:
-                event = work(never)
-            except Exception:
-                event = failed(traceback.format_exc())
-            finally:
-                os.close(never)
-            self._post(event)
-
-        about = key[1] if isinstance(key, tuple) else key
-        self._simulation.schedule.after(self._simulation.takes_s.get(about, LATENCY_S), do)
-        return True
-
-    def close(self, limit_s: float) -> None:
-        """Nothing runs."""
-
-
-class SimulatedLooks:
-    """Looks at their intervals, without a thread."""
-
-    def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
-        self._simulation = simulation
-        self._post = post
-        self._round = 0
-
-    def start(self) -> None:
-        """Nothing is to be started."""
-
-    def look(self, looks: Mapping[Any, tuple[float, Callable[[], Any]]]) -> None:
-        """Make these looks from now on."""
-        self._round += 1
-        for every_s, look in looks.values():
-            self._look(self._round, every_s, look)
-
-    def close(self) -> None:
-        """Look no more."""
-        self._round += 1
-
-    def alive(self, now: float) -> bool:
-        """Tell that it is."""
-        return True
-
-    def _look(self, of_round: int, every_s: float, look: Callable[[], Any]) -> None:
-        if of_round == self._round:
-            self._post(look())
-            self._simulation.schedule.after(every_s, lambda: self._look(of_round, every_s, look))
-
-
-class SimulatedDoor:
-    """No program comes but what the test posts; what is ordered is noted."""
-
-    problem = ""
-
-    def __init__(self) -> None:
-        self.orders: list[Any] = []
-
-    def order(self, order: Any) -> None:
-        """Note the order."""
-        self.orders.append(order)
-
-    def alive(self, now: float) -> bool:
-        """Tell that it is."""
-        return True
-
-    def close(self, limit_s: float) -> None:
-        """Nothing is open."""
-
-
-class SimulatedSystemd:
-    """Remembers what it was told, and when it was fed last."""
-
-    feed_every_s = 15.0
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.is_ready = False
-        self.fed_at = 0.0
-        self._schedule = schedule
-
-    def ready(self) -> None:
-        """Take READY=1."""
-        self.is_ready = True
-
-    def stopping(self) -> None:
-        """Take STOPPING=1."""
-
-    def status(self, sentence: str) -> None:
-        """Take STATUS=."""
-
-    def feed(self) -> None:
-        """Take WATCHDOG=1."""
-        self.fed_at = self._schedule.now
+RESTART_S = 5.0  # RestartSec of the unit
+STOP_S = 30.0  # TimeoutStopSec
+SIGHUP, SIGTERM = 1, 15
 
 
 class Simulation:
-    """One device with its configuration, and everything around it.
+    """One device with its configuration, and everything around it. `judge` is told of all that happens.
 
-    `command` runs what an order asks for: it is given the key and the value, and returns how long it takes and why it
-    failed.
+    `chance` is all the chance there is in it, by the seed. Without a judge it is a test's: then all that the broker
+    took is kept, checks are made for real, a bug is the test's to see, and `command` runs what an order asks for: it is
+    given the key and the value, and returns how long it takes and why it failed.
     """
 
-    def __init__(self, configuration: str, seed: int = 0, hostname: str = "pi") -> None:
+    def __init__(self, configuration: str, seed: int = 0, hostname: str = "pi", judge: Watching | None = None,
+                 log: io.StringIO | None = None, overlay: bool = False) -> None:
+        self.judge = judge or Watching()
+        self.judged = judge is not None
         self.schedule = Schedule()
-        self.disk = SimulatedDisk()
-        self.broker = SimulatedBroker(lambda: self.schedule.now)
-        self.network_is_up = True
-        self.ssid: bytes | None = b"fleet-ap"
-        self.other_route_fault: type[Exception] | None = None
+        self.clock = Clock(self.schedule)
+        self.chance = random.Random(seed).random
+        self.disk = SimulatedDisk(overlay)
+        self.disk.chance, self.disk.now = self.chance, lambda: self.schedule.now
+        self.disk.kept, self.disk.lost = self.judge.kept, self.judge.lost
+        self.network = Network(self)
+        self.air = Air(self)
+        self.broker = SimulatedBroker(self, keep_seen=not self.judged)
         self.connected: SimulatedSession | None = None
         self.connected_at = 0.0
-        self.command: Callable[[str, Json], tuple[float, str]] = lambda key, value: (LATENCY_S, "")
         self.boots = 0
-        self.log = io.StringIO()
-        self.takes_s: dict[Hashable, float] = {}
-        self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
-        self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
-        self._chance = random.Random(seed)
+        self.runs = 0
+        self.dropped: Counter[str] = Counter()  # by topic, as all runs that have ended told it
+        self.log = log if log is not None else io.StringIO()
         self.identity = Identity(hostname, "0" * 32)
         self.configuration = configuration
-        self._booted_at = 0.0
-        self._inbox = SimulatedInbox(self.schedule)
+        self.configurations = [configuration]  # what reloads may bring
+        self.wishes = Wishes(self)
+        self.programs = Programs(self)
+        self.command: Callable[[str, Json], tuple[float, str]] = lambda key, value: (LATENCY_S, "")
+        self.other_route_fault: type[Exception] | None = None
+        self.takes_s: dict[Hashable, float] = {}  # of a value or a topic: how long what is done for it takes
+        self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
+        self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
+        self.notices = 0
+        self.calm = False  # nothing is wrong and nothing is about to be: what would only repeat itself is left out
         self.daemon: Daemon | None = None
-        self._session: SimulatedSession | None = None
+        self.session: SimulatedSession | None = None
+        self.tasks: SimulatedTasks | None = None
+        self.systemd = SimulatedSystemd(self)
+        self._inbox = SimulatedInbox(self.schedule)
+        self._restarts = 0
+        self.judge.begin(self)
+
+    @property
+    def network_is_up(self) -> bool:
+        """Whether the broker can be reached."""
+        return self.network.passes
+
+    @network_is_up.setter
+    def network_is_up(self, up: bool) -> None:
+        self.network.changes(up)
+
+    @property
+    def ssid(self) -> bytes | None:
+        """The network that the device is associated with."""
+        return self.air.ssid
+
+    @ssid.setter
+    def ssid(self, ssid: bytes | None) -> None:
+        self.air.ssid = ssid
+        if self.air.looks is not None:
+            self.air.looks.stir()
 
     def start(self) -> None:
         """Start the process, as systemd does."""
-        world = self._world()
-        checked = self._load()
-        self.daemon = Daemon(checked, self._load, world)
-        self.daemon.start()
+        if self.daemon is not None:
+            return
+        self.runs += 1
+        try:
+            world = self._world()
+            self.daemon = Daemon(self._load_or_last(), self._load, world)
+            self.judge.started(self.daemon)
+            self.daemon.start()
+        except Died:
+            self._died()
+        except ConfigError:  # it ends with 78, and is started again when the file is mended
+            if not self.judged:
+                raise
+        except Exception:
+            self._failed()
 
     def run(self, for_s: float) -> None:
         """Let so many seconds pass."""
-        end = self.schedule.now + for_s
-        self._inbox.until = end
-        while self.schedule.now < end:
-            if self.daemon is None:
-                if self.schedule.next_at() > end:
-                    self.schedule.now = end
+        schedule, end = self.schedule, self.schedule.now + for_s
+        while schedule.now < end:
+            daemon = self.daemon
+            if daemon is None:
+                if schedule.next_at() > end:
+                    schedule.now = end
                 else:
-                    self.schedule.step()
-            else:
-                self.daemon.turn()
+                    schedule.step()
+                continue
+            self._inbox.until = end
+            try:
+                daemon.turn()
+                if daemon.exit_status is not None:
+                    self._close(daemon)
+            except Died:
+                self._died()
+            except Exception:
+                self._failed()
 
     def kill(self) -> None:
         """Kill the process (SIGKILL): nothing of it happens any more, and the broker loses its line."""
-        if self._session is not None:
-            self._session.lose("reset")
-            self._session.gone = True
+        if self.daemon is None:
+            return
+        self._note_drops()
+        self.judge.ended(killed=True)
+        if self.session is not None:
+            if self.network.passes:
+                self.session.lose("reset")
+            self.session.gone = True
+        self._inbox.gone = True
         self.daemon = None
 
     def stop(self) -> None:
         """Ask it to end (SIGTERM), and wait for that."""
         assert self.daemon is not None
-        self._inbox.until = math.inf
         self.daemon.post(Signalled(SIGTERM))
-        while self.daemon.exit_status is None:
-            self.daemon.turn()
-        self.daemon.close(self.daemon.exit_status)
-        self.daemon = None
+        end = self.schedule.now + STOP_S
+        while self.daemon is not None and self.schedule.now < end:
+            self.run(0.5)
+
+    def restart(self, after_s: float = RESTART_S) -> None:
+        """Have the process started in a while, unless something else comes first."""
+        self._restarts += 1
+        number = self._restarts
+        self.schedule.after(after_s, lambda: self.start() if number == self._restarts else None)
+
+    def reboot(self, orderly: bool, for_s: float = BOOT_S) -> None:
+        """The host goes down and comes up again: in good order, or since the power fails for a while."""
+        if not orderly:
+            return self._go_down(False, for_s)
+        if self.daemon is not None:
+            self.daemon.post(Signalled(SIGTERM))
+        self._restarts += 1  # whoever was to start it does not any more
+        self._stop_until(self.schedule.now + STOP_S, for_s)
+
+    def _stop_until(self, deadline: float, for_s: float) -> None:
+        """Go down once the process has ended, or by the deadline."""
+        if self.daemon is None or self.schedule.now >= deadline:
+            self._go_down(True, for_s)
+        else:
+            self.schedule.after(0.5, lambda: self._stop_until(deadline, for_s))
 
     def cut_line(self) -> None:
         """Take the network away: a line that is up is lost, and none comes up."""
-        self.network_is_up = False
-        if self.connected is not None:
-            self.connected.lose("silent")
+        if self.session is not None:
+            self.session.lose("silent")
+        self.network.passes = False
 
     def entries(self, event: str) -> list[dict[str, Any]]:
-        """Return what was logged under this event."""
+        """Return what was logged under this event, where the log is kept as text."""
         return [entry for entry in map(json.loads, self.log.getvalue().split("\n")[:-1]) if entry["event"] == event]
 
+    def drops(self) -> Counter[str]:
+        """Return how many messages of each topic were dropped so far, as all runs have told it."""
+        return self.dropped + self._drops_of_this_run()
+
+    def requested(self, verb: str, body: dict[str, object]) -> None:
+        """The recovery helper is asked for something."""
+        self.judge.requested(verb)
+        self.air.recover(verb)
+
+    def _go_down(self, orderly: bool, for_s: float) -> None:
+        inbox = self._inbox  # where this happens in the midst of its turn, the process ends there
+        self.kill()
+        inbox.gone = True
+        self.judge.going_down(orderly)
+        self.disk.reboot() if orderly else self.disk.cut()
+        self.boots += 1
+        self.clock.boot(remembers=orderly or self.chance() < 0.5)
+        self.judge.rebooted()
+        self.air.booted(for_s)
+        self.restart(for_s)
+
+    def _close(self, daemon: Daemon) -> None:
+        daemon.close(daemon.exit_status or 0)
+        self._note_drops()
+        self.judge.ended(killed=False)
+        if self.session is not None:
+            self.session.gone = True
+        self.daemon = None
+        if daemon.exit_status:
+            self.restart()
+
+    def _failed(self) -> None:
+        """A bug: the process ends with its traceback, and systemd starts it again."""
+        if not self.judged:
+            raise
+        self.judge.failed(traceback.format_exc())
+        self.kill()
+        self.restart()
+
+    def _died(self) -> None:
+        if self.disk.dying:  # only now: what it was in the midst of is unwound
+            self.disk.dying = False
+            self.disk.dies()
+
+    def _note_drops(self) -> None:
+        self.dropped.update(self._drops_of_this_run())
+
+    def _drops_of_this_run(self) -> Counter[str]:
+        parts = self.daemon._parts if self.daemon is not None else []
+        return sum((Counter(part.status().get("dropped")) for part in parts), Counter())
+
     def _load(self) -> Checked:
-        return Checked(parse(self.configuration, "iotd.yaml", self.identity).settings, ())
+        return self._checked(self.configuration)
+
+    def _load_or_last(self) -> Checked:
+        """Return what the file says, or what the last one said that was accepted, as `iotd run` does."""
+        try:
+            return self._load()
+        except ConfigError as error:
+            last = self.disk.content.get(str(STATE / ACCEPTED))
+            if last is None:
+                raise
+            return self._checked(last.decode())._replace(refused=tuple(error.lines()))
+
+    def _checked(self, text: str) -> Checked:
+        return Checked(parse(text, "iotd.yaml", self.identity).settings, (), text)
 
     def _world(self) -> World:
         self._inbox = SimulatedInbox(self.schedule)
-        disk, schedule = self.disk, self.schedule
+        disk, clock, bits = self.disk, self.clock, random.Random(self.chance())
 
         def session(post: Callable[[Any], None], backlog: Callable[[], int]) -> Session:
-            self._session = SimulatedSession(self, post)
-            return cast(Session, self._session)
+            self.session = SimulatedSession(self, post)
+            return cast(Session, self.session)
+
+        def tasks(post: Callable[[Any], None]) -> Tasks:
+            self.tasks = SimulatedTasks(self, post, self._inbox)
+            return cast(Tasks, self.tasks)
 
         return World(
-            monotonic=lambda: schedule.now, wall=lambda: EPOCH_S + schedule.now, wall_is_set=lambda: True,
-            uptime=lambda: schedule.now - self._booted_at, chance=self._chance.random,
-            new_id=lambda: f"{self._chance.getrandbits(64):016x}", identity=self.identity,
+            monotonic=clock.monotonic, wall=clock.wall, wall_is_set=lambda: clock.is_set, uptime=clock.monotonic,
+            chance=self.chance, new_id=lambda: f"{bits.getrandbits(64):016x}", identity=self.identity,
             boot_id=f"boot-{self.boots}", pid=1, under_journald=False, places=Places(STATE, RUNTIME),
-            files=SimulatedFiles(disk), systemd=cast(Systemd, SimulatedSystemd(schedule)),
-            inbox=cast(Inbox, self._inbox), session=session,
-            tasks=lambda post: cast(Tasks, SimulatedTasks(self, post)),
-            periodic=lambda post: cast(Periodic, SimulatedLooks(self, post)), catch_signals=lambda take: None,
-            log_to=self.log, adapters=self._adapters())
+            files=SimulatedFiles(disk, self.requested), systemd=cast(Systemd, self.systemd),
+            inbox=cast(Inbox, self._inbox), session=session, tasks=tasks,
+            periodic=lambda post: cast(Periodic, SimulatedLooks(self, post, self._inbox)),
+            catch_signals=lambda take: None, log_to=self.log, adapters=self._adapters())
 
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
             lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
-            "local": lambda post, runtime: SimulatedDoor()}
-        if "wifi" in self.configuration:  # a device without the section does not even import its wing
+            "local": lambda post, runtime: SimulatedDoor(self, post)}
+        if any("wifi" in text for text in self.configurations):  # without the section not even the wing is imported
             from iotd.wifi.part import Adapters as WifiAdapters
 
-            adapters["wifi"] = WifiAdapters(self._look, self._other_route, lambda directory: False)
-        if "values:" in self.configuration:
+            adapters["wifi"] = WifiAdapters(self.air.look, self._other_route, lambda directory: self.disk.overlay)
+        if any("values:" in text for text in self.configurations):
             from iotd.values.part import Adapters as ValuesAdapters
 
             adapters["values"] = ValuesAdapters(self._measure)
         return adapters
 
+    def measure(self) -> int:
+        """Return what there is to be measured now: how many minutes have passed."""
+        return int(self.schedule.now / 60.0)
+
     def _measure(self, value: Any, stop: int | None) -> Any:
         from iotd.values.reading import Reading, of_bytes
 
+        if self.judged and self.air.moods["values fail"] and self.chance() < 0.7:
+            return Reading(value, None, "it cannot be read")
+        if self.judged:
+            return of_bytes(value, b"%d" % self.measure())
         found = self.measured.get(value.name, "there is no such file")
         self.readings.append((value.name, self.schedule.now))
         return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
@@ -481,11 +324,4 @@ class Simulation:
     def _other_route(self, interface: str) -> bool:
         if self.other_route_fault is not None:
             raise self.other_route_fault("a bug")
-        return False
-
-    def _look(self, interface: str) -> Any:
-        from iotd.wifi.reading import Reading
-
-        if self.ssid is None:
-            return Reading(interface, "disconnected", reason=f"{interface} is not associated")
-        return Reading(interface, "associated", self.ssid)
+        return self.air.other_route
