@@ -497,3 +497,16 @@ def test_while_the_last_word_is_said_nothing_is_begun(tmp_path: Path, cloud: Clo
     device.kernel.leaving = False
     device.talk().settle()
     assert cloud.status("one") == "SUCCEEDED"
+
+
+def test_pending_updates_are_counted_once_somebody_asks(
+    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "printf 'Inst a [1] (2)\\nInst b [1] (2)\\nConf a\\nRe-Inst c\\n'"
+    monkeypatch.setattr("iotd.jobs.work.UPDATES", (SH, "-c", said))
+    device = Device(tmp_path, cloud, Jobs()).connect()
+    asked = device.part.placeholders()["updates_pending"]
+    assert device.kernel.events.empty() and device.part.next_due() == float("inf")
+    assert asked() is None
+    device.talk().settle()
+    assert asked() == 2 and device.part.next_due() == 6 * 3600.0
