@@ -142,7 +142,8 @@ SECTIONS: dict[str, Section] = {
     "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt, fill=_filled),
     "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence,
                         filters=lambda presence: 1 if presence.topic else 0,
-                        fill=lambda presence, fill: presence._replace(topic=fill(presence.topic))),
+                        fill=lambda presence, fill: presence._replace(topic=fill(presence.topic)),
+                        retains=lambda settings: filter(None, [settings.presence.retain and settings.presence.topic])),
     "log": Section(_log, Log(), settable=(Setting(
         "log.level", r"\.level", lambda log, found: None, lambda log, found: log.level, _with_level),)),
 }

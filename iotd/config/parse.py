@@ -78,6 +78,11 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
         yield from sections_of(wing).items()
 
 
+def retained_topics(settings: Settings) -> dict[str, bool]:
+    """Return the topics on which these settings have the broker keep a message; True: no longer than they say so."""
+    return {topic: section.transient for _, section in sections(settings) for topic in section.retains(settings)}
+
+
 def _read(root: Cursor) -> dict[str, Any]:
     keys = {key: wing for wing in WINGS for key in wing.keys}
     order = ["thing", "mqtt", "presence", *keys, "log"]

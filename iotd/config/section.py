@@ -1,7 +1,7 @@
 """What a wing, or the kernel, says of one key at the top of the YAML."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor
@@ -34,7 +34,8 @@ class Section(NamedTuple):
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees. `filters` counts what it subscribes.
+    it sees. `filters` counts what it subscribes. `retains` tells of the settings the topics on which it has the broker
+    keep a message; `transient`: such a topic is cleared once nothing retains it any more.
     """
 
     read: Callable[[Cursor], Any]
@@ -44,6 +45,8 @@ class Section(NamedTuple):
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
+    retains: Callable[[Any], Iterable[str]] = lambda settings: ()
+    transient: bool = False
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

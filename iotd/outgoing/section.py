@@ -165,6 +165,7 @@ SECTIONS = {
     "publish": Section(
         listed(_publish, "- topic: …"), (), check=_check,
         fill=lambda entries, fill: tuple(entry._replace(topic=fill(entry.topic)) for entry in entries),
+        retains=lambda settings: [entry.topic for entry in settings.sections["publish"] if entry.retain],
         settable=(period_of_an_item("publish"), Setting(
             "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
             lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),
