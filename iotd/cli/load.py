@@ -15,7 +15,7 @@ from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
 from iotd.host.files import Files
-from iotd.host.identity import identity, user_name
+from iotd.host.identity import Identity, identity, user_name
 from iotd.mqtt import credentials
 from iotd.mqtt.settings import Mqtt
 
@@ -27,8 +27,11 @@ class Read(NamedTuple):
     text: str
 
 
-def read(file: str, directory: str = "") -> Read:
-    """Return what the file says; raise ConfigError with every problem of it. `directory` is where a path begins."""
+def read(file: str, directory: str = "", who: Identity | None = None, thing: str | None = None) -> Read:
+    """Return what the file says; raise ConfigError with every problem of it. `directory` is where a path begins.
+
+    For this host, or another one: `who` it is, and the name of its thing.
+    """
     try:
         with open(os.path.join(directory, file), "rb") as opened:
             content = opened.read(MAX_BYTES + 1)
@@ -38,7 +41,7 @@ def read(file: str, directory: str = "") -> Read:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error)}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
-    return Read(parse.parse(text, file, identity()), text)
+    return Read(parse.parse(text, file, who or identity(), thing), text)
 
 
 def load(file: str, running: bool, directory: str = "") -> Checked:

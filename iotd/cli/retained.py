@@ -55,7 +55,7 @@ def _rows(file: str, directory: str) -> list[list[Json]] | str:
     used = _used(file, directory)
     if used is None:  # the last run has judged
         used = {topic: True for topic, entry in entries.items() if not entry.named}
-    return [[topic, entry.since, "used" if topic in used else "program" if entry.program else "orphaned"]
+    return [[topic, entry.since, "program" if entry.program else "used" if topic in used else "orphaned"]
             for topic, entry in sorted(entries.items())]
 
 

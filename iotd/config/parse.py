@@ -11,7 +11,7 @@ from iotd.config import base, template
 from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
 from iotd.config.readers import identity_problem
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import RETAIN, Claim, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
@@ -32,16 +32,20 @@ class Loaded(NamedTuple):
         return line_of(self.lines, key)
 
 
-def parse(text: str, file: str, identity: Identity) -> Loaded:
-    """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
+def parse(text: str, file: str, identity: Identity, thing: str | None = None) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names, or for a thing of another name than the file gives.
+
+    Raises ConfigError with every problem in it.
+    """
     document = Document(identity.lacking())
     try:
         root = compose(text)
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
-    thing = values.get("thing", base.SECTIONS["thing"].default)
-    note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
+    values = values if thing is None else {**values, "thing": thing}
+    written = values.get("thing", base.SECTIONS["thing"].default)
+    note_if(document.note_consequence, "thing", identity_problem(written, document.lacking))
     settings = _settings(values, identity)
     _check(settings, document.note_consequence)
     if document.problems:
@@ -78,9 +82,21 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
         yield from sections_of(wing).items()
 
 
+def uses(settings: Settings) -> list[Use]:
+    """Return what the broker has to allow for these settings."""
+    return [use for key, section in sections(settings) for use in section.uses(value_of(settings, key), settings.thing)]
+
+
 def retained_topics(settings: Settings) -> dict[str, bool]:
     """Return the topics on which these settings have the broker keep a message; True: no longer than they say so."""
-    return {topic: section.transient for _, section in sections(settings) for topic in section.retains(settings)}
+    return {use.filter: section.transient for key, section in sections(settings)
+            for use in section.uses(value_of(settings, key), settings.thing) if use.verb == RETAIN}
+
+
+def claim(settings: Settings) -> Claim | None:
+    """Return what it has to allow a line that asks for an identity, None where the settings say of none."""
+    found = (section.claim(value_of(settings, key)) for key, section in sections(settings))
+    return next(filter(None, found), None)
 
 
 def _read(root: Cursor) -> dict[str, Any]:

@@ -29,13 +29,32 @@ class Setting(NamedTuple):
     put: Callable[[Any, re.Match[str], Json], Any]
 
 
+PUBLISH, RETAIN, SUBSCRIBE = "publish", "retain", "subscribe"
+
+
+class Use(NamedTuple):
+    """What the broker has to allow for a section: PUBLISH or RETAIN (with it) on the topics of a filter, or SUBSCRIBE.
+    """
+
+    verb: str
+    filter: str
+
+
+class Claim(NamedTuple):
+    """What the broker has to allow a line that asks for a certificate: `client_id` begins its client ids."""
+
+    client_id: str
+    uses: tuple[Use, ...]
+
+
 class Section(NamedTuple):
     """How one key is read and judged.
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees. `filters` counts what it subscribes. `retains` tells of the settings the topics on which it has the broker
-    keep a message; `transient`: such a topic is cleared once nothing retains it any more.
+    it sees. `filters` counts what it subscribes; `uses` names that and all that is published for it, of its value and
+    the thing's name, and `claim` what a line without an identity of its own does. `iotd policy` prints these.
+    `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     """
 
     read: Callable[[Cursor], Any]
@@ -45,7 +64,8 @@ class Section(NamedTuple):
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
-    retains: Callable[[Any], Iterable[str]] = lambda settings: ()
+    uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
+    claim: Callable[[Any], Claim | None] = lambda value: None
     transient: bool = False
 
 

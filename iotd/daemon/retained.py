@@ -1,7 +1,7 @@
 """The ledger of what this device has retained: a topic is written down before its first retained message goes out.
 
 A broker keeps such a message for ever. What the configuration has left is named once, and stays known until it is
-cleared; what its section gives away with itself (`Section.retains`) is cleared without being asked.
+cleared; what a `transient` section has left is cleared without being asked.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from iotd.jobs import execution
 from iotd.jobs.documents import Rejected, steps
 from iotd.jobs.execution import CLAIMING, ENDED, FAILED, RUNNING, Effect, GiveUp, Job, Keep, Moment, Outcome
 from iotd.jobs.names import JOB
-from iotd.jobs.section import Jobs
+from iotd.jobs.section import HEARD, Jobs, prefix
 from iotd.vocabulary import Entry, Json, Message, Send
 
 ACTION = "jobs"  # what the broker denies as one
@@ -65,15 +65,9 @@ class Exchange(NamedTuple):
     hold_until: float = -math.inf
 
 
-def prefix(thing: str) -> str:
-    """Return what all topics begin with."""
-    return f"$aws/things/{thing}/jobs"
-
-
 def filters(thing: str) -> dict[str, int]:
     """Return what has to be subscribed, with the QoS."""
-    ends = ("notify-next", "+/get/accepted", "+/get/rejected", "+/update/accepted", "+/update/rejected")
-    return {f"{prefix(thing)}/{end}": 1 for end in ends}
+    return {f"{prefix(thing)}/{end}": 1 for end in HEARD}
 
 
 def opened(exchange: Exchange) -> Exchange:

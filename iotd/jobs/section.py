@@ -9,11 +9,14 @@ from typing import NamedTuple
 from iotd.config import template
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, listed, text, timeout
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import PUBLISH, SUBSCRIBE, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.jobs.names import PATTERN, is_unit
 
-FILTERS = 5  # that the conversation subscribes
+# What follows the topic of all jobs of the thing: what is subscribed, and what is published (AWS IoT "Jobs device MQTT
+# API operations").
+HEARD = ("notify-next", "+/get/accepted", "+/get/rejected", "+/update/accepted", "+/update/rejected")
+SAID = ("+/get", "+/update")
 BUILT_IN = ("reboot", "restart", "upgrade", "install", "bundle")
 ARGUMENTS = "args"
 
@@ -34,6 +37,11 @@ class Jobs(NamedTuple):
     upgrade: tuple[str, ...] = ()
     bundle: bool = False
     commands: bool = False
+
+
+def prefix(thing: str) -> str:
+    """Return what all topics begin with."""
+    return f"$aws/things/{thing}/jobs"
 
 
 def jobs(at: Cursor) -> Jobs:
@@ -97,4 +105,7 @@ def _look(settings: Settings, note: Note) -> None:
         note_if(note, f"jobs.handlers.{name}.run", program_problem(handler.command[0]))
 
 
-SECTIONS = {"jobs": Section(jobs, None, filters=lambda section: FILTERS, look=_look)}
+SECTIONS = {"jobs": Section(
+    jobs, None, filters=lambda section: len(HEARD), look=_look,
+    uses=lambda section, thing: [*(Use(SUBSCRIBE, f"{prefix(thing)}/{end}") for end in HEARD),
+                                 *(Use(PUBLISH, f"{prefix(thing)}/{end}") for end in SAID)])}

@@ -84,7 +84,7 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
         sections={
             "publish": (Publish("MQTTServer/pi-7/0", 30.0, {
                 "Timestamp": "{timestamp}", "hostname": "{hostname}", "device_no": 0, "msg": "AWS IoT 接続ヨシッ👉"}),),
-            "subscribe": (Subscription("MQTTServer/pi-7/0"),),
+            "subscribe": (Subscription("MQTTServer/pi-7/in"),),
             "local": Local(),
             "shadows": (Shadow(
                 "device_0", 30.0, {"device_no": 0, "state": "ヨシッ👉"}, {"device_no": 0, "state": "{health}"}),),
