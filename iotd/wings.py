@@ -29,7 +29,7 @@ WINGS = (
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
     Wing("local", ("local",), always=True),
-    Wing("jobs", ("jobs",)),
+    Wing("jobs", ("jobs",), placeholders=("updates_pending",)),
     Wing("doctor", (), always=True),
 )
 

@@ -19,6 +19,7 @@ from iotd.config import override
 from iotd.config.parse import loaded_wings, retained_topics
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import board, presence
+from iotd.daemon.boot import Boot
 from iotd.daemon.configuration import Configuration
 from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
@@ -28,7 +29,7 @@ from iotd.daemon.placeholders import Placeholders
 from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World
 from iotd.errors import EXIT_FAULT
-from iotd.host import log
+from iotd.host import clock, log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
     Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Signalled, Subscribed, Taken,
@@ -58,7 +59,8 @@ class Daemon:
         self._configuration = Configuration(checked, load, world.files, world.places.state)
         self._session = world.session(self.post, world.inbox.size)
         self.outages = Outages(world.places.state, world.files, world.boot_id, world.uptime, now)
-        self._placeholders = Placeholders(world, self.run_id)
+        self._boot = Boot(world.places, world.files, world.boot_id, world.uptime(), clock.reset_by_watchdog)
+        self._placeholders = Placeholders(world, self.run_id, self.outages.asked_for or self._boot.cause)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
         self._fence = Fence()
@@ -373,6 +375,8 @@ class Daemon:
         ends: list[Callable[[], Any]] = [
             partial(self._session.close, CLOSE_S, exit_status == 0),
             *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
+        if exit_status == 0:
+            ends.append(self._boot.ended)
         for end in ends:
             try:
                 end()
