@@ -25,7 +25,7 @@ NAMED = 10  # of them in a log line
 
 
 class Entry(NamedTuple):
-    """Since when (epoch seconds, None where no clock was set), and whose it is.
+    """Since when, by the clock of then (epoch seconds, None where that is not known), and whose it is.
 
     `program`: a program's, which is never an orphan by itself. `transient`: cleared as soon as nothing retains it.
     `named`: that it is an orphan was told.
@@ -97,9 +97,9 @@ class Ledger:
             known = self._entries.get(topic)
             if known is None and not self._has_room(topic) or known is not None and (known.program or not program):
                 continue
-            wall = None if known is not None else self._world.known_wall()
+            # Whether that clock was set is not asked: it would cost each first start 1 MB of memory.
             self._entries[topic] = known._replace(program=True) if known is not None else Entry(
-                None if wall is None else int(wall), program, self._used.get(topic, False))
+                int(self._world.wall()), program, self._used.get(topic, False))
             found = True
         if found or self._unwritten and self._world.monotonic() >= self._retry_at:
             self._write()
