@@ -83,6 +83,7 @@ class FakeKernel:
         self.found: dict[str, Json] = {}
         self.posted: list[Any] = []
         self.sent: list[Message] = []
+        self.retained: set[str] = set()
         self.awaited: list[Callable[[str], None]] = []
         self.to_clear: list[tuple[str | None, Callable[[list[str], str], None]]] = []
         self.handed: list[tuple[int, Message]] = []
@@ -177,6 +178,10 @@ class FakeKernel:
     def shared(self) -> tuple[str, ...]:
         """Return the `open_filters`."""
         return self.open_filters
+
+    def is_retained(self, topic: str) -> bool:
+        """Tell what the test says."""
+        return topic in self.retained
 
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Note it; to answer is the test's."""

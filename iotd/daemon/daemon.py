@@ -32,8 +32,8 @@ from iotd.errors import EXIT_FAULT
 from iotd.host import clock, log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Signalled, Subscribed, Taken,
-    ThreadFailed,
+    Acknowledged, Dialled, Down, HealthChanged, Json, Message, Offer, Overridden, PassedOver, Received, Signalled,
+    Subscribed, Taken, ThreadFailed,
 )
 from iotd.wings import module
 
@@ -70,6 +70,7 @@ class Daemon:
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._healthy = False
         self._stirred = False
         self._stopping = False
         self._status_file = world.places.runtime / "status.json"
@@ -228,6 +229,10 @@ class Daemon:
         """Return the filters whose messages programs may listen to."""
         return tuple(name for part in self._parts for name in part.shared())
 
+    def is_retained(self, topic: str) -> bool:
+        """Tell whether the broker keeps a message of this device's on the topic, as far as is known."""
+        return self._ledger.has(topic)
+
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Have the broker keep nothing on this topic any more, None for all that is an orphan, and tell of it."""
         self._line.clear_retained(self._ledger.orphans() if topic is None else [topic], then)
@@ -341,8 +346,12 @@ class Daemon:
         self._stuck = stuck
         if not stuck:
             systemd.feed()
+        status = self.status()
+        if status["healthy"] != self._healthy:
+            self._healthy = status["healthy"]
+            self.post(HealthChanged(self._healthy))
         try:
-            self.world.files.write_json(self._status_file, self.status(), mode=0o644)
+            self.world.files.write_json(self._status_file, status, mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:

@@ -79,6 +79,9 @@ class Kernel(Protocol):
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
 
+    def is_retained(self, topic: str) -> bool:
+        """Tell whether the broker keeps a message of this device's on the topic, as far as is known."""
+
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Have the broker keep nothing on this topic any more, None for all that is an orphan; call `then` with the
         topics for which it has acknowledged that, and why there are no more of them.
@@ -133,7 +136,7 @@ class Part:
         return {}
 
     def session_lost(self, now: float) -> None:
-        """The line is up, and the broker has lost the session that it held, perhaps with all that it retained."""
+        """The line is up, and the broker holds no session though it is to keep one: what it retained may be lost."""
 
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """The line is up and the broker has answered for all of its filters.
