@@ -30,6 +30,7 @@ WINGS = (
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
     Wing("local", ("local",), always=True),
     Wing("jobs", ("jobs",), placeholders=("updates_pending",)),
+    Wing("home_assistant", ("home_assistant",)),
     Wing("doctor", (), always=True),
 )
 

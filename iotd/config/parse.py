@@ -11,7 +11,7 @@ from iotd.config import base, layers, template
 from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Place, Unreadable, place_of
 from iotd.config.readers import identity_problem
-from iotd.config.section import Claim, Note, Section, Use, note_if
+from iotd.config.section import RETAIN, Claim, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
@@ -92,6 +92,12 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
 def uses(settings: Settings) -> list[Use]:
     """Return what the broker has to allow for these settings."""
     return [use for key, section in sections(settings) for use in section.uses(value_of(settings, key), settings.thing)]
+
+
+def retained_topics(settings: Settings) -> dict[str, bool]:
+    """Return the topics on which these settings have the broker keep a message; True: no longer than they say so."""
+    return {use.filter: section.transient for key, section in sections(settings)
+            for use in section.uses(value_of(settings, key), settings.thing) if use.verb == RETAIN}
 
 
 def claim(settings: Settings) -> Claim | None:

@@ -33,6 +33,7 @@ class Opening:
         self._settings = settings
         self._line = 0
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
+        self.sent: dict[int, str] = {}  # the topics of messages whose acknowledgement is waited for, by their tokens
         self._unanswered: dict[str, str] = {}  # the action of each filter that the broker has yet to answer
         self._calm_at = self._tried_at = self._refused_at = self._kept_at = -math.inf
         self._tried_anew = ""  # the action that has rested while the line stayed
@@ -53,7 +54,8 @@ class Opening:
 
     def next_due(self) -> float:
         """Return when `further` has something to do that no answer announces, math.inf for never."""
-        waits = self._steps or (self.suspicion.careful and self._unanswered)
+        waits = self._steps or self.suspicion.careful and (
+            self._unanswered or not all(part.is_open for part in self._parts))
         due_at = max(self._calm_at, self._kept_at + LOOK_S) if waits else math.inf
         resting = self.suspicion.resting
         return min(due_at, max(min(resting.values()), self._kept_at + LOOK_S)) if resting else due_at
@@ -61,7 +63,6 @@ class Opening:
     def begin(self, event: Dialled, settings: Settings, now: float) -> None:
         """A line is up."""
         self._line, self._settings = event.line, settings
-        held = bool(self.subscriptions.held)
         self.suspicion = denial.rested(self.suspicion, denial.over(self.suspicion, now))
         self._tried_anew = ""
         self.subscriptions, plan = subscriptions.opened(
@@ -70,7 +71,7 @@ class Opening:
         self._write_held()
         self._steps = deque(self._plan(plan))
         self._calm_at, self._kept_at = now + denial.QUIET_S, now
-        if held and not event.session_present and not settings.mqtt.clean_session:
+        if not event.session_present and not settings.mqtt.clean_session:
             for part in self._parts:
                 part.session_lost(now)
         self.further(now)
@@ -124,6 +125,14 @@ class Opening:
         self._write_held()
         self.further(now)
 
+    def arrived(self, token: int) -> None:
+        """The broker has acknowledged a message of `sent`."""
+        self.suspicion = denial.answered(self.suspicion, _message(self.sent.pop(token)))
+
+    def rests(self, topic: str) -> bool:
+        """Tell whether such a message is denied on the topic, and rests."""
+        return _message(topic) in self.suspicion.resting
+
     def rival(self, hostname: str) -> None:
         """Another client has said Connected in the name of this device; this is what its host is called."""
         self.suspicion = self.suspicion._replace(rival=True)
@@ -158,6 +167,7 @@ class Opening:
             log.write(entry)
         self._steps.clear()
         self._unanswered.clear()
+        self.sent.clear()
         return by_broker and not unanswered
 
     def problems(self) -> list[str]:
@@ -227,7 +237,8 @@ class Opening:
 
     def _pending(self) -> set[str]:
         """Return the actions that the broker has yet to answer, the messages that are kept apart."""
-        return {*self._unanswered.values(), *(action for part in self._parts for action in part.pending())}
+        return {*self._unanswered.values(), *map(_message, self.sent.values()),
+                *(action for part in self._parts for action in part.pending())}
 
     def _in_flight(self, now: float) -> set[str]:
         """Return the messages that the line may end over."""
@@ -243,6 +254,8 @@ class Opening:
         if spent.token is not None and spent.token > 0:
             for part in self._parts:
                 part.unacknowledged(spent.token, now)
+        if spent.token in self.sent:
+            return {_message(self.sent[spent.token])}
         return {together[name] for name in spent.names if name in together}
 
     def _read_held(self) -> dict[str, int]:
@@ -270,6 +283,10 @@ class Opening:
 
 def _subscription(name: str) -> str:
     return f"subscription to {name}"
+
+
+def _message(topic: str) -> str:
+    return f"publish to {topic}"
 
 
 def _end(name: str) -> str:

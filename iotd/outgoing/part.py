@@ -216,13 +216,17 @@ class Outgoing(Part):
         if self._reopened != self._spool.reopened:  # a store came back, with messages behind the cursor
             self._reopened = self._spool.reopened
             self._outbox = self._outbox._replace(cursor=0)
+        # What a power cut has brought back may be older than what stands there, and what is awaited newer than both.
+        awaited = self._scheduled.awaited()
+        newest = {**self._spool.newest, **dict.fromkeys(awaited, self._spool.last_id + 1)} if awaited else (
+            self._spool.newest)
         while self._outbox.cursor < self._spool.last_id:
             room = outbox.room(self._outbox)
             rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []
             if room and not rows:
                 self._outbox = self._outbox._replace(cursor=self._spool.last_id)
             cursor = self._outbox.cursor
-            self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, self._spool.newest, now)
+            self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, newest, now)
             if self._outbox.cursor == cursor:
                 return
             self._give(chosen)
@@ -273,10 +277,10 @@ class Outgoing(Part):
         return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
-        for number, message in chosen:
-            if encoding.TIME in message.payload or message.payload.startswith(encoding.GZIP):
-                message = self._finished(number, message)
-            self._kernel.hand_over(number, message)
+        messages = [(number, self._finished(number, message) if encoding.TIME in message.payload or
+                     message.payload.startswith(encoding.GZIP) else message) for number, message in chosen]
+        self._kernel.hand_over(messages)
+        for number, message in messages:
             if message.retain and message.topic in self._retained:
                 self._carrying[number] = message
             if log.enabled(logging.DEBUG):

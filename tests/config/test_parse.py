@@ -15,6 +15,7 @@ from iotd.config.parse import Loaded, parse
 from iotd.config.section import Section
 from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
+from iotd.home_assistant.section import HomeAssistant
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
 from iotd.jobs.section import Jobs
@@ -102,6 +103,7 @@ def test_what_the_sample_shows_in_comments_is_right_too() -> None:
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
     assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
     assert settings.sections["publish"][0].on_change == {"level": 0.5, "door": None}
+    assert settings.sections["publish"][0].entities == {"device_no": {"name": "Number"}}
     assert settings.sections["jobs"].handlers["clean-cache"].command[1:] == ("{args}",)
     assert settings.sections["subscribe"][0].command[1:] == ("{topic}", "{payload}")
 
@@ -111,8 +113,8 @@ def with_comments() -> str:
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
     text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
     text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
-    text = re.sub(r"(?m)^# (values:|jobs:|  )", r"\1", text.replace("    checks: []", "    #"))
-    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|run|timeout|retained|log"
+    text = re.sub(r"(?m)^# (values:|jobs:|home_assistant:|  )", r"\1", text.replace("    checks: []", "    #"))
+    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|entities|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
 
@@ -133,7 +135,7 @@ def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
 SECTIONS: dict[type[Any], str] = {
     Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Proxy: "mqtt.proxy", Presence: "presence",
     Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
-    Bounds: "spool", Log: "log", Jobs: "jobs",
+    Bounds: "spool", Log: "log", Jobs: "jobs", HomeAssistant: "home_assistant",
 }
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run",
            "corrects": "timestamps", "gzip": "encoding"}

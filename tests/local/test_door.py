@@ -61,11 +61,14 @@ class House:
         self.door.order(Answer(event.connection, lines, **more))
 
     def nothing_comes(self) -> bool:
-        """Tell whether nothing is asked that is not asked yet: another program's request comes first."""
-        self.program().sendall(tell("probe"))
+        """Tell whether nothing is asked that is not asked yet: another program's request comes first. Its answer comes
+        after all that was ordered before.
+        """
+        probe = self.program()
+        probe.sendall(tell("probe"))
         event = self.asked()
         self.answer(event)
-        return event.requests == (Tell("probe", 1),)
+        return event.requests == (Tell("probe", 1),) and probe.recv(1000) == b'{"answer": 0}\n'
 
     def close(self) -> None:
         self.door.close(PATIENCE_S)
