@@ -122,6 +122,10 @@ class Overridden(NamedTuple):
     """The cloud has given a setting another value: the settings in force are to be made up anew."""
 
 
+class Reread(NamedTuple):
+    """What the configuration depends on beside its file has changed: it is to be read anew."""
+
+
 class Changed(NamedTuple):
     """These values, which stand from one reading to the next, are not what they were."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
 from iotd.host.files import Files
-from iotd.host.identity import identity, user_name
+from iotd.host.identity import Identity, given, identity, user_name
 from iotd.mqtt import credentials
 from iotd.mqtt.settings import Mqtt
 
@@ -25,6 +26,14 @@ class Read(NamedTuple):
 
     parsed: parse.Loaded
     text: str
+
+
+def who() -> Identity:
+    """Return who this host is, with what provisioning has given it, where that pair can be used."""
+    here, known = identity(), given(Files(), places().state)
+    if known is None or not credentials.fit(known.cert, known.key):
+        return here
+    return here._replace(given=known)
 
 
 def read(file: str, directory: str = "") -> Read:
@@ -38,7 +47,7 @@ def read(file: str, directory: str = "") -> Read:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error)}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
-    return Read(parse.parse(text, file, identity()), text)
+    return Read(parse.parse(text, file, who()), text)
 
 
 def load(file: str, running: bool, directory: str = "") -> Checked:
@@ -49,6 +58,9 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
     """
     parsed, text = read(file, directory)
     problems, warnings = _of_files(parsed.settings.mqtt, running)
+    if not parsed.settings.is_named:  # then these are the claim's
+        problems, warnings = ([(re.sub(r"^mqtt\.tls\.(cert|key)$", r"provision.claim.\1", key), text)
+                               for key, text in found] for found in (problems, warnings))
     if not running:
         problems += parse.impossible(parsed.settings)
     if problems:
@@ -84,7 +96,7 @@ def last_accepted(file: str, state: Path) -> Checked | None:
     """Return the last configuration that was accepted, None where there is none that can be used or read."""
     try:
         text = Files().read_text(state / ACCEPTED)
-        return Checked(parse.parse(text, file, identity()).settings, (), text)
+        return Checked(parse.parse(text, file, who()).settings, (), text)
     except (OSError, ValueError, ConfigError):
         return None
 

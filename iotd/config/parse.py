@@ -12,7 +12,7 @@ from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
 from iotd.config.readers import identity_problem
 from iotd.config.section import Note, Section, note_if
-from iotd.config.settings import Settings
+from iotd.config.settings import Presence, Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Identity
 from iotd.mqtt import topics
@@ -40,9 +40,10 @@ def parse(text: str, file: str, identity: Identity) -> Loaded:
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
-    thing = values.get("thing", base.SECTIONS["thing"].default)
-    note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
     settings = _settings(values, identity)
+    if not any(section.identify for _, section in sections(settings)):
+        thing = values.get("thing", base.SECTIONS["thing"].default)
+        note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
@@ -62,6 +63,20 @@ def impossible(settings: Settings) -> list[tuple[str, str]]:
     for _, section in sections(settings):
         section.look(settings, lambda key, text: found.append((key, text)))
     return found
+
+
+def in_force(settings: Settings) -> Settings:
+    """Return the settings as they are in force: of a device that has no name yet what speaks of its host alone."""
+    if settings.is_named:
+        return settings
+    kept: dict[str, Any] = {}
+    for wing in loaded_wings(settings):
+        for key, section in sections_of(wing).items():
+            if section.of_host:
+                kept[key] = settings.sections[key]
+            elif wing.always:
+                kept[key] = section.default
+    return settings._replace(presence=Presence(""), sections=kept)
 
 
 def loaded_wings(settings: Settings) -> list[Wing]:
@@ -98,8 +113,11 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
         defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
     names = identity._asdict()
-    names["thing"] = template.compile_tree(settings.thing)(names)
-    settings = settings._replace(thing=names["thing"])
+    settings = settings._replace(thing=template.compile_tree(settings.thing)(names))
+    for _, section in sections(settings):
+        if section.identify is not None:
+            settings = section.identify(settings, identity)
+    names["thing"] = settings.thing
     for key, section in sections(settings):
         filled = section.fill(value_of(settings, key), lambda topic: str(template.compile_tree(topic)(names)))
         settings = with_value(settings, key, filled)

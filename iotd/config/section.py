@@ -34,7 +34,9 @@ class Section(NamedTuple):
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees. `filters` counts what it subscribes.
+    it sees. `filters` counts what it subscribes. `of_host`: it is in force before the device has a name. `identify`
+    says who the device is where that is not as the file has it: of all settings and the host's identity it makes those
+    with another thing and other certificates, or with `is_named` false.
     """
 
     read: Callable[[Cursor], Any]
@@ -44,6 +46,8 @@ class Section(NamedTuple):
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
+    of_host: bool = False
+    identify: Callable[[Any, Any], Any] | None = None
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

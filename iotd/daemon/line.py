@@ -174,6 +174,8 @@ class Line:
             self._session.hang_up(self.number)
         elif event.line == self.number and event.token == HELLO:
             self._outages.told()
+            for part in self._parts:
+                part.welcomed(now)
 
     def on_received(self, event: Received, now: float) -> None:
         """Take a message that came in."""

@@ -14,7 +14,7 @@ from iotd.host import log
 from iotd.local import permits
 from iotd.local.door import Asked, Door
 from iotd.local.orders import Answer, Heard, Release
-from iotd.local.requests import Listen, Request, Status, Tell
+from iotd.local.requests import Ask, Listen, Status, Tell
 from iotd.mqtt import topics
 from iotd.vocabulary import Offer, Received, Taken
 
@@ -38,7 +38,7 @@ class Desk:
         """Do what is asked for and answer; a bug in that ends nothing else."""
         requests = event.requests
         try:
-            lines = self._answers(event.connection, requests, now)
+            lines = self._answers(event, now)
         except Exception:
             log.error("program.fault", "a bug in iotd; the program is told so", traceback=traceback.format_exc())
             lines = [_line({"refused": _BUG})] * len(requests)
@@ -76,16 +76,17 @@ class Desk:
         """A connection that listened has gone."""
         self._listeners.pop(connection, None)
 
-    def _answers(self, connection: int, requests: Sequence[Request], now: float) -> list[str]:
+    def _answers(self, event: Asked, now: float) -> list[str]:
         lines: list[str] = []
-        for kind, group in groupby(requests, type):
+        for kind, group in groupby(event.requests, type):
             if kind is Offer:
                 lines += self._publish([offer for offer in group if isinstance(offer, Offer)], now)
             else:
-                lines += [_line(self._answer(connection, request, now)) for request in group]
+                lines += [_line(self._answer(event, request, now)) for request in group]
         return lines
 
-    def _answer(self, connection: int, request: Any, now: float) -> Any:
+    def _answer(self, event: Asked, request: Any, now: float) -> Any:
+        connection = event.connection
         match request:
             case Tell(name, value):
                 why = self._kernel.tell(name, value, now)
@@ -99,6 +100,10 @@ class Desk:
                     return {"refused": why}
                 self._listeners[connection] = listened | {name}
                 return {"listening": name}
+            case Ask(word):
+                why = self._kernel.ask(word, now) if event.trusted else \
+                    "only root and the user that the daemon runs as may ask for that; run it by sudo"
+                return {"refused": why} if why else {"asked": word}
             case Status():
                 return self._kernel.status()
         return {"refused": request.why}

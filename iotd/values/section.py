@@ -112,4 +112,4 @@ def _true(at: Cursor) -> bool:
     return True
 
 
-SECTIONS = {"values": Section(_values)}
+SECTIONS = {"values": Section(_values, of_host=True)}
