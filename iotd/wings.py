@@ -30,6 +30,7 @@ WINGS = (
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
     Wing("provision", ("provision",)),
     Wing("local", ("local",), always=True),
+    Wing("jobs", ("jobs",)),
     Wing("doctor", (), always=True),
 )
 

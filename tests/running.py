@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 import yaml
 
+from tests.aws.gate import Gate
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PATIENCE_S = 20.0
 
 
-def configuration(broker: Mosquitto, certificates: Certificates | None, **sections: Any) -> dict[str, Any]:
+def configuration(broker: Mosquitto | Gate, certificates: Certificates | None, **sections: Any) -> dict[str, Any]:
     """Return a configuration for the thing of the certificates, on this broker; `sections` replace or add to it."""
     mqtt: dict[str, Any] = {"host": broker.host, "port": broker.port, "backoff": {"first": "1s", "max": "2s"}}
     if certificates is not None:

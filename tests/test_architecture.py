@@ -18,10 +18,13 @@ WING_FOLDERS = [wing.name for wing in WINGS]
 # A module imports from its own folder and from those before it; "" is the package itself.
 RANKS = ["", "host", "mqtt", "config", "daemon", "WING", "cli"]
 MAY_BE_IMPORTED_BY_A_WING = {"", "host", "mqtt", "config"}  # and iotd.daemon.part
-HELPER_IMPORTS = {  # of the configuration what reads YAML, and of the wing its schema and its count of reboots
-    "iotd.helper.allowed", "iotd.helper.recover", "iotd.host", "iotd.host.clock", "iotd.host.files", "iotd.host.log",
+HELPER_IMPORTS = {  # of the configuration what reads YAML; of the wings their schemas, names and the count of reboots
+    "iotd.helper.allowed", "iotd.helper.apt", "iotd.helper.job", "iotd.helper.recover",
+    "iotd.host", "iotd.host.clock", "iotd.host.facts", "iotd.host.files", "iotd.host.log", "iotd.host.command",
+    "iotd.host.identity",
     "iotd.config.document", "iotd.config.mistakes", "iotd.config.readers", "iotd.config.section",
-    "iotd.config.template", "iotd.errors", "iotd.vocabulary", "iotd.wings",
+    "iotd.config.settings", "iotd.config.template", "iotd.errors", "iotd.mqtt.settings", "iotd.vocabulary",
+    "iotd.wings", "iotd.jobs.names", "iotd.jobs.section",
     "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
@@ -167,7 +170,7 @@ def test_a_wing_that_the_yaml_does_not_name_is_not_imported() -> None:
 
 @pytest.mark.parametrize("section, wing", [("wifi: {}", "wifi"), ("subscribe: [{topic: a}]", "incoming"),
                                            ("shadows: [{name: a}]", "shadows"),
-                                           ("values: {a: {file: /a}}", "values")])
+                                           ("values: {a: {file: /a}}", "values"), ("jobs: {}", "jobs")])
 def test_a_section_brings_its_own_wing_and_no_other(section: str, wing: str) -> None:
     found = {folder(name) for name in loaded(section)}
     assert found & set(WING_FOLDERS) == {wing, *(wing.name for wing in WINGS if wing.always)}

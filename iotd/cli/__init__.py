@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ COMMANDS = {
     "listen": "print the messages that come in",
     "doctor": "which layer fails, from the configuration up, and what to do about it",
     "bundle": "what support needs of this device, in one file, without its secrets",
+    "policy": "what the broker has to allow this configuration, and nothing more",
     "log": "what happened, one line an event, from the journal of iotd's units",
 }
 OF_PROGRAMS = ("publish", "set", "listen")  # whose options may stand anywhere; their modules say which
@@ -75,8 +76,9 @@ def _options(arguments: list[str]) -> Any:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        if name not in ("status", "log", "renew"):
-            command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="default: %(default)s")
+        not_read = "; as with all commands, and not read" if name in ("status", "log", "renew") else ""
+        command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE",
+                             help=f"default: %(default)s{not_read}")
         if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
         if name == "adopt":
@@ -88,12 +90,34 @@ def _options(arguments: list[str]) -> Any:
             command.add_argument("--again", action="store_true", help="also where there is an identity already")
         if name == "bundle":
             command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
+            command.add_argument("--upload", action="store_true", help="PUT it to the https URL on standard input")
+        if name == "policy":
+            kind = command.add_mutually_exclusive_group(required=True)
+            kind.add_argument("--aws", action="store_true", help="of a device's certificate on AWS IoT Core")
+            kind.add_argument("--claim", action="store_true", help="of the one that devices ask for their own with")
+            kind.add_argument("--mosquitto", action="store_true", help="an acl_file of mosquitto")
+            command.add_argument("--region", default="*", metavar="R", type=_matching(r"\*|[a-z]+(-[a-z]+)+-[0-9]"),
+                                 help="of AWS, such as eu-central-1 (default: any)")
+            command.add_argument("--account", default="*", metavar="A", type=_matching(r"\*|[0-9]{12}"),
+                                 help="of AWS, twelve digits (default: any)")
         if name == "log":
             command.add_argument("-f", dest="follow", action="store_true", help="go on with what comes")
             command.add_argument("--since", metavar="TIME", help="from when on, such as today, -2h or 2027-01-31 08:00")
             command.add_argument("-p", dest="priority", choices=("debug", "info", "warning", "error"),
                                  help="this level and those above it")
     return parser.parse_args(arguments)
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    """Return a reader of an option that has to look like this."""
+    import re
+
+    def read(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+    read.__name__ = "value"  # as argparse calls it
+    return read
 
 
 def _options_of_a_program(name: str, arguments: list[str]) -> Any:

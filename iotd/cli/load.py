@@ -16,7 +16,7 @@ from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
 from iotd.host.files import Files
-from iotd.host.identity import Identity, given, identity, user_name
+from iotd.host.identity import Given, Identity, given, identity, user_name
 from iotd.mqtt import credentials
 from iotd.mqtt.settings import Mqtt
 
@@ -28,16 +28,17 @@ class Read(NamedTuple):
     text: str
 
 
-def who() -> Identity:
-    """Return who this host is, with what provisioning has given it, where that pair can be used."""
-    here, known = identity(), given(Files(), places().state)
-    if known is None or not credentials.fit(known.cert, known.key):
-        return here
-    return here._replace(given=known)
+def own() -> Given | None:
+    """Return what provisioning has given this host, None where that is nothing, or a pair that cannot be used."""
+    found = given(Files(), places().state)
+    return found if found is not None and credentials.fit(found.cert, found.key) else None
 
 
-def read(file: str, directory: str = "") -> Read:
-    """Return what the file says; raise ConfigError with every problem of it. `directory` is where a path begins."""
+def read(file: str, directory: str = "", who: Identity | None = None, thing: str | None = None) -> Read:
+    """Return what the file says; raise ConfigError with every problem of it. `directory` is where a path begins.
+
+    For this host, or another one: `who` it is, and the name of its thing.
+    """
     try:
         with open(os.path.join(directory, file), "rb") as opened:
             content = opened.read(MAX_BYTES + 1)
@@ -47,7 +48,7 @@ def read(file: str, directory: str = "") -> Read:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error)}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
-    return Read(parse.parse(text, file, who()), text)
+    return Read(parse.parse(text, file, who or identity(), thing, None if who else own()), text)
 
 
 def load(file: str, running: bool, directory: str = "") -> Checked:
@@ -96,7 +97,7 @@ def last_accepted(file: str, state: Path) -> Checked | None:
     """Return the last configuration that was accepted, None where there is none that can be used or read."""
     try:
         text = Files().read_text(state / ACCEPTED)
-        return Checked(parse.parse(text, file, who()).settings, (), text)
+        return Checked(parse.parse(text, file, identity(), None, own()).settings, (), text)
     except (OSError, ValueError, ConfigError):
         return None
 

@@ -90,7 +90,7 @@ def _by_itself(file: str, word: str) -> int:
     except lock.Taken as error:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT
-    daemon = Daemon(load(file, True), partial(load, file, True), real(here, False)._replace(
+    daemon = Daemon(load(file, True), partial(load, file, True), real(here, False, file)._replace(
         log_to=sys.stderr, on_terminal=True))
     daemon.start()
     status = object_of(daemon.status().get("provision"))

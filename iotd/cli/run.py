@@ -25,4 +25,4 @@ def run(options: Any) -> int:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT
     again = partial(load, options.file, True)
-    return Daemon(load_or_last(options.file, here.state), again, real(here, log.is_journal())).run()
+    return Daemon(load_or_last(options.file, here.state), again, real(here, log.is_journal(), options.file)).run()

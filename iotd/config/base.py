@@ -8,7 +8,7 @@ from typing import Any
 from iotd.config import broker
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, choice, duration, duration_or_zero, qos, template_text, text, whole
-from iotd.config.section import Fill, Note, Section, Setting, note_if
+from iotd.config.section import PUBLISH, RETAIN, SUBSCRIBE, Fill, Note, Section, Setting, Use, note_if
 from iotd.config.settings import Log, Presence, Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
@@ -127,6 +127,11 @@ def _check_presence(settings: Settings, note: Note) -> None:
     note_if(note, "presence.topic", topics.topic_problem(presence.topic, aws, presence.retain))
 
 
+def _presence_uses(presence: Presence, thing: str) -> list[Use]:
+    verbs = (RETAIN if presence.retain else PUBLISH, SUBSCRIBE) if presence.topic else ()
+    return [Use(verb, presence.topic) for verb in verbs]
+
+
 def _log(at: Cursor) -> Log:
     return Log(**at.fields({"level": ("level", choice(*LEVELS)), "format": ("format", choice("json", "text"))}))
 
@@ -141,7 +146,7 @@ SECTIONS: dict[str, Section] = {
     "thing": Section(template_text(EVERYWHERE - {"thing"}), "{hostname}", check=_check_thing),
     "mqtt": Section(_mqtt, Mqtt(host=""), check=_check_mqtt, fill=_filled),
     "presence": Section(_presence, Presence(PRESENCE_TOPIC), check=_check_presence,
-                        filters=lambda presence: 1 if presence.topic else 0,
+                        filters=lambda presence: 1 if presence.topic else 0, uses=_presence_uses,
                         fill=lambda presence, fill: presence._replace(topic=fill(presence.topic))),
     "log": Section(_log, Log(), settable=(Setting(
         "log.level", r"\.level", lambda log, found: None, lambda log, found: log.level, _with_level),)),

@@ -11,11 +11,12 @@ from iotd.config import base, template
 from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
 from iotd.config.readers import identity_problem
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import Claim, Note, Section, Use, note_if
 from iotd.config.settings import Presence, Settings
 from iotd.errors import ConfigError, Problem
-from iotd.host.identity import Identity
+from iotd.host.identity import Given, Identity
 from iotd.mqtt import topics
+from iotd.mqtt.settings import Tls
 from iotd.wings import WINGS, Wing
 from iotd.wings import sections as sections_of
 
@@ -32,18 +33,26 @@ class Loaded(NamedTuple):
         return line_of(self.lines, key)
 
 
-def parse(text: str, file: str, identity: Identity) -> Loaded:
-    """Read the text of `file`, for the host that `identity` names. Raises ConfigError with every problem in it."""
+def parse(
+    text: str, file: str, identity: Identity, thing: str | None = None, given: Given | None = None
+) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names and what it was `given`, or for a thing of another
+    name than the file gives.
+
+    Raises ConfigError with every problem in it.
+    """
     document = Document(identity.lacking())
     try:
         root = compose(text)
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
-    settings = _settings(values, identity)
+    if thing is not None:
+        values, given = {**values, "thing": thing}, Given(thing, *Tls()[1:])
+    settings = _settings(values, identity, given)
     if not any(section.identify for _, section in sections(settings)):
-        thing = values.get("thing", base.SECTIONS["thing"].default)
-        note_if(document.note_consequence, "thing", identity_problem(thing, document.lacking))
+        written = values.get("thing", base.SECTIONS["thing"].default)
+        note_if(document.note_consequence, "thing", identity_problem(written, document.lacking))
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
@@ -93,6 +102,17 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
         yield from sections_of(wing).items()
 
 
+def uses(settings: Settings) -> list[Use]:
+    """Return what the broker has to allow for these settings."""
+    return [use for key, section in sections(settings) for use in section.uses(value_of(settings, key), settings.thing)]
+
+
+def claim(settings: Settings) -> Claim | None:
+    """Return what it has to allow a line that asks for an identity, None where the settings say of none."""
+    found = (section.claim(value_of(settings, key)) for key, section in sections(settings))
+    return next(filter(None, found), None)
+
+
 def _read(root: Cursor) -> dict[str, Any]:
     keys = {key: wing for wing in WINGS for key in wing.keys}
     order = ["thing", "mqtt", "presence", *keys, "log"]
@@ -104,7 +124,7 @@ def _read_section(wing: Wing | None, key: str, at: Cursor) -> Any:
     return section.read(at)
 
 
-def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
+def _settings(values: Mapping[str, Any], identity: Identity, given: Given | None) -> Settings:
     """Put defaults where the file is silent, and fill what placeholders cannot change in a run."""
     known = {key: values.get(key, section.default) for key, section in base.SECTIONS.items()}
     written = {key: value for key, value in values.items() if key not in known and value != ()}
@@ -116,7 +136,7 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
     settings = settings._replace(thing=template.compile_tree(settings.thing)(names))
     for _, section in sections(settings):
         if section.identify is not None:
-            settings = section.identify(settings, identity)
+            settings = section.identify(settings, identity, given)
     names["thing"] = settings.thing
     for key, section in sections(settings):
         filled = section.fill(value_of(settings, key), lambda topic: str(template.compile_tree(topic)(names)))

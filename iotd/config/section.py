@@ -1,7 +1,7 @@
 """What a wing, or the kernel, says of one key at the top of the YAML."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor
@@ -29,14 +29,34 @@ class Setting(NamedTuple):
     put: Callable[[Any, re.Match[str], Json], Any]
 
 
+PUBLISH, RETAIN, SUBSCRIBE = "publish", "retain", "subscribe"
+
+
+class Use(NamedTuple):
+    """What the broker has to allow for a section: PUBLISH or RETAIN (with it) on the topics of a filter, or SUBSCRIBE.
+    """
+
+    verb: str
+    filter: str
+
+
+class Claim(NamedTuple):
+    """What the broker has to allow a line that asks for a certificate: `client_id` begins its client ids."""
+
+    client_id: str
+    uses: tuple[Use, ...]
+
+
 class Section(NamedTuple):
     """How one key is read and judged.
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees. `filters` counts what it subscribes. `of_host`: it is in force before the device has a name. `identify`
-    says who the device is where that is not as the file has it: of all settings and the host's identity it makes those
-    with another thing and other certificates, or with `is_named` false.
+    it sees. `filters` counts what it subscribes; `uses` names that and all that is published for it, of its value and
+    the thing's name, and `claim` what a line without an identity of its own does. `iotd policy` prints these.
+    `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
+    file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
+    certificates, or with `is_named` false.
     """
 
     read: Callable[[Cursor], Any]
@@ -46,8 +66,10 @@ class Section(NamedTuple):
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
+    uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
+    claim: Callable[[Any], Claim | None] = lambda value: None
     of_host: bool = False
-    identify: Callable[[Any, Any], Any] | None = None
+    identify: Callable[[Any, Any, Any], Any] | None = None
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

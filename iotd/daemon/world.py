@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import iotd
 from iotd.daemon.inbox import Inbox
 from iotd.host import clock
 from iotd.host.files import Files
@@ -38,7 +39,8 @@ class World(NamedTuple):
     time service has set it. `chance` draws from 0 to 1, `new_id` makes 16 hexadecimal characters. `catch_signals` has
     each signal that asks for something given to a function. The log goes to `log_to`, None for stdout; `on_terminal`
     tells that a person reads it there, so that it is text. `adapters` are,
-    by the name of a wing, what it uses in the place of its own way to the world.
+    by the name of a wing, what it uses in the place of its own way to the world. `command_of` returns how another of
+    iotd's commands is run on the same configuration and directories.
     """
 
     monotonic: Callable[[], float]
@@ -62,21 +64,28 @@ class World(NamedTuple):
     log_to: TextIO | None = None
     adapters: Mapping[str, Any] = {}
     on_terminal: bool = False
+    command_of: Callable[[str], tuple[str, ...]] = lambda name: ("iotd", name)
 
     def known_wall(self) -> float | None:
         """Return the wall clock, None while nobody has set it."""
         return self.wall() if self.wall_is_set() else None
 
 
-def real(places: Places, under_journald: bool) -> World:
-    """Return this host."""
+def real(places: Places, under_journald: bool, file: str) -> World:
+    """Return this host; `file` is the configuration's path."""
     def catch_signals(take: Callable[[int], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda caught, _: take(caught))
+
+    def command_of(name: str) -> tuple[str, ...]:
+        where = {"STATE_DIRECTORY": places.state, "RUNTIME_DIRECTORY": places.runtime,
+                 "PYTHONPATH": Path(iotd.__file__).parent.parent}  # also where it is not installed
+        return ("/usr/bin/env", *(f"{key}={value}" for key, value in where.items()), sys.executable, "-m", "iotd",
+                name, "-c", os.path.abspath(file))
 
     return World(
         monotonic=time.monotonic, wall=time.time, wall_is_set=clock.clock_is_set, uptime=clock.uptime_s,
         chance=random.random, new_id=lambda: os.urandom(8).hex(), identity=identity(), boot_id=clock.boot_id(),
         pid=os.getpid(), under_journald=under_journald, places=places, files=Files(), systemd=Systemd(),
         inbox=Inbox(), session=Session, tasks=Tasks, periodic=Periodic, catch_signals=catch_signals,
-        on_terminal=sys.stdout is not None and sys.stdout.isatty())
+        on_terminal=sys.stdout is not None and sys.stdout.isatty(), command_of=command_of)

@@ -1,7 +1,9 @@
-"""The entry of the unit `iotd-recover@VERB.service`."""
+"""The entry of the units `iotd-recover@VERB.service` (VERB) and `iotd-job@VERB.service` (job VERB)."""
 
 import sys
 
-from iotd.helper.recover import main
+from iotd.helper import job, recover
 
-sys.exit(main(sys.argv[1]))
+if sys.argv[1] == "job":
+    sys.exit(job.main(sys.argv[2]))
+sys.exit(recover.main(sys.argv[1]))

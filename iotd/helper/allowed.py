@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from pwd import struct_passwd
 
-from iotd.config.document import MAX_BYTES, Cursor, Document, Unreadable, Wrong, compose
+from iotd.config.document import MAX_BYTES, Cursor, Document, Reader, T, Unreadable, Wrong, compose
 from iotd.host import clock
 from iotd.host.files import Files
 from iotd.wifi import budget
@@ -29,7 +29,7 @@ def interface_for(verb: str, file: Path, state: Path, daemon: struct_passwd) -> 
 
     Raises Refused where the file cannot be used, where it does not allow the verb, or no reboot any more.
     """
-    wifi = section(read(file, daemon), file)
+    wifi: Wifi = section(read(file, daemon), file, KEY, SECTIONS[KEY].read)
     if verb not in wifi.recover:
         raise Refused(f"{verb} is not in wifi.recover of {file}")
     if verb == "reboot":
@@ -58,8 +58,8 @@ def read(file: Path, daemon: struct_passwd) -> str:
         os.close(descriptor)
 
 
-def section(text: str, file: Path) -> Wifi:
-    """Return the section `wifi` of the configuration; raises Refused where there is none, or anything is wrong in it.
+def section(text: str, file: Path, key: str, reader: Reader[T]) -> T:
+    """Return a section of the configuration; raises Refused where there is none, or anything is wrong in it.
 
     What else stands in the file is not judged: a mistake there must not cost the device its recovery.
     """
@@ -67,15 +67,15 @@ def section(text: str, file: Path) -> Wifi:
     try:
         root = compose(text)
         entries = {} if root is None else dict(Cursor(root, "", document).entries())
-        wifi: list[Wifi] = entries[KEY].read(SECTIONS[KEY].read) if KEY in entries else []
+        found = entries[key].read(reader) if key in entries else []
     except (Unreadable, Wrong) as error:
         raise Refused(f"{file}: {error}") from error
-    wrong = [problem for problem in document.problems if re.split(r"[.\[]", problem.key)[0] == KEY]
+    wrong = [problem for problem in document.problems if re.split(r"[.\[]", problem.key)[0] == key]
     if wrong:
         raise Refused(wrong[0].render(str(file)))
-    if not wifi:
-        raise Refused(f"{file} has no section {KEY}")
-    return wifi[0]
+    if not found:
+        raise Refused(f"{file} has no section {key}")
+    return found[0]
 
 
 def count_reboot(wifi: Wifi, state: Path, moment: Reboot) -> None:

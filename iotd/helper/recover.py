@@ -14,6 +14,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,12 @@ STATE = Path("/var/lib/iotd-recover")
 USER = "iotd"
 VERBS = ("reconnect", "radio-cycle", "restart-network", "reboot")
 MAX_REQUEST_BYTES = 65536  # the reason names what was expected, and that list has no end
+MAX_OUTPUT_BYTES, MAX_LOGGED = 65536, 2000
 COMMAND_LIMIT_S = 50.0  # five of them fit into the unit's TimeoutStartSec
+# In order, each where the host is still there two minutes after the one before it: with the units stopped; without,
+# by systemd; without that too (systemctl(1), --force).
+REBOOT = (("systemctl", "reboot"), ("systemctl", "reboot", "--force"), ("systemctl", "reboot", "--force", "--force"))
+ESCALATE_S = 120.0
 
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -66,7 +72,7 @@ def plan(verb: str, interface: str, in_use: frozenset[str], connected: bool) -> 
     connected, to a wrong network if it is asked to reconnect. Empty where there is nothing to restart.
     """
     if verb == "reboot":
-        return (("systemctl", "reboot"),)
+        return REBOOT
     if verb == "restart-network":
         services = tuple(name for name in network_services(interface) if name in in_use)
         return (("systemctl", "restart", *services),) if services else ()
@@ -129,9 +135,9 @@ def take(directory: int, name: str, owner: int) -> bytes:
     again, and a request that came meanwhile would be removed unread. A request lost here is asked for again.
     """
     try:
-        return _read(directory, name, owner)
+        return read(directory, name, owner)
     finally:
-        _remove(directory, name)
+        remove(directory, name)
 
 
 def sweep(directory: int) -> list[str]:
@@ -141,11 +147,13 @@ def sweep(directory: int) -> list[str]:
     """
     strays = sorted(name for name in os.listdir(directory) if name not in VERBS and not name.startswith("."))
     for name in strays:
-        _remove(directory, name)
+        remove(directory, name)
     return strays
 
 
-def serve(verb: str, path: str, owner: int, allow: Allow, run: Run) -> bool:
+def serve(
+    verb: str, path: str, owner: int, allow: Allow, run: Run, wait: Callable[[float], None] = time.sleep
+) -> bool:
     """Carry out the request `verb` that lies in the directory `path`, if it is allowed; return whether all went well.
 
     Nothing asked for is well. What is refused is removed and logged. An unknown verb does nothing but sweep.
@@ -170,26 +178,37 @@ def serve(verb: str, path: str, owner: int, allow: Allow, run: Run) -> bool:
         return _say_refused(verb, str(refused))
     finally:
         os.close(directory)
+    if verb == "reboot":
+        log.warning("recovery.accepted", f"reboot: {reason}", verb=verb, interface=interface, reason=reason)
+        return escalate(run, wait)
     return _carry_out(verb, interface, reason, run)
 
 
-def run_command(command: Command) -> Outcome:
-    """Run a command without a shell and without input, for COMMAND_LIMIT_S at most."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=_ENVIRONMENT,
-            timeout=COMMAND_LIMIT_S,
-        )
-    except OSError as error:
-        return Outcome(f"cannot be run: {error.strerror}", "")
-    except subprocess.TimeoutExpired:
-        return Outcome(f"was killed after {COMMAND_LIMIT_S:g} s", "")
-    failure = f"ended with status {done.returncode}" if done.returncode else None
-    return Outcome(failure, done.stdout.decode("utf-8", "replace").strip()[-2000:])
+def escalate(run: Run, wait: Callable[[float], None]) -> bool:
+    """Reboot; where the host is still there after a while, with less and less regard for what does not end."""
+    for command in REBOOT:
+        _perform(command, run)
+        wait(ESCALATE_S)
+    log.error("recovery.failed", "the host has not gone down, whatever was asked for", verb="reboot")
+    return False
+
+
+def run_command(command: Command, limit_s: float = COMMAND_LIMIT_S, **more: str) -> Outcome:
+    """Run a command without a shell and without input, for `limit_s` at most; `more` goes into its environment.
+
+    What it leaves running is not waited for, as one would be that holds a pipe.
+    """
+    with open(os.memfd_create("output", os.MFD_CLOEXEC), "r+b") as output:
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                  env={**_ENVIRONMENT, **more}, timeout=limit_s)
+        except OSError as error:
+            return Outcome(f"cannot be run: {error.strerror}", "")
+        except subprocess.TimeoutExpired:
+            return Outcome(f"was killed after {limit_s:g} s", "")
+        failure = f"ended with status {done.returncode}" if done.returncode else None
+        output.seek(max(0, output.seek(0, os.SEEK_END) - MAX_OUTPUT_BYTES))
+        return Outcome(failure, output.read().decode("utf-8", "replace").strip())
 
 
 def _carry_out(verb: str, interface: str, reason: str, run: Run) -> bool:
@@ -206,9 +225,9 @@ def _perform(command: Command, run: Run) -> bool:
     outcome = run(command)
     text = " ".join(command)
     if outcome.failure is None:
-        log.info("recovery.command", f"{text}: done", command=command, output=outcome.output)
+        log.info("recovery.command", f"{text}: done", command=command, output=outcome.output[-MAX_LOGGED:])
     else:
-        log.error("recovery.failed", f"{text}: {outcome.failure}", command=command, output=outcome.output)
+        log.error("recovery.failed", f"{text}: {outcome.failure}", command=command, output=outcome.output[-MAX_LOGGED:])
     return outcome.failure is None
 
 
@@ -229,7 +248,8 @@ def _say_refused(name: str, reason: str) -> bool:
     return False
 
 
-def _read(directory: int, name: str, owner: int) -> bytes:
+def read(directory: int, name: str, owner: int) -> bytes:
+    """Return the content of a request; raises Refused, FileNotFoundError where there is none."""
     try:
         # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
         request = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -252,7 +272,8 @@ def _read(directory: int, name: str, owner: int) -> bytes:
     return body
 
 
-def _remove(directory: int, name: str) -> None:
+def remove(directory: int, name: str) -> None:
+    """Remove a request, or whatever lies there under its name."""
     with suppress(FileNotFoundError):
         try:
             os.unlink(name, dir_fd=directory)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Literal, NamedTuple
 
 from iotd.host.identity import user_name
@@ -44,10 +44,11 @@ class Ended(NamedTuple):
 class _Kept:
     """What is kept of a pipe: so many bytes from its beginning, or of its end."""
 
-    def __init__(self, most: int, of_end: bool) -> None:
+    def __init__(self, most: int, of_end: bool, heard: Callable[[bytes], None] | None = None) -> None:
         self.data = bytearray()
         self._most = most
         self._of_end = of_end
+        self._heard = heard
 
     def take(self, pipe: int) -> bool:
         """Read what is there; tell whether there may be more."""
@@ -55,6 +56,8 @@ class _Kept:
             data = os.read(pipe, CHUNK_BYTES)
         except BlockingIOError:
             return False
+        if self._heard is not None and data:
+            self._heard(data)
         if self._of_end:
             self.data += data
             del self.data[:-self._most]
@@ -65,13 +68,14 @@ class _Kept:
 
 def run(
     arguments: Sequence[str], timeout_s: float, stop: int | None = None, keep_bytes: int = KEEP_BYTES,
-    given: bytes = b"", apart: bool = False
+    given: bytes = b"", apart: bool = False, heard: Callable[[bytes], None] | None = None
 ) -> Ended:
     """Run a command to its end, or kill it after `timeout_s` or as soon as the file descriptor `stop` is readable.
 
     It runs in / in a session of its own, with `given` to read; whatever is left of its process group is killed when
     it ends, in one way or another. What it writes is read to the end, and dropped beyond `keep_bytes`; `apart` keeps
-    its standard output and the last 4 KB of its standard error each for itself.
+    its standard output and the last 4 KB of its standard error each for itself. `heard` is given what it writes to its
+    standard output as it comes.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -82,7 +86,7 @@ def run(
         why = error.strerror if isinstance(error, OSError) else str(error)
         return Ended("refused", None, "", f"{arguments[0]} cannot be run: {why}")
     assert process.stdout is not None
-    out, errors = _Kept(keep_bytes, of_end=False), _Kept(KEEP_BYTES, of_end=True)
+    out, errors = _Kept(keep_bytes, False, heard), _Kept(KEEP_BYTES, of_end=True)
     kept = {process.stdout.fileno(): out}
     if process.stderr is not None:
         kept[process.stderr.fileno()] = errors

@@ -26,13 +26,12 @@ class Given(NamedTuple):
 
 class Identity(NamedTuple):
     """Who this host is: `hostname` up to its first dot, `machine_id` as in /etc/machine-id, empty where it has none;
-    `cpu_serial` is the board's, empty where it tells none. `given` is None where no other has said who it is.
+    `cpu_serial` is the board's, empty where it tells none.
     """
 
     hostname: str
     machine_id: str
     cpu_serial: str = ""
-    given: Given | None = None
 
     def lacking(self) -> dict[str, str]:
         """Return which of them tell this host from no other, and what to do about it."""

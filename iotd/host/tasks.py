@@ -45,6 +45,14 @@ class Tasks:
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def cancel(self, limit_s: float) -> None:
+        """Ask every task to give up as `close` does, and be ready for others."""
+        self.close(limit_s)
+        if any(thread.is_alive() for thread in self._threads.values()):
+            self._stop, self._give_up = os.pipe()  # the old one is for those that hang
+        else:
+            os.read(self._stop, 1)
+
     def _run(self, work: Work, failed: Failed) -> None:
         try:
             event = work(self._stop)

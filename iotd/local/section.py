@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from iotd.config.document import Cursor
 from iotd.config.readers import listed, template_text
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import RETAIN, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
@@ -26,4 +26,5 @@ def _check(settings: Settings, note: Note) -> None:
 
 
 SECTIONS = {"local": Section(
-    _local, Local(), check=_check, fill=lambda local, fill: Local(tuple(fill(name) for name in local.publish)))}
+    _local, Local(), check=_check, fill=lambda local, fill: Local(tuple(fill(name) for name in local.publish)),
+    uses=lambda local, thing: [Use(RETAIN, name) for name in local.publish])}

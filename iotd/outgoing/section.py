@@ -12,7 +12,9 @@ from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import (
     boolean, choice, duration, listed, number, qos, size, template_payload, template_text, whole,
 )
-from iotd.config.section import Note, Section, Setting, missing_item, note_if, period_of_an_item, with_item
+from iotd.config.section import (
+    PUBLISH, RETAIN, Note, Section, Setting, Use, missing_item, note_if, period_of_an_item, with_item,
+)
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
 from iotd.errors import nearest
@@ -165,6 +167,7 @@ SECTIONS = {
     "publish": Section(
         listed(_publish, "- topic: …"), (), check=_check,
         fill=lambda entries, fill: tuple(entry._replace(topic=fill(entry.topic)) for entry in entries),
+        uses=lambda entries, thing: [Use(RETAIN if entry.retain else PUBLISH, entry.topic) for entry in entries],
         settable=(period_of_an_item("publish"), Setting(
             "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
             lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),

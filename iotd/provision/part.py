@@ -19,11 +19,9 @@ from iotd.provision.attempt import Attempt, Become, Create, Effect, Examine, Fai
 from iotd.provision.keeper import Keeper
 from iotd.provision.keys import Adapters, KeyMade, Looked, look, make_key, no_key, no_look
 from iotd.provision.renewal import Moment
-from iotd.provision.section import KNOWN, Provision, filled
+from iotd.provision.section import CREATE, KNOWN, REGISTER, Provision, answers, filled
 from iotd.vocabulary import Json, Message, Overridden, Received, Reread
 
-CREATE = "$aws/certificates/create-from-csr/json"
-REGISTER = "$aws/provisioning-templates/{}/provision/json"
 ACTION = "provisioning"
 
 CONNECT_S = 10.0  # until it is said why there is no line for the claim
@@ -80,13 +78,13 @@ class Provisioning(Part):
 
     def actions(self) -> Mapping[str, str]:
         """Return that the broker denies all of it as one."""
-        return dict.fromkeys([*self._answers(), CREATE, self._register], ACTION)
+        return dict.fromkeys([*answers(self._section), CREATE, self._register], ACTION)
 
     # The line
 
     def filters(self) -> Mapping[str, int]:
         """Return those of the answers, while there is something to ask."""
-        return dict.fromkeys(self._answers(), 1) if self._attempt is not None else {}
+        return dict.fromkeys(answers(self._section), 1) if self._attempt is not None else {}
 
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """Ask for what is due."""
@@ -356,9 +354,6 @@ class Provisioning(Part):
     @property
     def _register(self) -> str:
         return REGISTER.format(self._section.template)
-
-    def _answers(self) -> list[str]:
-        return [f"{topic}/{kind}" for topic in (CREATE, self._register) for kind in ("accepted", "rejected")]
 
     def _here(self) -> Moment:
         return Moment(self._world.boot_id, self._world.uptime(), self._world.known_wall())

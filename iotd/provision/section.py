@@ -4,16 +4,19 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from iotd.config import section
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import choice, duration_or_zero, path, template_text, text
-from iotd.config.section import Note, Section
+from iotd.config.section import PUBLISH, SUBSCRIBE, Note, Section, Use
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, compile_tree, placeholders
-from iotd.host.identity import Identity
+from iotd.host.identity import Given, Identity
 from iotd.host.openssl import KEYS
 from iotd.vocabulary import Json
 
-FILTERS = 4  # the answers to two requests
+CREATE = "$aws/certificates/create-from-csr/json"
+REGISTER = "$aws/provisioning-templates/{}/provision/json"
+CLAIM = "claim-"  # begins the client id of the line of the claim
 KNOWN = EVERYWHERE - {"thing"} | {"model"}
 
 
@@ -70,13 +73,13 @@ def filled(parameters: Mapping[str, str], known: Mapping[str, Json]) -> dict[str
 def claim_id(identity: Identity) -> str:
     """Return the client id of the line of the claim, this device's own and no thing's."""
     own = identity.cpu_serial or identity.machine_id or identity.hostname
-    return "claim-" + re.sub("[^0-9A-Za-z_-]", "_", own)[:100]
+    return CLAIM + re.sub("[^0-9A-Za-z_-]", "_", own)[:100]
 
 
-def _identify(settings: Settings, identity: Identity) -> Settings:
+def _identify(settings: Settings, identity: Identity, given: Given | None) -> Settings:
     """Put the identity that the device was given in the place of what the file says of that, or else the claim."""
     provision: Provision = settings.sections["provision"]
-    mqtt, given = settings.mqtt, identity.given
+    mqtt = settings.mqtt
     if mqtt.tls is None:  # which `_check` notes
         return settings
     if given is not None:
@@ -94,5 +97,18 @@ def _check(settings: Settings, note: Note) -> None:
                           "alone means the default authority")
 
 
-SECTIONS = {"provision": Section(_provision, check=_check, filters=lambda provision: FILTERS, of_host=True,
-                                 identify=_identify)}
+def answers(provision: Provision) -> list[str]:
+    """Return the topics that the answers to both requests come on."""
+    return [f"{topic}/{kind}" for topic in (CREATE, REGISTER.format(provision.template))
+            for kind in ("accepted", "rejected")]
+
+
+def _uses(provision: Provision, thing: str = "") -> tuple[Use, ...]:
+    """A renewal asks on the line of the thing what the claim does on its own."""
+    return (*(Use(PUBLISH, topic) for topic in (CREATE, REGISTER.format(provision.template))),
+            *(Use(SUBSCRIBE, topic) for topic in answers(provision)))
+
+
+SECTIONS = {"provision": Section(
+    _provision, check=_check, filters=lambda provision: len(answers(provision)), of_host=True, identify=_identify,
+    uses=_uses, claim=lambda provision: section.Claim(CLAIM, _uses(provision)) if provision else None)}

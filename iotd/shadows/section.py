@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from iotd.config import override
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text, timeout
-from iotd.config.section import Note, Section, note_if, period_of_an_item
+from iotd.config.section import PUBLISH, SUBSCRIBE, Note, Section, Use, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
 from iotd.mqtt import topics
@@ -159,6 +159,14 @@ def _look(settings: Settings, note: Note) -> None:
                         kinds.KINDS["command"].impossible(action.command))
 
 
+def _uses(shadows: tuple[Shadow, ...], thing: str) -> list[Use]:
+    from iotd.shadows import messages
+
+    requests = [f"{messages.prefix(thing, shadow.name)}/{verb}" for shadow in shadows for verb in ("get", "update")]
+    return [*(Use(PUBLISH, name) for name in requests),
+            *(Use(SUBSCRIBE, name) for name in messages.filters(thing, shadows))]
+
+
 def _size_of(tree: Json) -> int:
     return len(json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -171,4 +179,4 @@ def _depth(tree: Json) -> int:
 
 SECTIONS = {"shadows": Section(
     listed(_shadow, "- name: …"), (), check=_check, filters=lambda shadows: FILTERS * len(shadows),
-    settable=(period_of_an_item("shadows"),), look=_look)}
+    settable=(period_of_an_item("shadows"),), look=_look, uses=_uses)}

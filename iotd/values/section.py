@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Wrong
 from iotd.config.readers import boolean, choice, command, duration, number, path, timeout, whole
-from iotd.config.section import Section
+from iotd.config.section import Note, Section, note_if
+from iotd.config.settings import Settings
 from iotd.config.template import REPORT
 
 FORMS = ("auto", "number", "json", "text")
@@ -112,4 +113,12 @@ def _true(at: Cursor) -> bool:
     return True
 
 
-SECTIONS = {"values": Section(_values, of_host=True)}
+def _look(settings: Settings, note: Note) -> None:
+    from iotd.host.command import program_problem  # a device without commands loads nothing that runs one
+
+    for value in settings.sections["values"]:
+        if value.source == "command":
+            note_if(note, f"values.{value.name}.command", program_problem(value.subject[0]))
+
+
+SECTIONS = {"values": Section(_values, look=_look, of_host=True)}

@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
+from tests.aws.gate import Gate
 from tests.aws.screen import (
     BLUE, GREEN, MAGENTA, RED, Line, Screen, Unwatched, brief, changes, labelled, log_line, presence_line)
 from tests.aws.service import ShadowService, shadow_prefix
@@ -269,11 +270,12 @@ def run(seconds: float, desired: dict[str, Any], asked: Sequence[int]) -> int:
         directory = Path(name)
         with postponed():
             certificates = make_certificates(directory / "certificates", THING)
-            broker = Mosquitto(directory, certificates)
+            broker = Mosquitto(directory)
             service, observer, latecomer = ShadowService(broker), Observer(broker), Observer(broker, "latecomer")
-        with broker, service, observer, Cable(broker.port) as line:
+        with broker, service, observer, Gate(broker, certificates) as gate, Cable(gate.port) as line:
             observer.subscribe(TOPIC, PRESENCE, DOCUMENTS)
             device = Device(directory, line, certificates)
+            gate.attach(THING, device.policies())
             screen = Screen(sys.stdout)
             show = Show(screen, service, observer, latecomer, line, device, desired)
             try:

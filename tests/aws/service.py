@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import paho.mqtt.client as mqtt
 
-from tests.aws import document
+from tests.aws import document, limits
 from tests.aws.document import Document, Object, Refusal, Rules
 from tests.mosquitto import Mosquitto
 from tests.observer import Client, tls_context
@@ -105,6 +106,7 @@ class ShadowService:
         self._shadows: dict[tuple[str, str | None], Document] = {}
         self._failures: list[tuple[str | None, Refusal]] = []
         self._held: list[Request] | None = None
+        self._passed: defaultdict[str, deque[float]] = defaultdict(deque)
         self._subscribed = threading.Event()
         self._client = Client(NAME, clean_session=False)
         if broker.certificates is not None:
@@ -200,6 +202,8 @@ class ShadowService:
 
     def _answer(self, request: Request) -> Sequence[Answer]:
         try:
+            if not limits.take_place(self._passed[request.thing], self._clock(), limits.MAX_SHADOW_REQUESTS_PER_S):
+                raise Refusal(429)
             self._fail_if_asked_to(request)
             return self._perform(request)
         except Refusal as refusal:

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import IO, Callable, NamedTuple
+from typing import IO, Any, Callable, NamedTuple
 
+from iotd.config import parse, policy
 from tests.certificates import Certificates
 from tests.mosquitto import HOST, free_port
 
@@ -34,6 +35,7 @@ mqtt:
   port: {port}
   keepalive: 60s
   clean_session: false
+  limits: aws
   backoff: {{first: 1s, max: 1s}}
   tls:
     ca: {certificates.ca}
@@ -56,7 +58,7 @@ publish:
       msg: "AWS IoT 接続ヨシッ👉"
 
 subscribe:
-  - topic: "MQTTServer/{{thing}}/0"
+  - topic: "MQTTServer/{{thing}}/in"
 
 shadows:
   - name: {shadow}
@@ -177,6 +179,11 @@ class Device:
         self._runtime = directory / "runtime"
         self._process: subprocess.Popen[str] | None = None
         self._readers: list[threading.Thread] = []
+
+    def policies(self) -> list[Any]:
+        """Return what the certificate has to be allowed, as `iotd policy --aws` has it."""
+        settings = parse.parse(self._config.read_text("utf-8"), "", policy.ANY_HOST, policy.THING).settings
+        return policy.for_device(settings, parse.uses(settings), policy.Where())
 
     @property
     def is_on(self) -> bool:

@@ -114,6 +114,13 @@ def test_the_next_request_fails_as_told_and_only_that(service: ShadowService, cl
     assert client.wait_for(f"{NAMED}/update/accepted").json()["version"] == 1
 
 
+def test_more_than_twenty_requests_a_second_are_429(service: ShadowService, client: Observer) -> None:
+    for number in range(21):
+        client.publish(f"{CLASSIC}/get", {"clientToken": str(number)})
+    refused = client.wait_for(f"{CLASSIC}/get/rejected", lambda message: message.json()["code"] == 429).json()
+    assert refused["clientToken"] == "20"
+
+
 def test_the_eleventh_request_in_flight_is_429(service: ShadowService, client: Observer) -> None:
     service.hold()
     for number in range(11):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import ssl
 import subprocess
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, Iterator
 
 import pytest
 
@@ -18,8 +23,10 @@ PARTS = {"doctor.json", "iotd.yaml", "versions.txt", "ip.txt", "nmcli.txt", "sys
          "journal.txt", "outages.txt"}
 
 
-def bundle(tmp_path: Path, text: str, *arguments: str, journal: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command in a directory of its own, where this is the journal."""
+def bundle(
+    tmp_path: Path, text: str, *arguments: str, journal: str = "", stdin: str = "", trusts: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a directory of its own, where this is the journal, and `trusts` the authorities."""
     for name in ("state", "runtime", "bin"):
         (tmp_path / name).mkdir(exist_ok=True)
     (tmp_path / "iotd.yaml").write_text(text)
@@ -27,7 +34,8 @@ def bundle(tmp_path: Path, text: str, *arguments: str, journal: str = "") -> sub
     (tmp_path / "bin/journalctl").write_text(f"#!/bin/sh\ncat {tmp_path}/journal\n")
     (tmp_path / "bin/journalctl").chmod(0o755)
     return subprocess.run([sys.executable, "-m", "iotd", "bundle", "-c", "iotd.yaml", *arguments], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env={
+                          capture_output=True, text=True, timeout=60, input=stdin, env={
+        **({"SSL_CERT_FILE": trusts} if trusts else {}),
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
         "STATE_DIRECTORY": f"{tmp_path}/state", "RUNTIME_DIRECTORY": f"{tmp_path}/runtime"})
 
@@ -96,3 +104,56 @@ def test_a_configuration_without_comments_and_secrets(text: str, hidden: str) ->
 ])
 def test_what_looks_like_a_secret_is_hidden(text: str, hidden: str) -> None:
     assert without_secrets(text) == hidden
+
+
+class _Bucket(BaseHTTPRequestHandler):
+    """Takes what is put to it, or answers as S3 does to a signature that it does not know."""
+
+    taken: list[tuple[str, bytes]] = []
+
+    def do_PUT(self) -> None:
+        """Take a PUT."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.taken.append((self.path, body))
+        self.send_response(403 if "expired" in self.path else 200)
+        self.end_headers()
+        self.wfile.write(b"<Error><Code>AccessDenied</Code><Secret>SIGNATURE</Secret></Error>")
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def bucket(certificates: Certificates) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server.cert, certificates.server.key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Bucket) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("where, status, told", [
+    ("{bucket}/a/b?X-Amz-Signature=SIGNATURE", 0, "bytes are uploaded to localhost"),
+    ("{bucket}/expired?X-Amz-Signature=SIGNATURE", 1, "does not take the bundle: 403 Forbidden, AccessDenied"),
+    ("https://localhost:1/?X-Amz-Signature=SIGNATURE", 1, "cannot be uploaded: Connection refused"),
+    ("http://localhost/?X-Amz-Signature=SIGNATURE", 1, "expected an https:// URL"), ("", 1, "expected an https:// URL"),
+])
+def test_it_is_uploaded_where_a_job_says_and_the_url_is_shown_nowhere(
+    tmp_path: Path, certificates: Certificates, bucket: str, where: str, status: int, told: str
+) -> None:
+    _Bucket.taken.clear()
+    result = bundle(tmp_path, "mqtt: {host: 127.0.0.1, port: 1}\n", "--upload", stdin=where.format(bucket=bucket),
+                    trusts=str(certificates.ca))
+    assert result.returncode == status and told in result.stdout + result.stderr
+    assert "SIGNATURE" not in result.stdout + result.stderr and list(tmp_path.glob("*.tar.gz")) == []
+    if status == 0:
+        [(path, body)] = _Bucket.taken
+        assert path == "/a/b?X-Amz-Signature=SIGNATURE" and tarfile.open(fileobj=io.BytesIO(body)).getnames()
+
+
+def test_a_server_that_is_not_who_it_says_gets_nothing(tmp_path: Path, bucket: str) -> None:
+    _Bucket.taken.clear()
+    result = bundle(tmp_path, "mqtt: {host: 127.0.0.1, port: 1}\n", "--upload", stdin=f"{bucket}/a")
+    assert result.returncode == 1 and "certificate verify failed" in result.stderr and _Bucket.taken == []

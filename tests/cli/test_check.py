@@ -89,3 +89,13 @@ def test_a_file_that_may_not_be_read_is_an_error_with_what_to_do(tmp_path: Path)
 
 def test_a_program_of_the_path_is_found_where_the_daemon_finds_it() -> None:
     assert program_problem("sh") is None and program_problem("/bin/sh") is None
+
+
+@pytest.mark.parametrize("text, found", [
+    ("values:\n  level: {command: [/nowhere/level]}\n", "3: values.level.command: /nowhere/level does not exist"),
+    ("subscribe:\n  - topic: a\n    run: [/nowhere/horn]\n", "4: subscribe[0].run: /nowhere/horn does not exist"),
+])
+def test_the_program_of_a_value_and_of_a_message_is_looked_for_too(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "iotd.yaml").write_text(f"mqtt: {{host: localhost}}\n{text}")
+    result = check("iotd.yaml", tmp_path)
+    assert result.returncode == 78 and result.stderr.startswith(f"iotd.yaml:{found}"), result.stderr

@@ -17,6 +17,7 @@ from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
+from iotd.jobs.section import Jobs
 from iotd.local.section import Local
 from iotd.mqtt.settings import SYSTEM_CA, Backoff, Mqtt, Proxy, Tls
 from iotd.outgoing.section import Bounds, Publish
@@ -84,7 +85,7 @@ def test_the_sample_is_the_article_once_its_host_is_filled_in(sample: Loaded) ->
         sections={
             "publish": (Publish("MQTTServer/pi-7/0", 30.0, {
                 "Timestamp": "{timestamp}", "hostname": "{hostname}", "device_no": 0, "msg": "AWS IoT 接続ヨシッ👉"}),),
-            "subscribe": (Subscription("MQTTServer/pi-7/0"),),
+            "subscribe": (Subscription("MQTTServer/pi-7/in"),),
             "local": Local(),
             "shadows": (Shadow(
                 "device_0", 30.0, {"device_no": 0, "state": "ヨシッ👉"}, {"device_no": 0, "state": "{health}"}),),
@@ -102,6 +103,7 @@ def test_what_the_sample_shows_in_comments_is_right_too() -> None:
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
     assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
     assert settings.sections["publish"][0].on_change == {"level": 0.5, "door": None}
+    assert settings.sections["jobs"].handlers["clean-cache"].command[1:] == ("{args}",)
     assert settings.sections["subscribe"][0].command[1:] == ("{topic}", "{payload}")
 
 
@@ -111,7 +113,7 @@ def with_comments() -> str:
     text = re.sub(r"(?ms)^# provision:.*?\n\n", "", text)  # which puts others out of force: `with_provision`
     text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
     text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
-    text = re.sub(r"(?m)^# (values:|  )", r"\1", text.replace("    checks: []", "    #"))
+    text = re.sub(r"(?m)^# (values:|jobs:|  )", r"\1", text.replace("    checks: []", "    #"))
     keys = "checks|on_delta|files|on_change|at_most|batch|encoding|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
 
@@ -142,7 +144,7 @@ def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
 SECTIONS: dict[type[Any], str] = {
     Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Proxy: "mqtt.proxy", Presence: "presence",
     Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
-    Bounds: "spool", Log: "log", Provision: "provision", Claim: "provision.claim",
+    Bounds: "spool", Log: "log", Jobs: "jobs", Provision: "provision", Claim: "provision.claim",
 }
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run",
            "corrects": "timestamps", "gzip": "encoding"}

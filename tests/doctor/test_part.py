@@ -53,6 +53,14 @@ def test_a_line_that_is_down_for_long_is_judged_once() -> None:
     assert mend(simulation)["layer"] == "tcp" and status(simulation)["verdict"] is None
 
 
+def test_a_verdict_that_is_no_longer_true_is_another_and_told_so() -> None:
+    simulation = lived(CONFIGURATION + WIFI, 400.0, ssid=None)
+    simulation.ssid = b"fleet-ap"
+    simulation.run(700.0)
+    assert [entry["layer"] for entry in simulation.entries("doctor.verdict")] == ["association", "tcp"]
+    assert status(simulation)["verdict"]["layer"] == "tcp"
+
+
 def test_an_outage_that_the_wifi_explains_is_laid_to_it_however_short() -> None:
     simulation = lived(CONFIGURATION + WIFI, 60.0, ssid=b"guest")
     assert status(simulation)["down"]["layer"] == "association"

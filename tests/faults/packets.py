@@ -105,36 +105,52 @@ def filters(packet: Packet) -> list[tuple[str, int]]:
     return found
 
 
+def connect(client_id: str, *, clean_session: bool = True, keepalive_s: int = 60,
+            will: tuple[str, bytes, int, bool] | None = None) -> bytes:
+    """Return a CONNECT; the will is its topic, payload, QoS and RETAIN."""
+    topic, payload, qos, retain = will or ("", b"", 0, False)
+    flags = clean_session << 1 | (will is not None) << 2 | qos << 3 | retain << 5
+    fields = [client_id.encode(), *((topic.encode(), payload) if will else ())]
+    return whole(CONNECT, b"\x00\x04MQTT\x04" + bytes((flags,)) + keepalive_s.to_bytes(2, "big")
+                 + b"".join(len(field).to_bytes(2, "big") + field for field in fields))
+
+
+def subscribe(identifier: int, asked: Sequence[tuple[str, int]]) -> bytes:
+    """Return a SUBSCRIBE of filters with their QoS."""
+    return whole(SUBSCRIBE | 2, identifier.to_bytes(2, "big") + b"".join(
+        len(name.encode()).to_bytes(2, "big") + name.encode() + bytes((qos,)) for name, qos in asked))
+
+
 def connack(code: int = 0, session_present: bool = False) -> bytes:
     """Return a CONNACK."""
-    return _packet(CONNACK, bytes((session_present, code)))
+    return whole(CONNACK, bytes((session_present, code)))
 
 
 def puback(identifier: int) -> bytes:
     """Return a PUBACK."""
-    return _packet(PUBACK, identifier.to_bytes(2, "big"))
+    return whole(PUBACK, identifier.to_bytes(2, "big"))
 
 
 def suback(identifier: int, codes: Sequence[int]) -> bytes:
     """Return a SUBACK."""
-    return _packet(SUBACK, identifier.to_bytes(2, "big") + bytes(codes))
+    return whole(SUBACK, identifier.to_bytes(2, "big") + bytes(codes))
 
 
 def unsuback(identifier: int) -> bytes:
     """Return an UNSUBACK."""
-    return _packet(UNSUBACK, identifier.to_bytes(2, "big"))
+    return whole(UNSUBACK, identifier.to_bytes(2, "big"))
 
 
 def pingresp() -> bytes:
     """Return a PINGRESP."""
-    return _packet(PINGRESP, b"")
+    return whole(PINGRESP, b"")
 
 
 def publish(topic: str | bytes, payload: bytes, qos: int = 0, identifier: int = 1, retain: bool = False) -> bytes:
     """Return a PUBLISH; a topic in bytes may be what UTF-8 is not."""
     name = topic.encode() if isinstance(topic, str) else topic
     number = identifier.to_bytes(2, "big") if qos else b""
-    return _packet(PUBLISH | qos << 1 | retain, len(name).to_bytes(2, "big") + name + number + payload)
+    return whole(PUBLISH | qos << 1 | retain, len(name).to_bytes(2, "big") + name + number + payload)
 
 
 def length(size: int) -> bytes:
@@ -163,7 +179,8 @@ def take(stream: bytearray) -> tuple[int, bytes] | None:
     return None
 
 
-def _packet(first: int, body: bytes) -> bytes:
+def whole(first: int, body: bytes) -> bytes:
+    """Return a packet with this first byte."""
     return bytes((first,)) + length(len(body)) + body
 
 

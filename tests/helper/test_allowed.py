@@ -11,7 +11,7 @@ import pytest
 
 from iotd.helper.allowed import COUNT, Refused, count_reboot, interface_for, read, section
 from iotd.wifi.recovery import Reboot
-from iotd.wifi.section import RebootBudget, Wifi
+from iotd.wifi.section import SECTIONS, RebootBudget, Wifi
 
 NOBODY = pwd.getpwnam("nobody")
 FILE = Path("iotd.yaml")
@@ -62,12 +62,12 @@ def test_the_reboots_of_a_day_are_counted_and_come_to_an_end(file: Path) -> None
 ])
 def test_a_section_that_is_missing_or_wrong_allows_nothing(text: str, why: str) -> None:
     with pytest.raises(Refused) as refused:
-        section(text, FILE)
+        section(text, FILE, "wifi", SECTIONS["wifi"].read)
     assert why in str(refused.value)
 
 
 def test_an_empty_section_is_that_of_the_defaults() -> None:
-    assert section("wifi:\n", FILE) == Wifi()
+    assert section("wifi:\n", FILE, "wifi", SECTIONS["wifi"].read) == Wifi()
 
 
 @pytest.mark.parametrize("interface", ["-wlan0", ".wlan0", "wlan0;reboot", "ẅlan0"])

@@ -25,6 +25,7 @@ US = os.getuid()
 REQUEST = {"reason": "not associated; wrong for 120 s"}
 NETWORK_MANAGER = frozenset({"NetworkManager.service", "wpa_supplicant.service"})
 SUPPLICANT = frozenset({"wpa_supplicant@wlan0.service", "dhcpcd.service"})
+ESCALATION = ["systemctl reboot", "systemctl reboot --force", "systemctl reboot --force --force"]
 REASSOCIATE = "wpa_cli -s /run/wpa_supplicant -i wlan0 reassociate"
 
 
@@ -92,8 +93,8 @@ def ask(directory: Path, verb: str) -> Path:
         ("restart-network", NETWORK_MANAGER, ["systemctl restart NetworkManager.service wpa_supplicant.service"]),
         ("restart-network", SUPPLICANT, ["systemctl restart wpa_supplicant@wlan0.service dhcpcd.service"]),
         ("restart-network", frozenset(), []),
-        ("reboot", NETWORK_MANAGER, ["systemctl reboot"]),
-        ("reboot", frozenset(), ["systemctl reboot"]),
+        ("reboot", NETWORK_MANAGER, ESCALATION),
+        ("reboot", frozenset(), ESCALATION),
     ],
 )
 def test_a_verb_becomes_these_commands(verb: str, in_use: frozenset[str], commands: list[str]) -> None:
@@ -137,12 +138,22 @@ def test_without_a_known_network_service_a_restart_is_a_failure(requests: Path, 
 
 
 def test_the_journal_says_what_is_done_and_why(requests: Path, entries: Entries) -> None:
-    ask(requests, "reboot")
-    assert serve("reboot", str(requests), US, allow, Host().run)
+    ask(requests, "reconnect")
+    assert serve("reconnect", str(requests), US, allow, Host().run)
     accepted, command = entries()
-    assert (accepted["event"], accepted["level"], accepted["verb"]) == ("recovery.accepted", "warning", "reboot")
+    assert (accepted["event"], accepted["level"], accepted["verb"]) == ("recovery.accepted", "warning", "reconnect")
     assert (accepted["interface"], accepted["reason"]) == ("wlan0", REQUEST["reason"])
-    assert (command["event"], command["message"]) == ("recovery.command", "systemctl reboot: done")
+    assert (command["event"], command["message"]) == ("recovery.command", f"{REASSOCIATE}: done")
+
+
+def test_a_reboot_that_does_not_come_is_asked_for_with_more_force(requests: Path, entries: Entries) -> None:
+    waits: list[float] = []
+    host = Host()
+    ask(requests, "reboot")
+    assert not serve("reboot", str(requests), US, allow, host.run, waits.append)
+    assert host.ran == ESCALATION and waits == [120.0] * 3
+    assert [entry["event"] for entry in entries()] == ["recovery.accepted", *["recovery.command"] * 3,
+                                                       "recovery.failed"]
 
 
 def test_the_radio_comes_up_again_even_when_a_command_before_it_failed(requests: Path) -> None:
@@ -247,8 +258,8 @@ def test_a_file_of_somebody_else_is_refused_and_removed(requests: Path) -> None:
 
 
 def test_the_request_of_the_largest_size_is_taken(requests: Path) -> None:
-    ask(requests, "reboot").write_text(json.dumps(REQUEST).ljust(MAX_REQUEST_BYTES))
-    assert serve("reboot", str(requests), US, allow, Host().run)
+    ask(requests, "reconnect").write_text(json.dumps(REQUEST).ljust(MAX_REQUEST_BYTES))
+    assert serve("reconnect", str(requests), US, allow, Host().run)
 
 
 @pytest.mark.parametrize("owner", [US, US + 1])

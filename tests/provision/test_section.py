@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from iotd.config.parse import in_force, parse
+from iotd.config import policy
+from iotd.config.parse import claim, in_force, parse, uses
 from iotd.config.settings import Settings
 from iotd.errors import ConfigError
 from iotd.host.identity import Given, Identity
 from iotd.provision.section import Claim, Provision
 
 HOST = Identity("pi", "0123456789abcdef", "10000000abcdef01")
-NAMED = HOST._replace(given=Given("pi-7", "/s/a.crt", "/s/a.key"))
+NAMED = Given("pi-7", "/s/a.crt", "/s/a.key")
 TEXT = """
 thing: x
 mqtt: {host: b, client_id: y, tls: {ca: /ca}}
@@ -26,12 +27,12 @@ provision: {template: fleet, parameters: {SerialNumber: '{cpu_serial}', Model: '
 """
 
 
-def load(text: str, identity: Identity = HOST) -> Settings:
-    return parse(text, "iotd.yaml", identity).settings
+def load(text: str, identity: Identity = HOST, given: Given | None = None) -> Settings:
+    return parse(text, "iotd.yaml", identity, None, given).settings
 
 
 def test_a_device_with_an_identity_is_that_whatever_the_file_says() -> None:
-    settings = load(TEXT, NAMED)
+    settings = load(TEXT, given=NAMED)
     assert settings.mqtt.tls is not None and settings.mqtt.tls[:] == ("/ca", "/s/a.crt", "/s/a.key")
     assert (settings.thing, settings.is_named, settings.client_id) == ("pi-7", True, "y")
     assert settings.sections["publish"][0].topic == "t/pi-7" and in_force(settings) == settings
@@ -87,3 +88,11 @@ def test_it_needs_tls() -> None:
     with pytest.raises(ConfigError) as error:
         load("mqtt: {host: b}\nprovision: {template: t}")
     assert "provision: needs mqtt.tls" in error.value.lines()[0]
+
+
+def test_the_policies_allow_the_claim_and_the_renewal_the_two_requests_and_their_answers() -> None:
+    settings = parse(TEXT, "iotd.yaml", policy.ANY_HOST, policy.THING).settings
+    assert settings.is_named and settings.thing == policy.THING
+    claimed = claim(settings)
+    assert claimed is not None and claimed.client_id == "claim-" and set(claimed.uses) <= set(uses(settings))
+    assert [use.verb for use in claimed.uses] == ["publish"] * 2 + ["subscribe"] * 4

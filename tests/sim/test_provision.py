@@ -101,8 +101,7 @@ class Fleet(Simulation):
         known = given(files, STATE)
         if known is not None and not {known.cert, known.key} <= self.disk.content.keys():
             known = None
-        identity = self.identity._replace(given=known)
-        return Checked(parse(self.configuration, "iotd.yaml", identity).settings, ())
+        return Checked(parse(self.configuration, "iotd.yaml", self.identity, None, known).settings, ())
 
     def _adapters(self) -> dict[str, Any]:
         return {**super()._adapters(), "provision": Adapters(self._new_key, lambda key, name: f"csr of {key}",

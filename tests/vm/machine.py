@@ -20,6 +20,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("systemd-sysv", "dbus", "udev", "kmod", "iproute2", "linux-image-amd64",
+            "ca-certificates", "openssl",
             "python3", "python3-paho-mqtt", "python3-sdnotify", "python3-yaml", "python3-pythonjsonlogger",
             "hostapd", "iw", "wireless-regdb", "wpasupplicant", "network-manager", "mosquitto", "mosquitto-clients")
 

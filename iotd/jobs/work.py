@@ -1,0 +1,85 @@
+"""Runs what a job has iotd's own user do: a command, on a thread of its own, with an end to every wait."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from iotd.host.command import KEEP_BYTES, last_line, run
+from iotd.jobs.execution import Outcome
+
+PROGRESS = re.compile(r"progress:\s*([0-9]{1,3})\s*%?\s*")
+PROGRESS_EVERY_S = 1.0
+MAX_LINE = 200
+
+
+class Order(NamedTuple):
+    """A command; `given` is its standard input. `secret`: what it writes is not told."""
+
+    key: str
+    arguments: tuple[str, ...]
+    timeout_s: float
+    given: bytes = b""
+
+
+class Progressed(NamedTuple):
+    """The handler of this step has said how far it is, in percent."""
+
+    key: str
+    percent: str
+
+
+class Finished(NamedTuple):
+    """The step with this key has ended; `traceback` is that of a bug in iotd."""
+
+    key: str
+    outcome: Outcome
+    traceback: str = ""
+
+
+def perform(order: Order, post: Callable[[Any], None], stop: int | None) -> Finished:
+    """Run the command and say how it ended; `stop` readable means give up."""
+    output = _Output(order.key, post)
+    ended = run(order.arguments, order.timeout_s, stop, given=order.given, apart=True, heard=output.heard)
+    details = {"exit_status": ended.status, "stderr": ended.output, "stdout": output.end()}
+    return Finished(order.key, Outcome(not ended.reason, ended.reason, details))
+
+
+def faulty(order: Order, text: str) -> Finished:
+    """Return how a command has ended that ended in a bug; `text` is its traceback."""
+    return Finished(order.key, Outcome(False, f"a bug in iotd: {last_line(text)}"), text)
+
+
+class _Output:
+    """What a handler writes: its end is kept, and the lines that tell of progress are passed on."""
+
+    def __init__(self, key: str, post: Callable[[Any], None]) -> None:
+        self._key = key
+        self._post = post
+        self._kept = b""
+        self._line = b""
+        self._told = ""
+        self._told_at = 0.0
+
+    def heard(self, data: bytes) -> None:
+        """Take what was written, as it comes."""
+        self._kept = (self._kept + data)[-KEEP_BYTES:]
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._line = self._line[:MAX_LINE]
+        for line in lines:
+            found = PROGRESS.fullmatch(line[:MAX_LINE].decode("utf-8", "replace"))
+            if found and int(found[1]) <= 100:
+                self._tell(str(int(found[1])))
+
+    def end(self) -> str:
+        """Return the end of it, without the lines that tell of progress."""
+        lines = self._kept.decode("utf-8", "replace").splitlines()
+        return "\n".join(line for line in lines if not PROGRESS.fullmatch(line))
+
+    def _tell(self, percent: str) -> None:
+        now = time.monotonic()
+        if percent != self._told and now >= self._told_at + PROGRESS_EVERY_S:
+            self._told, self._told_at = percent, now
+            self._post(Progressed(self._key, percent))
