@@ -95,17 +95,17 @@ def _by_itself(file: str, word: str) -> int:
     daemon.start()
     status = object_of(daemon.status().get("provision"))
     if word == "provision" and status.get("thing") and not status.get("step"):
-        outcome = _is(status)
+        why = ""
     elif why := daemon.ask(word, daemon.world.monotonic()):
-        outcome = _said(_NONE if "provision" not in daemon.status() else why)
+        why = _NONE if "provision" not in daemon.status() else why
     else:
         ended = status.get("ended")
         while status.get("ended") == ended and daemon.exit_status is None:
             daemon.turn()
             status = object_of(daemon.status().get("provision"))
-        outcome = _said(str(status["reason"])) if status.get("reason") else _is(status)
+        why = str(status.get("reason") or "")
     daemon.close(0)
-    return outcome
+    return _said(why) if why else _is(status)
 
 
 def _is(status: dict[str, Json]) -> int:

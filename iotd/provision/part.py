@@ -172,8 +172,8 @@ class Provisioning(Part):
         if not self._settings.is_named and word == "renew":
             return "the device has no identity yet; iotd provision asks for one"
         if self._attempt is not None:
-            if self._attempt.answer_by == math.inf and not self._attempt.examined:
-                self._attempt = self._attempt._replace(ask_at=min(self._attempt.ask_at, now))
+            if self._attempt.ask_at != math.inf:  # a retry that waits need not
+                self._attempt = self._attempt._replace(ask_at=now)
         elif word == "renew" and self._trial_until == math.inf:
             rests_s = renewal.rests_s(self._keeper.attempted, self._here(), renewal.PAUSE_S)
             if rests_s:
@@ -323,8 +323,9 @@ class Provisioning(Part):
         self._kernel.status_changed()
 
     def _start(self, name: str, work: Callable[[int], Any], failed: Callable[[str], Any]) -> None:
-        if not self._tasks.start(("provision", name), work, failed):
-            self._kernel.post(failed("iotd cannot start a thread for it"))
+        if not self._tasks.start(("provision", name), work, failed) and self._attempt is not None:
+            why, now = "iotd cannot start a thread for it", self._world.monotonic()
+            self._take(rules.failed(self._attempt, why, self._wait_s(), now), now)
 
     def _ask(self, topic: str, body: Mapping[str, Json]) -> None:
         self._kernel.send(Message(topic, json.dumps(body, ensure_ascii=False).encode()))

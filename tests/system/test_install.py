@@ -35,7 +35,7 @@ def test_the_first_install_leads_to_the_first_start(fresh: Machine) -> None:
     fresh.check("sh", "-c", ADD_REPOSITORY)
     fresh.check(*UPDATE)
     said = fresh.check(*INSTALL, f"iotd={VERSION}")
-    assert "/etc/iotd/certs" in said and "iotd check && systemctl start iotd" in said
+    assert "sudo iotd adopt" in said and "sudo iotd check && sudo systemctl start iotd" in said
     assert fresh.check("iotd", "--version").split() == ["iotd", VERSION]
     assert fresh.check("stat", "-c", "%U:%G %a", "/etc/iotd/certs").strip() == "root:iotd 750"
     assert fresh.check("stat", "-c", "%U:%G %a", "/etc/iotd.yaml").strip() == "root:root 644"
