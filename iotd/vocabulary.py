@@ -123,7 +123,9 @@ class Overridden(NamedTuple):
 
 
 class Reread(NamedTuple):
-    """What the configuration depends on beside its file has changed: it is to be read anew."""
+    """What the configuration depends on beside its file has changed, `why` says what: it is to be read anew."""
+
+    why: str
 
 
 class Changed(NamedTuple):

@@ -269,7 +269,7 @@ class Daemon:
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
             PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
-            Reread: lambda event, now: self._reload(now),
+            Reread: lambda event, now: self._reload(now, event.why),
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: partial(self._fence.call, part, handler)
                for part in self._parts for kind, handler in part.handlers().items()}}
@@ -287,9 +287,9 @@ class Daemon:
             self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
 
-    def _reload(self, now: float) -> None:
+    def _reload(self, now: float, why: str = "") -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""
-        self._configuration.reload(lambda settings: self._take(settings, now))
+        self._configuration.reload(lambda settings: self._take(settings, now), why)
         self._changed(now)
 
     def _start_log(self) -> None:

@@ -23,6 +23,7 @@ from iotd.provision.section import CREATE, KNOWN, REGISTER, Provision, answers, 
 from iotd.vocabulary import Json, Message, Overridden, Received, Reread
 
 ACTION = "provisioning"
+ANOTHER = "who this device is has changed"
 
 CONNECT_S = 10.0  # until it is said why there is no line for the claim
 TRIAL_S = 60.0  # for a line with the new certificate
@@ -92,8 +93,10 @@ class Provisioning(Part):
         if self._attempt is None:
             return
         if ACTION in resting:
-            why = "the broker denies it, probably by policy"
-            self._take(rules.failed(self._attempt, why, self._wait_s(), now), now)
+            why, attempt = "the broker denies it, probably by policy", self._attempt
+            if attempt.thing:  # the line of the thing is not torn for a renewal again
+                attempt = attempt._replace(failures=MAX_FAILURES)
+            self._take(rules.failed(attempt, why, self._wait_s(), now), now)
         else:
             self._take(rules.opened(self._attempt, now), now)
 
@@ -153,7 +156,7 @@ class Provisioning(Part):
             self._go_back()
         if now >= self._reread_at:
             self._reread_at = now + REREAD_S
-            self._kernel.post(Reread())
+            self._kernel.post(Reread(ANOTHER))
         if now >= self._look_at and self._settings.is_named and self._attempt is None:
             self._look_at = now + LOOK_S
             if self._trial_until == math.inf and self._is_due():
@@ -182,7 +185,7 @@ class Provisioning(Part):
         elif word == "provision again" and self._settings.is_named:
             if not self._kept(partial(self._keeper.use_claim, True)):
                 return "the state directory cannot be written"
-            self._kernel.post(Reread())
+            self._kernel.post(Reread(ANOTHER))
         return ""
 
     # How it is
@@ -291,7 +294,7 @@ class Provisioning(Part):
         if not self._settings.is_named:
             self._end("")
         self._reread_at = now + REREAD_S
-        self._kernel.post(Reread())
+        self._kernel.post(Reread(ANOTHER))
 
     def _stop_where_in_vain(self) -> None:
         """End an attempt for which nothing waits: the identity that is there does."""
@@ -304,7 +307,7 @@ class Provisioning(Part):
             self._attempt = None
             self._keeper.drop()
             if self._kept(partial(self._keeper.use_claim, False)):
-                self._kernel.post(Reread())
+                self._kernel.post(Reread(ANOTHER))
 
     def _go_back(self) -> None:
         """The new certificate brings no line up."""
@@ -312,7 +315,7 @@ class Provisioning(Part):
         self._fail(Failed("connect", f"the new certificate brings no line up: {self._line()[0]}; the old one is used "
                                      "again", renewal.PAUSE_S))
         if self._kept(self._keeper.fall_back):
-            self._kernel.post(Reread())
+            self._kernel.post(Reread(ANOTHER))
 
     def _fail(self, failure: Failed) -> None:
         log.warning("provision.failed", f"provisioning: {failure.step}: {failure.reason}", **failure._asdict())

@@ -17,7 +17,7 @@ from iotd.host.identity import IDENTITY, given
 from iotd.host.openssl import Certificate
 from iotd.provision.keys import Adapters
 from iotd.vocabulary import Message
-from tests.aws.provisioning import Answer, Provisioning, Template
+from tests.aws.provisioning import CREATE, REGISTER, Answer, Provisioning, Template
 from tests.sim.disk import STATE, SimulatedFiles
 from tests.sim.session import LATENCY_S
 from tests.sim.shadow import SimulatedShadows
@@ -275,6 +275,33 @@ def test_a_pair_that_is_lost_is_replaced_and_the_thing_stays_the_same() -> None:
     assert any("cannot be used" in entry.get("reason", "") for entry in fleet.entries("provision.started"))
 
 
+def test_a_file_that_is_spoilt_meanwhile_keeps_the_device_from_its_name_until_it_is_mended() -> None:
+    fleet = Fleet()
+    fleet.start()
+    good, fleet.configuration = fleet.configuration, "mqtt: {}"
+    fleet.run(300.0)
+    assert fleet.thing.startswith("claim-") and fleet.entries("daemon.reload_failed")
+    fleet.configuration = good
+    fleet.run(100.0)
+    fleet.is_settled()
+    assert any("who this device is has changed" in entry["message"] for entry in fleet.entries("daemon.reloaded"))
+
+
+@pytest.mark.parametrize("topic", [CREATE, f"{CREATE}/accepted", f"{REGISTER.format('fleet')}/rejected",
+                                   REGISTER.format("fleet")])
+def test_a_claim_whose_policy_allows_too_little_is_named_and_the_line_is_not_torn_for_ever(topic: str) -> None:
+    fleet = Fleet()
+    fleet.broker.denied = {topic}
+    fleet.start()
+    fleet.run(1800.0)
+    [denied] = fleet.entries("session.denied")
+    assert denied["action"] == "provisioning" and len(fleet.entries("session.connected")) < 20
+    assert fleet.daemon is not None and any("denied" in problem for problem in fleet.daemon.status()["problems"])
+    fleet.broker.denied = set()
+    fleet.run(7200.0)
+    settle(fleet)
+
+
 # Renewal
 
 def provisioned(renew_after: str = "0s", **rules: Any) -> Fleet:
@@ -352,6 +379,18 @@ def test_cut_in_the_midst_of_any_write_of_a_renewal_it_stays_the_thing(end: Call
         fleet.disk.dies_in = 0
         settle(fleet)
     assert number > 6
+
+
+def test_a_renewal_that_the_policy_denies_ends_and_leaves_the_line_alone() -> None:
+    fleet = provisioned()
+    fleet.broker.denied = {CREATE}
+    assert fleet.ask("renew") == ""
+    fleet.run(3000.0)
+    connected = len(fleet.entries("session.connected"))
+    assert fleet.thing == "pi-7" and connected < 20
+    fleet.run(10_000.0)
+    assert len(fleet.entries("session.connected")) <= connected + 1
+    fleet.is_settled()
 
 
 def test_the_claim_is_used_again_on_demand_and_given_up_where_it_is_refused() -> None:
