@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.aws.gate import Gate
 from tests.aws.provisioning import Provisioning, ProvisioningService, Template, signed_by
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
@@ -14,9 +15,9 @@ TEMPLATES = {"fleet": Template({"SerialNumber": None, "Model": "unknown"}, "pi-{
 PRESENCE = "MQTTServer/pi-7/will"
 
 
-def account(certificates: Certificates, **how: Any) -> Provisioning:
-    """Return an account with one template, whose certificates the broker trusts."""
-    return Provisioning(TEMPLATES, signed_by(certificates.authority), **how)
+def account(certificates: Certificates, name: str = "", **how: Any) -> Provisioning:
+    """Return an account with one template, whose certificates the broker trusts; `name` is their common name."""
+    return Provisioning(TEMPLATES, signed_by(certificates.authority, name), **how)
 
 
 def service(broker: Mosquitto, rules: Provisioning) -> ProvisioningService:
@@ -25,7 +26,7 @@ def service(broker: Mosquitto, rules: Provisioning) -> ProvisioningService:
 
 
 def device(
-    directory: Path, broker: Mosquitto, certificates: Certificates, sections: dict[str, Any] | None = None,
+    directory: Path, broker: Mosquitto | Gate, certificates: Certificates, sections: dict[str, Any] | None = None,
     **provision: Any
 ) -> Iotd:
     """Return a device that has nothing but the claim."""
