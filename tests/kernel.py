@@ -83,6 +83,8 @@ class FakeKernel:
         self.found: dict[str, Json] = {}
         self.posted: list[Any] = []
         self.sent: list[Message] = []
+        self.awaited: list[Callable[[str], None]] = []
+        self.to_clear: list[tuple[str | None, Callable[[list[str], str], None]]] = []
         self.handed: list[tuple[int, Message]] = []
         self.taken: list[int] = []  # the numbers that the broker has acknowledged, until they are asked for
         self.eager: bool | None = None
@@ -122,13 +124,15 @@ class FakeKernel:
         """Note the event."""
         self.posted.append(event)
 
-    def send(self, message: Message) -> None:
-        """Note the message."""
+    def send(self, message: Message, then: Callable[[str], None] | None = None) -> None:
+        """Note the message, and who waits for its acknowledgement."""
         self.sent.append(message)
+        if then is not None:
+            self.awaited.append(then)
 
-    def hand_over(self, number: int, message: Message) -> None:
-        """Note the message and its number."""
-        self.handed.append((number, message))
+    def hand_over(self, messages: Sequence[tuple[int, Message]]) -> None:
+        """Note the messages and their numbers."""
+        self.handed += messages
 
     def acknowledged(self, eager: bool | None = None) -> list[int]:
         """Return what is `taken`, once."""
@@ -179,6 +183,10 @@ class FakeKernel:
     def shared(self) -> tuple[str, ...]:
         """Return the `open_filters`."""
         return self.open_filters
+
+    def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
+        """Note it; to answer is the test's."""
+        self.to_clear.append((topic, then))
 
     def status_changed(self) -> None:
         """Count it."""

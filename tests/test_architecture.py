@@ -22,9 +22,9 @@ HELPER_IMPORTS = {  # of the configuration what reads YAML; of the wings their s
     "iotd.helper.allowed", "iotd.helper.apt", "iotd.helper.job", "iotd.helper.recover",
     "iotd.host", "iotd.host.clock", "iotd.host.facts", "iotd.host.files", "iotd.host.log", "iotd.host.command",
     "iotd.host.identity",
-    "iotd.config.document", "iotd.config.mistakes", "iotd.config.readers", "iotd.config.section",
-    "iotd.config.settings", "iotd.config.template", "iotd.errors", "iotd.mqtt.settings", "iotd.vocabulary",
-    "iotd.wings", "iotd.jobs.names", "iotd.jobs.section",
+    "iotd.config.document", "iotd.config.layers", "iotd.config.mistakes", "iotd.config.readers",
+    "iotd.config.section", "iotd.config.settings", "iotd.config.template",
+    "iotd.errors", "iotd.mqtt.settings", "iotd.vocabulary", "iotd.wings", "iotd.jobs.names", "iotd.jobs.section",
     "iotd.wifi", "iotd.wifi.budget", "iotd.wifi.reading", "iotd.wifi.recovery", "iotd.wifi.section"}
 
 WORLD = {"asyncio", "multiprocessing", "os", "paho", "pathlib", "queue", "random", "select", "signal", "socket",
@@ -39,7 +39,8 @@ ALLOWED = {  # what the world is touched with, and where alone
     "subprocess": {"iotd.host.command", "iotd.helper.recover"},
     "threading": {"iotd.host.tasks", "iotd.host.periodic", "iotd.local.door", "iotd.mqtt.session", "iotd.mqtt.stream"},
     "wsproto": {"iotd.mqtt.websocket"},
-    "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.mistakes"},
+    "yaml": {"iotd.config.bare", "iotd.config.difference", "iotd.config.document", "iotd.config.layers",
+             "iotd.config.mistakes"},
 }
 
 

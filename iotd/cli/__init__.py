@@ -28,6 +28,7 @@ COMMANDS = {
     "set": "tell the running daemon a value",
     "listen": "print the messages that come in",
     "doctor": "which layer fails, from the configuration up, and what to do about it",
+    "retained": "on which topics the broker keeps a message of this device, and to clear them",
     "bundle": "what support needs of this device, in one file, without its secrets",
     "policy": "what the broker has to allow this configuration, and nothing more",
     "log": "what happened, one line an event, from the journal of iotd's units",
@@ -91,6 +92,10 @@ def _options(arguments: list[str]) -> Any:
         if name == "bundle":
             command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
             command.add_argument("--upload", action="store_true", help="PUT it to the https URL on standard input")
+        if name == "retained":
+            command.add_argument("--clear", nargs="?", const="", metavar="TOPIC",
+                                 help="have the broker keep nothing on the topic any more")
+            command.add_argument("--orphaned", action="store_true", help="all that are not published any more")
         if name == "policy":
             kind = command.add_mutually_exclusive_group(required=True)
             kind.add_argument("--aws", action="store_true", help="of a device's certificate on AWS IoT Core")

@@ -17,7 +17,8 @@ from typing import Any
 
 from iotd import __version__
 from iotd.cli import doctor, log, output, told
-from iotd.cli.load import places, read
+from iotd.cli.load import places, read, sources
+from iotd.config import layers
 from iotd.config.bare import bare, without_secrets
 from iotd.config.document import Unreadable
 from iotd.errors import EXIT_FAULT, ConfigError
@@ -111,9 +112,13 @@ def _thing(file: str) -> str:
 
 
 def _text(file: str) -> str:
+    """Return the configuration as one text; that of the file alone where it cannot be one with those on top of it."""
     try:
-        return Files().read_text(Path(file))
-    except (OSError, ValueError):
+        text, above, _ = sources(file)
+        return layers.text_of(layers.merged(text, above)) if above else text
+    except (ConfigError, Unreadable):
+        with suppress(OSError, ValueError):
+            return Files().read_text(Path(file))
         return ""
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from iotd.config import broker, parse
+from iotd.config import broker, layers, parse
 from iotd.config.document import MAX_BYTES
 from iotd.config.settings import Checked
 from iotd.daemon.configuration import ACCEPTED
@@ -35,20 +35,50 @@ def own() -> Given | None:
 
 
 def read(file: str, directory: str = "", who: Identity | None = None, thing: str | None = None) -> Read:
-    """Return what the file says; raise ConfigError with every problem of it. `directory` is where a path begins.
+    """Return what the file says with those that lie on top of it; raise ConfigError with every problem of them.
 
-    For this host, or another one: `who` it is, and the name of its thing.
+    For this host, or another one: `who` it is, and the name of its thing. `directory` is where a path begins.
     """
+    text, above, unread = sources(file, directory)
+    parsed = parse.parse(text, file, who or identity(), thing, above, None if who else own())
+    warnings = [Problem(0, "", f"is not read; a file that lies on {file} ends in {layers.SUFFIX}", name)
+                for name in unread]
+    return Read(parsed._replace(warnings=(*parsed.warnings, *warnings)), parsed.text)
+
+
+def sources(file: str, directory: str = "") -> tuple[str, list[tuple[str, str]], list[str]]:
+    """Return the text of the file, those that lie on top of it in their order, and what is probably meant to.
+
+    Raises ConfigError.
+    """
+    text, folder = _text(file, file, directory), layers.folder_of(file)
     try:
-        with open(os.path.join(directory, file), "rb") as opened:
+        names = os.listdir(os.path.join(directory, folder))
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise ConfigError(file, [Problem(0, "", f"{error.strerror}; give it mode 0755", folder)]) from error
+    chosen = layers.chosen(names)
+    if len(chosen) > layers.MAX_FILES:
+        raise ConfigError(file, [Problem(0, "", f"has {len(chosen)} files; {layers.MAX_FILES} are read at most",
+                                         folder)])
+    above = [(path, _text(file, path, directory)) for path in (f"{folder}/{name}" for name in chosen)]
+    unread = [f"{folder}/{name}" for name in sorted(names) if name.endswith(".yml")]
+    return text, above, unread
+
+
+def _text(file: str, path: str, directory: str) -> str:
+    """Return the text of the file, or of one at another path that lies on top of it."""
+    where = "" if path == file else path
+    try:
+        with open(os.path.join(directory, path), "rb") as opened:
             content = opened.read(MAX_BYTES + 1)
         # What is too large is cut anywhere, and `parse` says so.
-        text = content.decode("utf-8", "replace" if len(content) > MAX_BYTES else "strict")
+        return content.decode("utf-8", "replace" if len(content) > MAX_BYTES else "strict")
     except OSError as error:
-        raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error)}")]) from error
+        raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error, where)}", where)]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8")]) from error
-    return Read(parse.parse(text, file, who or identity(), thing, None if who else own()), text)
+        raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8", where)]) from error
 
 
 def load(file: str, running: bool, directory: str = "") -> Checked:
@@ -65,17 +95,18 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
     if not running:
         problems += parse.impossible(parsed.settings)
     if problems:
-        raise ConfigError(file, [Problem(parsed.line(key), key, problem) for key, problem in problems])
-    found = [*parsed.warnings, *(Problem(parsed.line(key), key, problem)
-                                 for key, problem in (*broker.warnings(parsed.settings), *warnings))]
+        raise ConfigError(file, [parsed.problem(key, problem) for key, problem in problems])
+    found = [*parsed.warnings,
+             *(parsed.problem(key, problem) for key, problem in (*broker.warnings(parsed.settings), *warnings))]
     return Checked(parsed.settings, tuple(problem.render(file, "warning: ") for problem in sorted(found)), text)
 
 
-def _mended(error: OSError) -> str:
+def _mended(error: OSError, above: str) -> str:
     """Return what to do about a file that cannot be read; nothing is taken from its owner."""
     if not isinstance(error, PermissionError):
         return "write it as iotd.yaml(5) says"
-    return f"user {user_name()} may not read it; let it stand as /etc/iotd.yaml, with mode 0644"
+    meant = "give it mode 0644" if above else "let it stand as /etc/iotd.yaml, with mode 0644"
+    return f"user {user_name()} may not read it; {meant}"
 
 
 def load_or_last(file: str, state: Path) -> Checked:
@@ -97,7 +128,7 @@ def last_accepted(file: str, state: Path) -> Checked | None:
     """Return the last configuration that was accepted, None where there is none that can be used or read."""
     try:
         text = Files().read_text(state / ACCEPTED)
-        return Checked(parse.parse(text, file, identity(), None, own()).settings, (), text)
+        return Checked(parse.parse(text, file, identity(), given=own()).settings, (), text)
     except (OSError, ValueError, ConfigError):
         return None
 

@@ -6,6 +6,7 @@ right; the cursor above it notes that as a Problem and goes on.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -36,17 +37,27 @@ class Wrong(ValueError):
     """A value cannot be used; the text is fit for a Problem."""
 
 
-class Unreadable(ValueError):
-    """The document as a whole cannot be used; `line` is where that shows, 0 where it shows nowhere."""
+class Place(NamedTuple):
+    """Where something stands; the file is empty for the configuration file itself, 0 is no line."""
 
-    def __init__(self, line: int, text: str) -> None:
+    line: int = 0
+    file: str = ""
+
+
+class Unreadable(ValueError):
+    """The document as a whole cannot be used; `line` is where that shows, 0 where it shows nowhere, and `file` in what
+    lies on top of it.
+    """
+
+    def __init__(self, line: int, text: str, file: str = "") -> None:
         super().__init__(text)
         self.line = line
+        self.file = file
 
 
 class Document:
-    """What reading a document gathers: its problems and warnings, the line of every key path, and the placeholders that
-    it defines.
+    """What reading a document gathers: its problems and warnings, the place of every key path, and the placeholders
+    that it defines.
 
     `defined` has these by name, and whether iotd notices by itself when what one stands for changes.
 
@@ -57,27 +68,33 @@ class Document:
         self.lacking = lacking
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
-        self.lines: dict[str, int] = {}
+        self.places: dict[str, Place] = {}
         self.defined: dict[str, bool] = {}
         self._wrong: set[str] = set()
         self._visits = 0
 
-    def note(self, key: str, text: str, line: int | None = None) -> None:
-        """Note a problem at `key`, in the line of that key unless `line` says another."""
+    def note(self, key: str, text: str, place: Place | None = None) -> None:
+        """Note a problem at `key`, in the place of that key unless another is given."""
         self._wrong.add(key)
-        self.problems.append(Problem(line_of(self.lines, key) if line is None else line, key, text))
+        self.problems.append(self.problem(key, text, place))
+
+    def problem(self, key: str, text: str, place: Place | None = None) -> Problem:
+        """Return a problem at `key`, in the place of that key unless another is given."""
+        line, file = place or place_of(self.places, key)
+        return Problem(line, key, text, file)
 
     def note_consequence(self, key: str, text: str) -> None:
         """Note a problem between values, unless the value at `key` is wrong in itself and was left out."""
         if self._wrong.isdisjoint(_upwards(key)):
             self.note(key, text)
 
-    def visit(self, path: str, line: int) -> None:
-        """Take down the line of a value. Raises Unreadable when aliases make them too many."""
-        self.lines[path] = line
+    def visit(self, path: str, place: Place) -> None:
+        """Take down the place of a value. Raises Unreadable when aliases make them too many."""
+        self.places[path] = place
         self._visits += 1
         if self._visits > MAX_NODES:
-            raise Unreadable(line, f"its aliases stand for more than {MAX_NODES} values; write them out")
+            raise Unreadable(place.line, f"its aliases stand for more than {MAX_NODES} values; write them out",
+                             place.file)
 
 
 class Cursor(NamedTuple):
@@ -115,22 +132,22 @@ class Cursor(NamedTuple):
 
     def entries(self) -> Iterator[tuple[str, Cursor]]:
         """Return the keys and values of a mapping; keys that are no text, or come twice, are noted and left out."""
-        if not isinstance(self.node, yaml.MappingNode) or self.node.tag != "tag:yaml.org,2002:map":
+        if not is_mapping(self.node):
             raise Wrong(f"expected a mapping of keys, found {self.found()}{blank_missing(self.node)}")
         first_lines: dict[str, int] = {}
         for key_node, node in self.node.value:
-            line = key_node.start_mark.line + 1
+            here = place(key_node)
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
             path = self._below(key)
             if key_node.tag != "tag:yaml.org,2002:str":
                 found = Cursor(key_node, path, self.document).found()
-                self.document.note(path, f"expected a key that is text, found {found}; put it in quotes", line)
+                self.document.note(path, f"expected a key that is text, found {found}; put it in quotes", here)
             elif key in first_lines:
                 text = f"duplicate key, first in line {first_lines[key]}; keep one of the two"
-                self.document.note(path, text, line)
+                self.document.note(path, text, here)
             else:
-                first_lines[key] = line
-                yield key, self._child(node, path, line)
+                first_lines[key] = here.line
+                yield key, self._child(node, path, here)
 
     def items(self, reader: Reader[T], example: str) -> tuple[T, ...]:
         """Read a list item by item, without those that are wrong; `example` shows a right list."""
@@ -158,9 +175,8 @@ class Cursor(NamedTuple):
         elif isinstance(value, float) and not math.isfinite(value):
             raise Wrong(f"expected what JSON can say, found {self.found()}; JSON has no such number")
         if misread(self.node, value):
-            self.document.warnings.append(Problem(
-                line_of(self.document.lines, self.path), self.path,
-                f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text"))
+            self.document.warnings.append(self.document.problem(
+                self.path, f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text"))
         return value
 
     def read(self, reader: Reader[T]) -> list[T]:
@@ -173,7 +189,8 @@ class Cursor(NamedTuple):
 
     def note(self, text: str) -> None:
         """Note a problem of this value."""
-        self.document.note(self.path, text, line_of(self.document.lines, self.path) or 1)
+        here = place_of(self.document.places, self.path)
+        self.document.note(self.path, text, here if here.line else Place(1))
 
     def is_empty(self) -> bool:
         """Return whether nothing stands there, or null."""
@@ -217,12 +234,13 @@ class Cursor(NamedTuple):
 
     def _items(self) -> Iterator[Cursor]:
         for position, node in enumerate(self.node.value):
-            yield self._child(node, f"{self.path}[{position}]", node.start_mark.line + 1)
+            yield self._child(node, f"{self.path}[{position}]", place(node))
 
-    def _child(self, node: yaml.Node, path: str, line: int) -> Cursor:
+    def _child(self, node: yaml.Node, path: str, here: Place) -> Cursor:
         if self.depth == MAX_DEPTH:
-            raise Unreadable(line, f"nested deeper than {MAX_DEPTH} levels; does an alias contain itself?")
-        self.document.visit(path, line)
+            raise Unreadable(here.line, f"nested deeper than {MAX_DEPTH} levels; does an alias contain itself?",
+                             here.file)
+        self.document.visit(path, here)
         return Cursor(node, path, self.document, self.depth + 1)
 
     def _below(self, key: str) -> str:
@@ -230,30 +248,50 @@ class Cursor(NamedTuple):
         return f"{self.path}.{step}" if self.path else step
 
 
-def compose(text: str) -> yaml.Node | None:
-    """Return the root of a YAML document, None for an empty one. Raises Unreadable."""
+class _Named(io.BytesIO):
+    """A text whose marks have the name of its file."""
+
+    def __init__(self, source: bytes, name: str) -> None:
+        super().__init__(source)
+        self.name = name
+
+
+def compose(text: str, file: str = "") -> yaml.Node | None:
+    """Return the root of a YAML document, None for an empty one; its marks name the file. Raises Unreadable."""
     try:
         source = text.encode()
         if len(source) > MAX_BYTES:
             raise Unreadable(0, f"is larger than {MAX_BYTES} bytes; this can be no configuration")
         # The C parser is ten times as fast, which shows on a Pi Zero; its composer recurses as deep as it is told to.
         _check_bounds(source)
-        return yaml.compose(source, Loader=yaml.CSafeLoader)
+        return yaml.compose(_Named(source, file), Loader=yaml.CSafeLoader)
+    except Unreadable as error:
+        raise Unreadable(error.line, str(error), file) from None
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
-        raise Unreadable(line, "is no UTF-8 text; save it as UTF-8") from None
+        raise Unreadable(line, "is no UTF-8 text; save it as UTF-8", file) from None
     except yaml.reader.ReaderError as error:
         line = source.count(b"\n", 0, error.position) + 1
-        raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}") from None
+        raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}", file) from None
     except yaml.MarkedYAMLError as error:
         line, reason = explained(error, text.splitlines())
         written = re.sub(r"(?i)(passw[^:]*:\s*)(?!/).*", r"\1…", "".join(text.splitlines()[line - 1:line]))
-        raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}") from None
+        raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}", file) from None
 
 
-def line_of(lines: Mapping[str, int], key: str) -> int:
-    """Return the line of a key path, or of the nearest one above it that the file has, else 0."""
-    return next((lines[above] for above in _upwards(key) if above in lines), 0)
+def place(node: yaml.Node) -> Place:
+    """Return where a node stands."""
+    return Place(node.start_mark.line + 1, node.start_mark.name)
+
+
+def place_of(places: Mapping[str, Place], key: str) -> Place:
+    """Return the place of a key path, or of the nearest one above it that there is, else none."""
+    return next((places[above] for above in _upwards(key) if above in places), Place())
+
+
+def is_mapping(node: yaml.Node) -> bool:
+    """Return whether a mapping of keys stands there."""
+    return isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map"
 
 
 def quoted(text: str) -> str:

@@ -3,15 +3,15 @@
 Text in, values out: nothing but `impossible` opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from iotd.config import base, template
+from iotd.config import base, layers, template
 from iotd.config.base import value_of, with_value
-from iotd.config.document import Cursor, Document, Unreadable, compose, line_of
+from iotd.config.document import Cursor, Document, Place, Unreadable, place_of
 from iotd.config.readers import identity_problem
-from iotd.config.section import Claim, Note, Section, Use, note_if
+from iotd.config.section import RETAIN, Claim, Note, Section, Use, note_if
 from iotd.config.settings import Presence, Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Given, Identity
@@ -22,31 +22,36 @@ from iotd.wings import sections as sections_of
 
 
 class Loaded(NamedTuple):
-    """A configuration without problems, the line of every key path in its file, and what is probably not meant."""
+    """A configuration without problems, the place of every key path, and what is probably not meant; its text, as that
+    of one file.
+    """
 
     settings: Settings
-    lines: Mapping[str, int]
+    places: Mapping[str, Place]
     warnings: tuple[Problem, ...] = ()
+    text: str = ""
 
-    def line(self, key: str) -> int:
-        """Return the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0."""
-        return line_of(self.lines, key)
+    def problem(self, key: str, text: str) -> Problem:
+        """Return a problem in the line of a key path such as `mqtt.tls.cert`, or of the nearest one above it, else 0.
+        """
+        line, file = place_of(self.places, key)
+        return Problem(line, key, text, file)
 
 
-def parse(
-    text: str, file: str, identity: Identity, thing: str | None = None, given: Given | None = None
-) -> Loaded:
+def parse(text: str, file: str, identity: Identity, thing: str | None = None,
+          above: Sequence[tuple[str, str]] = (), given: Given | None = None) -> Loaded:
     """Read the text of `file`, for the host that `identity` names and what it was `given`, or for a thing of another
     name than the file gives.
 
-    Raises ConfigError with every problem in it.
+    `above` are the files that lie on top of it, each with its text. Raises ConfigError with every problem in them.
     """
     document = Document(identity.lacking())
     try:
-        root = compose(text)
+        root = layers.merged(text, above)
+        text = layers.text_of(root) if above else text
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
-        raise ConfigError(file, [Problem(error.line, "", str(error))]) from None
+        raise ConfigError(file, [Problem(error.line, "", str(error), error.file)]) from None
     if thing is not None:
         values, given = {**values, "thing": thing}, Given(thing, *Tls()[1:])
     settings = _settings(values, identity, given)
@@ -56,7 +61,7 @@ def parse(
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
-    return Loaded(settings, document.lines, tuple(sorted(document.warnings)))
+    return Loaded(settings, document.places, tuple(sorted(document.warnings)), text)
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -105,6 +110,12 @@ def sections(settings: Settings) -> Iterator[tuple[str, Section]]:
 def uses(settings: Settings) -> list[Use]:
     """Return what the broker has to allow for these settings."""
     return [use for key, section in sections(settings) for use in section.uses(value_of(settings, key), settings.thing)]
+
+
+def retained_topics(settings: Settings) -> dict[str, bool]:
+    """Return the topics on which these settings have the broker keep a message; True: no longer than they say so."""
+    return {use.filter: section.transient for key, section in sections(settings)
+            for use in section.uses(value_of(settings, key), settings.thing) if use.verb == RETAIN}
 
 
 def claim(settings: Settings) -> Claim | None:

@@ -54,6 +54,7 @@ class Section(NamedTuple):
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
     it sees. `filters` counts what it subscribes; `uses` names that and all that is published for it, of its value and
     the thing's name, and `claim` what a line without an identity of its own does. `iotd policy` prints these.
+    `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
     file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
     certificates, or with `is_named` false.
@@ -68,6 +69,7 @@ class Section(NamedTuple):
     look: Callable[[Any, Note], None] = lambda settings, note: None
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
+    transient: bool = False
     of_host: bool = False
     identify: Callable[[Any, Any, Any], Any] | None = None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from iotd import __version__
 from iotd.config import override
-from iotd.config.parse import in_force, loaded_wings
+from iotd.config.parse import in_force, loaded_wings, retained_topics
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import board, presence
 from iotd.daemon.configuration import Configuration
@@ -25,6 +25,7 @@ from iotd.daemon.line import Line
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
 from iotd.daemon.placeholders import Placeholders
+from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World
 from iotd.errors import EXIT_FAULT
 from iotd.host import log
@@ -61,7 +62,8 @@ class Daemon:
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
         self._fence = Fence()
-        self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages,
+        self._ledger = Ledger(world)
+        self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages, self._ledger,
                           _phase(world.identity), self._changed)
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
@@ -134,19 +136,21 @@ class Daemon:
         """Whether messages may go out."""
         return self._line.clear
 
-    def send(self, message: Message) -> None:
-        """Publish now, past the spool."""
-        self._line.send(message)
+    def send(self, message: Message, then: Callable[[str], None] | None = None) -> None:
+        """Publish now, past the spool; `then` is told of its acknowledgement, or why that did not come."""
+        self._line.send(message, then)
 
-    def hand_over(self, number: int, message: Message) -> None:
-        """Publish a message that is kept under this number."""
-        self._session.publish(self._line.number, number, message)
+    def hand_over(self, messages: Sequence[tuple[int, Message]]) -> None:
+        """Publish messages, each kept under its number."""
+        self._line.hand_over(messages)
 
     def acknowledged(self, eager: bool | None = None) -> list[int]:
         """Return the numbers acknowledged since the last call; `eager`: be woken by the next one."""
         if eager is not None:
             self._session.eager = eager
-        return self._session.acknowledged(self._line.number)
+        numbers = self._session.acknowledged(self._line.number)
+        self._ledger.acknowledged(numbers)
+        return numbers
 
     def passed(self) -> tuple[int, int]:
         """Return how many publishes, and bytes of them, went past `hand_over` or came in since the last call."""
@@ -168,11 +172,12 @@ class Daemon:
             "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
             "down": None if self._line.up else self._down(now), "contested": self._line.contested(),
             "healthy": not problems, "problems": problems,
-            "configuration": {"problems": list(self._configuration.refused)},
+            "configuration": {"problems": list(self._configuration.refused)}, "retained": self._ledger.status(),
         }
         for part in self._parts:
             status.update(part.status())
-        return {**status, "sentences": [sentence for part in self._parts for sentence in part.sentences()]}
+        sentences = [sentence for part in self._parts for sentence in part.sentences()]
+        return {**status, "sentences": sentences + self._ledger.sentences()}
 
     def about(self) -> dict[str, Json]:
         """Return what a shadow tells of iotd itself, null where there is nothing to tell: the problems of a
@@ -198,6 +203,7 @@ class Daemon:
 
     def publish(self, offers: Sequence[Offer], now: float) -> list[Taken]:
         """Have the part whose task it is keep or send these messages of a program's; return what became of each."""
+        self._ledger.note((offer.message for offer in offers), program=True)
         for part in self._parts:
             taken = part.publish(offers, now)
             if taken is not None:
@@ -227,6 +233,10 @@ class Daemon:
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
         return tuple(name for part in self._parts for name in part.shared())
+
+    def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
+        """Have the broker keep nothing on this topic any more, None for all that is an orphan, and tell of it."""
+        self._line.clear_retained(self._ledger.orphans() if topic is None else [topic], then)
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
@@ -282,6 +292,8 @@ class Daemon:
         self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
             part.apply(self.settings, now)
+        if self.settings.is_named:  # else what is kept for the thing stays so
+            self._ledger.apply(retained_topics(self.settings))
         self._line.apply(self.settings, now)
         if self.settings.is_named:
             self._line.opening.known.update(board.recognised(self.world, self.settings.thing))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from iotd.config.settings import Settings
@@ -16,6 +17,7 @@ from iotd.daemon.fence import Fence
 from iotd.daemon.opening import Opening
 from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
+from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World
 from iotd.host import log
 from iotd.mqtt import credentials
@@ -38,7 +40,7 @@ class Line:
 
     def __init__(
         self, world: World, session: Session, settings: Settings, parts: list[Part], fence: Fence, outages: Outages,
-        phase: float, changed: Callable[[float], None]
+        ledger: Ledger, phase: float, changed: Callable[[float], None]
     ) -> None:
         now = world.monotonic()
         self.number = 0
@@ -51,6 +53,9 @@ class Line:
         self._parts = parts
         self._fence = fence
         self._outages = outages
+        self._ledger = ledger
+        self._awaited: dict[int, Callable[[str], None]] = {}  # by its token, who waits for an acknowledgement
+        self._last_token = HELLO
         self._changed = changed
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, phase)
         self._failure: tuple[str, float, int] = ("", now, 0)
@@ -104,11 +109,56 @@ class Line:
             self.opening.further(now)
             if now >= self._standing.again_at:
                 self._say(presence.CONNECTED, None, now, **self._story)
+            if self._ledger.left and not self._awaited and self.clear:
+                self._clear_left()
 
-    def send(self, message: Message, token: int | None = None) -> None:
-        """Publish now, past the spool."""
-        self._session.publish(self.number, token, message)
-        self._pass(len(message.payload))
+    def send(self, message: Message, then: Callable[[str], None] | None = None) -> None:
+        """Publish now, past the spool; `then` is told of its acknowledgement, or why that did not come."""
+        if then is None:
+            self._publish(message, None)
+        elif not self.up:
+            then("the line is down")
+        elif self.opening.rests(message.topic):
+            then("the broker denies it; it rests for an hour")
+        else:
+            self._last_token -= 1
+            self._awaited[self._last_token] = then
+            self.opening.sent[self._last_token] = message.topic
+            self._publish(message, self._last_token)
+
+    def hand_over(self, messages: Sequence[tuple[int, Message]]) -> None:
+        """Publish messages, each kept under its number."""
+        self._ledger.note(message for _, message in messages)
+        for number, message in messages:
+            self._ledger.handed_over(number, message)
+            self._session.publish(self.number, number, message)
+
+    def clear_retained(self, topics: Sequence[str], then: Callable[[list[str], str], None]) -> None:
+        """Have the broker keep nothing on these topics any more, one after the other; call `then` with those for which
+        it has acknowledged that, and why there are no more of them.
+        """
+        cleared: list[str] = []
+
+        def further() -> None:
+            if len(cleared) == len(topics):
+                then(cleared, "")
+            elif not self.up or self.leaving:
+                then(cleared, "the line is down")
+            elif not self.clear:
+                then(cleared, "the line is being opened with care; try again in a minute")
+            else:
+                topic = topics[len(cleared)]
+                self.send(Message(topic, b"", 1, True), partial(answered, topic))
+
+        def answered(topic: str, why: str) -> None:
+            if why:
+                then(cleared, why)
+            else:
+                self._ledger.cleared(topic)
+                cleared.append(topic)
+                further()
+
+        further()
 
     def passed(self) -> tuple[int, int]:
         """Return how many publishes, and bytes of them, were sent by `send` or came in since the last call."""
@@ -176,6 +226,9 @@ class Line:
             self._outages.told()
             for part in self._parts:
                 part.welcomed(now)
+        elif event.line == self.number and event.token in self._awaited:
+            self.opening.arrived(event.token)
+            self._awaited.pop(event.token)("")
 
     def on_received(self, event: Received, now: float) -> None:
         """Take a message that came in."""
@@ -260,7 +313,18 @@ class Line:
         if not message.topic:  # go on as if it had been acknowledged
             return None if token is None else self.on_acknowledged(Acknowledged(self.number, token), now)
         self._standing = self._standing._replace(said_at=now, again_at=math.inf)
-        self.send(message, token)
+        self._publish(message, token)
+
+    def _publish(self, message: Message, token: int | None) -> None:
+        self._ledger.note([message])
+        self._session.publish(self.number, token, message)
+        self._pass(len(message.payload))
+
+    def _clear_left(self) -> None:
+        """Clear the next topic whose section has gone, and which the broker does not deny."""
+        for topic in self._ledger.left:
+            if not self.opening.rests(topic):
+                return self.clear_retained([topic], lambda cleared, why: None)
 
     def _say_goodbye(self, now: float) -> None:
         """Say the last word, no sooner after the one before than the broker takes another."""
@@ -290,6 +354,9 @@ class Line:
         for part in self._parts:
             part.is_open = False
             part.closed(blamed, now)
+        awaited, self._awaited = self._awaited, {}
+        for then in awaited.values():
+            then(f"the line went down over it, or beside it: {event.reason}")
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""

@@ -33,6 +33,7 @@ class Opening:
         self._settings = settings
         self._line = 0
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
+        self.sent: dict[int, str] = {}  # the topics of messages whose acknowledgement is waited for, by their tokens
         self._unanswered: dict[str, str] = {}  # the action of each filter that the broker has yet to answer
         self._calm_at = self._tried_at = self._refused_at = self._kept_at = -math.inf
         self._tried_anew = ""  # the action that has rested while the line stayed
@@ -124,6 +125,14 @@ class Opening:
         self._write_held()
         self.further(now)
 
+    def arrived(self, token: int) -> None:
+        """The broker has acknowledged a message of `sent`."""
+        self.suspicion = denial.answered(self.suspicion, _message(self.sent.pop(token)))
+
+    def rests(self, topic: str) -> bool:
+        """Tell whether such a message is denied on the topic, and rests."""
+        return _message(topic) in self.suspicion.resting
+
     def rival(self, hostname: str) -> None:
         """Another client has said Connected in the name of this device; this is what its host is called."""
         self.suspicion = self.suspicion._replace(rival=True)
@@ -158,6 +167,7 @@ class Opening:
             log.write(entry)
         self._steps.clear()
         self._unanswered.clear()
+        self.sent.clear()
         return by_broker and not unanswered
 
     def problems(self) -> list[str]:
@@ -227,7 +237,8 @@ class Opening:
 
     def _pending(self) -> set[str]:
         """Return the actions that the broker has yet to answer, the messages that are kept apart."""
-        return {*self._unanswered.values(), *(action for part in self._parts for action in part.pending())}
+        return {*self._unanswered.values(), *map(_message, self.sent.values()),
+                *(action for part in self._parts for action in part.pending())}
 
     def _in_flight(self, now: float) -> set[str]:
         """Return the messages that the line may end over."""
@@ -243,6 +254,8 @@ class Opening:
         if spent.token is not None and spent.token > 0:
             for part in self._parts:
                 part.unacknowledged(spent.token, now)
+        if spent.token in self.sent:
+            return {_message(self.sent[spent.token])}
         return {together[name] for name in spent.names if name in together}
 
     def _read_held(self) -> dict[str, int]:
@@ -270,6 +283,10 @@ class Opening:
 
 def _subscription(name: str) -> str:
     return f"subscription to {name}"
+
+
+def _message(topic: str) -> str:
+    return f"publish to {topic}"
 
 
 def _end(name: str) -> str:

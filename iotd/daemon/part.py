@@ -39,11 +39,15 @@ class Kernel(Protocol):
     def post(self, event: Any) -> None:
         """Put an event into the inbox; from any thread."""
 
-    def send(self, message: Message) -> None:
-        """Publish now, past the spool: it speaks of this very moment and is made anew on the next line."""
+    def send(self, message: Message, then: Callable[[str], None] | None = None) -> None:
+        """Publish now, past the spool: it speaks of this very moment and is made anew on the next line.
 
-    def hand_over(self, number: int, message: Message) -> None:
-        """Publish a message that is kept under this number, from 1, until `acknowledged` gives it back."""
+        `then` is told once the broker has acknowledged it, with nothing, or why that did not come. Such a message is
+        an action that the broker may deny.
+        """
+
+    def hand_over(self, messages: Sequence[tuple[int, Message]]) -> None:
+        """Publish messages, each kept under its number, from 1, until `acknowledged` gives that back."""
 
     def acknowledged(self, eager: bool | None = None) -> list[int]:
         """Return the numbers acknowledged since the last call; `eager`: the main loop is to be woken by the next."""
@@ -77,6 +81,11 @@ class Kernel(Protocol):
 
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
+
+    def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
+        """Have the broker keep nothing on this topic any more, None for all that is an orphan; call `then` with the
+        topics for which it has acknowledged that, and why there are no more of them.
+        """
 
     def status_changed(self) -> None:
         """What `iotd status` shows has changed: renew it soon."""

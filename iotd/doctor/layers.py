@@ -98,11 +98,12 @@ def association(facts: Facts) -> Judgement:
         return _unseen("no Wi-Fi is watched")
     if seen.outcome == "unknown":
         return _unseen(seen.reason)
+    expected = " or ".join(map(repr, seen.expected))
     if seen.outcome != "associated":
-        return FAILED, seen.reason, \
+        return FAILED, f"{seen.reason}{f', expected {expected}' if expected else ''}", \
             "is the access point on, and its name and passphrase as configured? nmcli device wifi list"
     if seen.expected and seen.essid not in seen.expected:
-        return FAILED, f"associated with {seen.essid!r}, expected {' or '.join(map(repr, seen.expected))}", \
+        return FAILED, f"associated with {seen.essid!r}, expected {expected}", \
             f"nmcli connection up {seen.expected[0]!r}, or add the network to wifi.essid"
     if seen.rssi_dbm is not None and seen.rssi_dbm < WEAK_DBM:
         return WARNING, f"{seen.essid!r}, with a weak signal of {seen.rssi_dbm} dBm", \

@@ -6,10 +6,12 @@ import os
 import re
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from pwd import struct_passwd
 
-from iotd.config.document import MAX_BYTES, Cursor, Document, Reader, T, Unreadable, Wrong, compose
+from iotd.config import layers
+from iotd.config.document import MAX_BYTES, Cursor, Document, Reader, T, Unreadable, Wrong
 from iotd.host import clock
 from iotd.host.files import Files
 from iotd.wifi import budget
@@ -29,7 +31,7 @@ def interface_for(verb: str, file: Path, state: Path, daemon: struct_passwd) -> 
 
     Raises Refused where the file cannot be used, where it does not allow the verb, or no reboot any more.
     """
-    wifi: Wifi = section(read(file, daemon), file, KEY, SECTIONS[KEY].read)
+    wifi: Wifi = section(read(file, daemon), file, KEY, SECTIONS[KEY].read, read_above(file, daemon))
     if verb not in wifi.recover:
         raise Refused(f"{verb} is not in wifi.recover of {file}")
     if verb == "reboot":
@@ -46,11 +48,9 @@ def read(file: Path, daemon: struct_passwd) -> str:
         raise Refused(f"{file} cannot be read: {error.strerror}") from error
     try:
         status = os.fstat(descriptor)
-        by_group = status.st_mode & stat.S_IWGRP and status.st_gid == daemon.pw_gid
         if not stat.S_ISREG(status.st_mode):
             raise Refused(f"{file} is not a regular file")
-        if status.st_uid == daemon.pw_uid or by_group or status.st_mode & stat.S_IWOTH:
-            raise Refused(f"{file} can be written by {daemon.pw_name}; run: chown root {file}; chmod go-w {file}")
+        _refuse_the_daemons(status, file, daemon)
         return os.read(descriptor, MAX_BYTES + 1).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(f"{file} is no UTF-8: {error}") from error
@@ -58,17 +58,48 @@ def read(file: Path, daemon: struct_passwd) -> str:
         os.close(descriptor)
 
 
-def section(text: str, file: Path, key: str, reader: Reader[T]) -> T:
+def read_above(file: Path, daemon: struct_passwd) -> list[tuple[str, str]]:
+    """Return the path and text of each file that lies on top of the configuration; raises Refused as `read` does, also
+    where the daemon could have put one there.
+    """
+    folder = Path(layers.folder_of(str(file)))
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise Refused(f"{folder} cannot be read: {error.strerror}") from error
+    try:
+        _refuse_the_daemons(os.fstat(descriptor), folder, daemon)
+        names = layers.chosen(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
+    if len(names) > layers.MAX_FILES:
+        raise Refused(f"{folder} has {len(names)} files; {layers.MAX_FILES} are read at most")
+    return [(str(folder / name), read(folder / name, daemon)) for name in names]
+
+
+def _refuse_the_daemons(status: os.stat_result, path: Path, daemon: struct_passwd) -> None:
+    """Raise Refused for what the daemon could have written."""
+    by_group = status.st_mode & stat.S_IWGRP and status.st_gid == daemon.pw_gid
+    if status.st_uid == daemon.pw_uid or by_group or status.st_mode & stat.S_IWOTH:
+        raise Refused(f"{path} can be written by {daemon.pw_name}; run: chown root {path}; chmod go-w {path}")
+
+
+def section(text: str, file: Path, key: str, reader: Reader[T], above: Sequence[tuple[str, str]] = ()) -> T:
     """Return a section of the configuration; raises Refused where there is none, or anything is wrong in it.
 
-    What else stands in the file is not judged: a mistake there must not cost the device its recovery.
+    `above` are the files that lie on top of it, each with its text. What else stands in them is not judged: a mistake
+    there must not cost the device its recovery.
     """
     document = Document()
     try:
-        root = compose(text)
+        root = layers.merged(text, above)
         entries = {} if root is None else dict(Cursor(root, "", document).entries())
         found = entries[key].read(reader) if key in entries else []
-    except (Unreadable, Wrong) as error:
+    except Unreadable as error:
+        raise Refused(f"{error.file or file}: {error}") from error
+    except Wrong as error:
         raise Refused(f"{file}: {error}") from error
     wrong = [problem for problem in document.problems if re.split(r"[.\[]", problem.key)[0] == key]
     if wrong:

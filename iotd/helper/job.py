@@ -195,14 +195,15 @@ def main(verb: str) -> int:
     log.start("info", "json", under_journald=log.is_journal())
     if verb not in VERBS:
         return 2
-    # What apt is at is brought to its end before the host goes down; SIGTERM comes to this process alone.
     asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    if verb != "reboot":  # which gets SIGTERM when all else is down
+        # What apt is at is brought to its end before the host goes down; SIGTERM comes to this process alone.
+        signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
 
     def wait(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if asked and verb != "reboot":
+            if asked:
                 raise apt.CutOff
             time.sleep(min(0.5, seconds))
 
@@ -211,7 +212,8 @@ def main(verb: str) -> int:
 
     def allow(request: Request) -> None:
         text = allowed.read(recover.CONFIGURATION, daemon)
-        jobs = allowed.section(text, recover.CONFIGURATION, "jobs", SECTIONS["jobs"].read)
+        above = allowed.read_above(recover.CONFIGURATION, daemon)
+        jobs = allowed.section(text, recover.CONFIGURATION, "jobs", SECTIONS["jobs"].read, above)
         judge(verb, request, jobs, recover.CONFIGURATION)
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +14,7 @@ from iotd.host import log
 from iotd.local import permits
 from iotd.local.door import Asked, Door
 from iotd.local.orders import Answer, Heard, Release
-from iotd.local.requests import Ask, Listen, Status, Tell
+from iotd.local.requests import Ask, Clear, Listen, Request, Status, Tell
 from iotd.mqtt import topics
 from iotd.vocabulary import Offer, Received, Taken
 
@@ -37,8 +37,9 @@ class Desk:
     def asked(self, event: Asked, now: float) -> None:
         """Do what is asked for and answer; a bug in that ends nothing else."""
         requests = event.requests
+        clear = requests[-1] if isinstance(requests[-1], Clear) else None  # the door lets nothing follow it
         try:
-            lines = self._answers(event, now)
+            lines = self._answers(event, requests if clear is None else requests[:-1], now)
         except Exception:
             log.error("program.fault", "a bug in iotd; the program is told so", traceback=traceback.format_exc())
             lines = [_line({"refused": _BUG})] * len(requests)
@@ -47,8 +48,15 @@ class Desk:
             until = self._kernel.crowded_until(now)
             hold = until > now
             self.held_until = max(self.held_until, until)
-        answers = "".join(lines).encode("utf-8", "backslashreplace")
-        self._door.order(Answer(event.connection, answers, hold, event.connection in self._listeners))
+
+        def tell(*more: str) -> None:
+            answers = "".join([*lines, *more]).encode("utf-8", "backslashreplace")
+            self._door.order(Answer(event.connection, answers, hold, event.connection in self._listeners))
+
+        if clear is None:
+            tell()
+        else:
+            self._clear(clear.topic, event.trusted, lambda answer: tell(_line(answer)))
 
     @property
     def listeners(self) -> int:
@@ -76,9 +84,9 @@ class Desk:
         """A connection that listened has gone."""
         self._listeners.pop(connection, None)
 
-    def _answers(self, event: Asked, now: float) -> list[str]:
+    def _answers(self, event: Asked, requests: Sequence[Request], now: float) -> list[str]:
         lines: list[str] = []
-        for kind, group in groupby(event.requests, type):
+        for kind, group in groupby(requests, type):
             if kind is Offer:
                 lines += self._publish([offer for offer in group if isinstance(offer, Offer)], now)
             else:
@@ -107,6 +115,17 @@ class Desk:
             case Status():
                 return self._kernel.status()
         return {"refused": request.why}
+
+    def _clear(self, topic: str | None, trusted: bool, tell: Callable[[Any], None]) -> None:
+        """Have retained messages cleared for those who may ask for that; `tell` once the broker has answered."""
+        why = None if trusted else "clear_retained is for root and the user of iotd alone"
+        if why is None and topic is not None:
+            why = topics.topic_problem(topic, self.settings.mqtt.aws_limits, retain=True)
+        if why:
+            tell({"refused": why})
+        else:
+            self._kernel.clear_retained(
+                topic, lambda cleared, why: tell({**({"refused": why} if why else {}), "cleared": cleared}))
 
     def _publish(self, offers: Sequence[Offer], now: float) -> Iterable[str]:
         """Return the answers to messages that follow each other, all of which are kept with one write."""

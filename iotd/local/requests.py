@@ -41,13 +41,19 @@ class Status(NamedTuple):
     """`{"status": true}`."""
 
 
+class Clear(NamedTuple):
+    """`{"clear_retained": TOPIC}`; without a topic `{"clear_retained": true}`: every orphan."""
+
+    topic: str | None
+
+
 class Refused(NamedTuple):
     """What is no request, and why."""
 
     why: str
 
 
-Request = Offer | Tell | Listen | Ask | Status | Refused
+Request = Offer | Tell | Listen | Ask | Status | Clear | Refused
 
 
 class _Wrong(ValueError):
@@ -154,6 +160,14 @@ def _status(body: dict[str, Json]) -> Status:
     return Status()
 
 
+def _clear(body: dict[str, Json]) -> Clear:
+    topic = body.pop("clear_retained")
+    if topic is not True and not isinstance(topic, str):
+        raise _Wrong(f"clear_retained: expected a topic, or true for all orphans, found {_short(topic)}")
+    _nothing_else(body, ("clear_retained",))
+    return Clear(None if topic is True else topic)
+
+
 def _nothing_else(body: Mapping[str, Json], known: tuple[str, ...]) -> None:
     for key in body:
         meant = nearest(key, known)
@@ -171,4 +185,4 @@ def _short(value: Json) -> str:
 
 
 _KINDS: Mapping[str, Callable[[dict[str, Any]], Request]] = {
-    "publish": _publish, "set": _set, "listen": _listen, "ask": _ask, "status": _status}
+    "publish": _publish, "set": _set, "listen": _listen, "ask": _ask, "status": _status, "clear_retained": _clear}

@@ -19,7 +19,7 @@ from collections import deque
 from iotd.host import log
 from iotd.local.door import Asked, Door, Left
 from iotd.local.orders import Answer, Heard
-from iotd.local.requests import MAX_LINE_BYTES, TOO_LONG, Refused, Request, Status, parse
+from iotd.local.requests import MAX_LINE_BYTES, TOO_LONG, Clear, Refused, Request, Status, parse
 
 CONNECTIONS = 64
 REQUESTS_AT_ONCE = 256
@@ -229,7 +229,7 @@ class Server:
                 requests.append(Refused(TOO_LONG))
                 break
             requests.append(parse(line))
-            if isinstance(requests[-1], Status):  # its answer is long: one at a time
+            if isinstance(requests[-1], (Status, Clear)):  # its answer is long, or takes long: one at a time
                 rest = bytearray(b"\n").join([*lines[position:], rest])
                 break
         connection.incoming, connection.has_line = rest, b"\n" in rest

@@ -273,10 +273,10 @@ class Outgoing(Part):
         return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
-        for number, message in chosen:
-            if encoding.TIME in message.payload or message.payload.startswith(encoding.GZIP):
-                message = self._finished(number, message)
-            self._kernel.hand_over(number, message)
+        messages = [(number, self._finished(number, message) if encoding.TIME in message.payload or
+                     message.payload.startswith(encoding.GZIP) else message) for number, message in chosen]
+        self._kernel.hand_over(messages)
+        for number, message in messages:
             if message.retain and message.topic in self._retained:
                 self._carrying[number] = message
             if log.enabled(logging.DEBUG):

@@ -127,9 +127,9 @@ def _update_accepted(conversation: Conversation, index: int, body: dict[str, Jso
     conversation = _forget(conversation, body["clientToken"])
     effects: list[Effect] = [_accepted(conversation, index, version)]
     section, taken = request.section, request.body["state"][request.section]
+    conversation, more = reports.taken(conversation, index, section, taken, now)
+    effects += more
     standing = conversation.standings[index]
-    standing = standing._replace(refused={
-        place: refusal for place, refusal in standing.refused.items() if place[0] != section or place[1] not in taken})
     if section == "reported":
         effects.append(Taken(index, taken, version))
         standing = standing._replace(rejected=None)

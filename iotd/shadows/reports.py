@@ -85,6 +85,18 @@ def refused(conversation: Conversation, request: Request, code: Json, text: str,
         **standing.left_out, **{place: refusal.reason for place, refusal in found.items()}}, now)
 
 
+def taken(conversation: Conversation, index: int, section: str, content: Mapping[str, Json], now: float) -> Outcome:
+    """The service has taken this: what it had refused of it is no trouble any more."""
+    standing = conversation.standings[index]
+    over = {(section, key) for key in content if (section, key) in standing.refused}
+    if not over:
+        return conversation, []
+    conversation = stand(conversation, index, refused={
+        place: refusal for place, refusal in standing.refused.items() if place not in over})
+    return _left_out(
+        conversation, index, {place: why for place, why in standing.left_out.items() if place not in over}, now)
+
+
 def _left_out(conversation: Conversation, index: int, left_out: Mapping[Place, str], now: float) -> Outcome:
     """Send the rest, and name what is left out now, and what is not any more."""
     name, before = conversation.shadows[index].name, conversation.standings[index].left_out

@@ -128,9 +128,9 @@ def with_provision() -> str:
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for lines in (parse(with_comments(), "etc/iotd.yaml", IDENTITY).lines, sample.lines)
-             for key in lines}
-    shown |= set(parse(with_provision(), "etc/iotd.yaml", IDENTITY).lines)
+    shown = {key.replace("[0]", "") for loaded in (parse(with_comments(), "etc/iotd.yaml", IDENTITY), sample,
+                                                   parse(with_provision(), "etc/iotd.yaml", IDENTITY))
+             for key in loaded.places}
     assert {*Settings._fields, *top_level()} - {"sections", "hostname", "is_named"} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
@@ -193,7 +193,7 @@ def test_every_key_has_its_line() -> None:
     loaded = parse(
         "thing: a\nmqtt:\n  host: broker\n  tls:\n    ca: x\n"
         "publish:\n  - topic: a\n    every: 1s\n    payload:\n      b: [1,\n        2]\n", "f", IDENTITY)
-    assert {key: loaded.line(key) for key in (
+    assert {key: loaded.problem(key, "").line for key in (
         "thing", "mqtt.tls", "mqtt.tls.ca", "mqtt.tls.cert", "publish[0]", "publish[0].every",
         "publish[0].payload.b[1]", "publish[0].qos", "mqtt.backoff.max", "wifi", "")
     } == {

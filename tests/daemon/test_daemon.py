@@ -151,6 +151,27 @@ def test_a_bad_reload_is_named_and_the_old_configuration_stays(
         assert iotd.end() == 0
 
 
+def test_what_lies_on_top_is_seen_by_a_reload_and_the_last_good_is_started_on(
+    tmp_path: Path, broker: Mosquitto, certificates: Certificates, observer: Observer
+) -> None:
+    observer.subscribe("t/#")
+    above = tmp_path / "iotd/iotd.d/site.yaml"
+    with Iotd(tmp_path / "iotd", configuration(broker, certificates, publish=[TELEMETRY])) as iotd:
+        observer.wait_for("t/test-thing/0")
+        above.parent.mkdir()
+        above.write_text("publish: [{topic: \"t/{thing}/above\", every: 1s, payload: {}}]\nlog: {level: debug}\n")
+        iotd.signal(signal.SIGHUP)
+        assert "log.level" in iotd.wait_for("daemon.reloaded")["changed"]
+        observer.wait_for("t/test-thing/above")
+        above.write_text("log: {}\npublish: 3\n")
+        iotd.signal(signal.SIGHUP)
+        assert iotd.wait_for("daemon.reload_failed")["problems"][0].startswith(f"{above}:2: publish: ")
+    since = len(observer.messages)
+    with Iotd(tmp_path / "iotd", configuration(broker, certificates, publish=[TELEMETRY])) as iotd:
+        assert str(above) in iotd.wait_for("config.refused")["problems"][0]
+        observer.wait_for("t/test-thing/above", since=since)
+
+
 def test_a_new_presence_topic_leaves_no_ghost_on_the_old_one(
     tmp_path: Path, broker: Mosquitto, certificates: Certificates, observer: Observer
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,39 @@ def test_the_interface_and_the_steps_are_those_of_the_configuration(file: Path) 
     for verb in ("radio-cycle", "restart-network"):
         with pytest.raises(Refused, match=f"{verb} is not in wifi.recover of {file}"):
             asked(verb, file)
+
+
+@pytest.fixture
+def above(file: Path) -> Path:
+    """A file that lies on top of the configuration."""
+    path = file.parent / "iotd.d/site.yaml"
+    path.parent.mkdir()
+    path.parent.chmod(0o755)
+    path.write_text("wifi: {interface: wlan8}\npublish: [[\n]]\n")
+    path.chmod(0o644)
+    return path
+
+
+def test_what_lies_on_top_is_seen_as_the_daemon_sees_it(file: Path, above: Path) -> None:
+    assert asked("reconnect", file) == "wlan8"
+    above.write_text("wifi: {recover: []}\n")
+    with pytest.raises(Refused, match="reconnect is not in wifi.recover"):
+        asked("reconnect", file)
+
+
+@pytest.mark.parametrize("change, why", [
+    (lambda above: os.chown(above, NOBODY.pw_uid, -1), "site.yaml can be written by nobody"),
+    (lambda above: above.chmod(0o646), "site.yaml can be written by nobody"),
+    (lambda above: os.chown(above.parent, NOBODY.pw_uid, -1), "iotd.d can be written by nobody"),
+    (lambda above: above.parent.chmod(0o777), "iotd.d can be written by nobody"),
+    (lambda above: above.write_text("wifi: ["), "site.yaml: is no YAML"),
+    (lambda above: above.write_text("\nwifi: {interface: [1]}"), "site.yaml:2: wifi.interface"),
+    (lambda above: [above.unlink(), above.mkdir()], "site.yaml is not a regular file"),
+])
+def test_what_the_daemon_could_have_put_on_top_allows_nothing(file: Path, above: Path, change: Any, why: str) -> None:
+    change(above)
+    with pytest.raises(Refused, match=why):
+        asked("reconnect", file)
 
 
 def test_the_reboots_of_a_day_are_counted_and_come_to_an_end(file: Path) -> None:

@@ -37,6 +37,14 @@ def strictly(line: str) -> Any:
     return json.loads(line, parse_constant=refuse)
 
 
+def test_the_time_of_an_entry_is_that_of_the_clock_that_is_handed_in() -> None:
+    stream = io.StringIO()
+    log.start("info", "json", False, stream, lambda: 1_790_000_000.25)
+    log.write(Entry(logging.INFO, "a.b", "said"))
+    log.start("info", "json", False, io.StringIO())
+    assert json.loads(stream.getvalue())["time"].startswith("2026-09-21T14:13:20.25")
+
+
 def test_a_line_is_one_object_with_time_level_event_and_message_first() -> None:
     fields = {"interface": "wlan0", "essid": None, "expected": ["工場"]}
     line = written(Entry(logging.WARNING, "wifi.lost", "gone", fields))

@@ -14,7 +14,7 @@ from iotd.local.desk import FILTERS
 from iotd.local.door import Asked, Door, Left
 from iotd.local.orders import Answer, Heard, Release
 from iotd.local.part import build
-from iotd.local.requests import Ask, Listen, Refused, Request, Status, Tell
+from iotd.local.requests import Ask, Clear, Listen, Refused, Request, Status, Tell
 from iotd.local.section import Local
 from iotd.vocabulary import Message, Offer, Received, Taken
 from tests.kernel import FakeKernel, settings
@@ -199,3 +199,24 @@ def test_root_and_the_daemons_user_alone_ask_for_what_changes_iotd(office: Offic
     assert "only root" in refused["refused"] and office.kernel.asked == []
     assert office.ask(Ask("known"), Ask("other"), trusted=True) == [{"asked": "known"},
                                                                     {"refused": "nothing here does that"}]
+
+
+def test_what_is_retained_is_cleared_for_root_alone_and_answered_once_the_broker_has(office: Office) -> None:
+    def ask(*requests: Request, trusted: bool) -> None:
+        office.part.handlers()[Asked](Asked(1, requests, trusted), 0.0)
+
+    ask(Clear("plant/a"), trusted=False)
+    assert json.loads(office.door.answers.pop().lines) == {
+        "refused": "clear_retained is for root and the user of iotd alone"}
+    ask(Clear("plant/+"), trusted=True)
+    assert "plant/+" in json.loads(office.door.answers.pop().lines)["refused"]
+    assert office.kernel.to_clear == []
+    ask(Tell("known", 1), Clear(None), trusted=True)
+    [(topic, then)] = office.kernel.to_clear
+    assert topic is None and office.door.answers == []
+    then(["plant/a"], "the line is down")
+    assert [json.loads(line) for line in office.door.answers.pop().lines.splitlines()] == [
+        {"set": "known"}, {"refused": "the line is down", "cleared": ["plant/a"]}]
+    ask(Clear("plant/a"), trusted=True)
+    office.kernel.to_clear[1][1](["plant/a"], "")
+    assert json.loads(office.door.answers.pop().lines) == {"cleared": ["plant/a"]}

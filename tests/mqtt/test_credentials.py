@@ -75,7 +75,7 @@ def test_every_missing_file_is_named_with_its_line(tmp_path: Path) -> None:
 def test_a_default_path_stands_in_the_line_of_its_section(tls: Tls) -> None:
     loaded = parse("mqtt:\n  host: localhost\n  tls:\n", "f", Identity("h", "m"))
     problems = credentials.unusable(tls._replace(ca="/no/ca"))
-    assert [loaded.line(f"mqtt.tls.{key}") for key in problems] == [3]
+    assert [loaded.problem(f"mqtt.tls.{key}", "").line for key in problems] == [3]
 
 
 def test_a_directory_is_not_read(tls: Tls, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ provision: {template: fleet, parameters: {SerialNumber: '{cpu_serial}', Model: '
 
 
 def load(text: str, identity: Identity = HOST, given: Given | None = None) -> Settings:
-    return parse(text, "iotd.yaml", identity, None, given).settings
+    return parse(text, "iotd.yaml", identity, given=given).settings
 
 
 def test_a_device_with_an_identity_is_that_whatever_the_file_says() -> None:

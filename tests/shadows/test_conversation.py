@@ -533,8 +533,7 @@ def test_a_key_that_the_service_takes_after_all_is_put_back() -> None:
     service.report(TEN, 50.0)
     assert "k3" not in service.stored
     service.report(TEN, 62.0)
-    assert service.stored == TEN
-    service.report(TEN, 92.0)
+    assert service.stored == TEN, "and it is no problem until the next report, which may be hours away"
     assert service.entries[-1] == ("shadow.put_back", "k3") and problems(service.conversation) == []
 
 

@@ -316,6 +316,21 @@ def test_nothing_is_tried_again_while_the_line_is_away_or_after_a_restart_before
         assert acts(desired.keep(back, 2000.0)[1]) == [("fan", 1)]
 
 
+def test_what_was_taken_back_while_it_is_acted_on_is_not_tried_again_where_it_fails() -> None:
+    orders, _ = hear(done(fresh(), {"fan": 1}), {"fan": 2}, 0.0)
+    orders, _ = hear(orders, None, 1.0)
+    assert desired.to_json(orders)["fan"]["stage"] == "acting"
+    failed, effects = desired.finished(orders, "fan", "it will not", 2.0)
+    assert effects == [Duty.KEEP, Duty.REPORT] and desired.reported(failed) == {"fan": 1}
+    assert desired.failures(failed) == [] and acts(desired.keep(failed, 10_000.0)[1]) == []
+    well, effects = desired.finished(orders, "fan", "", 2.0)
+    assert logged(effects) == ["desired.done"] and desired.reported(well) == {"fan": 2}
+    again, effects = hear(orders, {"fan": 2}, 1.5)
+    assert acts(effects) == []
+    again, _ = desired.finished(again, "fan", "it will not", 2.0)
+    assert acts(desired.keep(again, 10_000.0)[1]) == [("fan", 2)]
+
+
 def test_the_end_of_a_command_while_the_line_is_away_begins_nothing() -> None:
     orders, _ = hear(fresh(), {"fan": 1}, 0.0)
     orders, _ = hear(orders, {"fan": 2}, 0.0)

@@ -6,11 +6,12 @@ Exit 0 where every invariant held, 1 where one did not, but for those that are k
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 from tests.sim import marks
@@ -40,6 +41,7 @@ def main() -> int:
     """Live so many years, side by side; print what was lived through and the seeds that failed."""
     parser = argparse.ArgumentParser(prog="script/simulate", description="Live device-years by seed.")
     parser.add_argument("--years", type=float, default=1.0, help="device-years in all (default: 1)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many, whatever the years")
     parser.add_argument("--seed", type=int, help="the first seed, without --years the only one (default: by chance)")
     parser.add_argument("--shrink", action="store_true", help="make each life that fails smaller, print it as a test")
     parser.add_argument("--log", action="store_true", help="print the end of the log of each life that failed")
@@ -50,7 +52,8 @@ def main() -> int:
     first = options.seed if options.seed is not None else int.from_bytes(os.urandom(3), "big")
     print(f"seeds from {first}", flush=True)
     started_at = time.monotonic()
-    told = list(_lived(first, 1 if only else SEEDS, options.years * YEAR_S, options.jobs, sys.stderr))
+    told = list(_lived(first, 1 if only else SEEDS, options.years * YEAR_S, options.minutes * 60.0,
+                       options.jobs, marks.instrument if options.write else None, sys.stderr))
     from tests.sim import report
 
     print(report.table(told, time.monotonic() - started_at))
@@ -62,11 +65,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _lived(first: int, count: int, enough_s: float, jobs: int, progress: TextIO) -> Iterator[Told]:
-    """Live one seed after the other until that is enough, with a bar of how far it is."""
+def _lived(
+    first: int, count: int, enough_s: float, limit_s: float, jobs: int, initializer: Callable[[], None] | None,
+    progress: TextIO
+) -> Iterator[Told]:
+    """Live one seed after the other until that is enough or takes too long, with a bar of how far it is."""
     lived_s, broken, shown = 0.0, 0, -1
     started_at = time.monotonic()
-    with multiprocessing.Pool(min(jobs, count), initializer=marks.instrument) as pool:
+    with multiprocessing.Pool(min(jobs, count), initializer) as pool:
         for told in pool.imap_unordered(_live, range(first, first + count)):
             yield told
             lived_s += told.lived_s
@@ -81,7 +87,7 @@ def _lived(first: int, count: int, enough_s: float, jobs: int, progress: TextIO)
                 bar = "#" * int(part * 30)
                 text = f"[{bar:30}] {lived_s / YEAR_S:.1f} device-years, {broken} broken, {left_s / 60:.0f} min left"
                 print(text, end="\r" if progress.isatty() else "\n", file=progress, flush=True)
-            if lived_s >= enough_s:
+            if lived_s >= enough_s or time.monotonic() - started_at >= limit_s:
                 break
         pool.terminate()
     if progress.isatty():

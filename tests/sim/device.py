@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from iotd.wifi.reading import Reading
     from tests.sim.world import Simulation
 
-FEED_S, CALM_FEED_S = 60.0, 900.0
-CALM_LOOKS = 120  # while the Wi-Fi is right one look in so many is made: the others would see the same
+FEED_S, CALM_FEED_S = 60.0, 7200.0
+RIGHT_LOOKS_S = 7200.0  # in a life, while the Wi-Fi is right: the looks between would see the same
 TIME_SERVICE_S = 20.0  # from the network to a clock that is set
 
 
 class SimulatedTasks:
-    """Commands and checks. In a life that is judged how they end is chance's, in a test they are made for real."""
+    """Commands, checks and readings. In a life that is judged how they end is chance's, in a test they are made for
+    real. What a wing has done in the background is known by the first word of its key.
+    """
 
     def __init__(self, simulation: Simulation, post: Callable[[Any], None], inbox: SimulatedInbox) -> None:
         self._simulation = simulation
@@ -47,8 +49,8 @@ class SimulatedTasks:
             about = key[1] if isinstance(key, tuple) else key
             self._later(partial(self._do, key, work, failed), self._simulation.takes_s.get(about, LATENCY_S))
             return True
-        end = self._perform if work.func.__name__ == "perform" else self._make
-        end(key, *work.args)
+        kinds = {"order": self._perform, "message": self._handle, "value": self._read}
+        kinds.get(key[0] if type(key) is tuple else "", self._make)(key, work)
         return True
 
     def close(self, limit_s: float) -> None:
@@ -65,10 +67,28 @@ class SimulatedTasks:
             os.close(never)
         self._end(key, event)
 
-    def _perform(self, key: Hashable, shadow: str | None, name: str, action: Any, value: Any) -> None:
+    def _read(self, key: Any, work: partial[Any]) -> None:
+        hangs = self._simulation.air.moods["values hang"] > 0
+        takes_s = (20.0 if hangs else 0.1) * self._simulation.chance()
+        self._later(lambda: self._end(key, work(-1)), takes_s)
+
+    def _handle(self, key: Any, work: partial[Any]) -> None:
+        from iotd.incoming.handled import Handled
+
+        simulation, (name, order) = self._simulation, work.args
+        simulation.judge.handling(name, order.payload)
+        fails = simulation.air.moods["commands fail"] > 0 and simulation.chance() < 0.7
+
+        def end() -> None:
+            simulation.judge.handled(name)
+            self._end(key, Handled(name, order.topic, "it ended with status 1" if fails else ""))
+
+        self._later(end, simulation.chance() * (order.timeout_s if simulation.air.moods["commands are slow"] else 0.5))
+
+    def _perform(self, key: Any, work: partial[Any]) -> None:
         from iotd.shadows.findings import Performed
 
-        simulation = self._simulation
+        simulation, (shadow, name, action, value) = self._simulation, work.args
         simulation.judge.performed(shadow, name, value)
         fails = simulation.air.moods["commands fail"] > 0 and simulation.chance() < 0.7
         takes_s = simulation.chance() * (action.timeout_s if simulation.air.moods["commands are slow"] else 0.5)
@@ -81,10 +101,10 @@ class SimulatedTasks:
 
         self._later(end, takes_s)
 
-    def _make(self, key: Hashable, check: Any) -> None:
+    def _make(self, key: Any, work: partial[Any]) -> None:
         from iotd.shadows.findings import CheckResult, Outcome
 
-        simulation = self._simulation
+        simulation, (check,) = self._simulation, work.args
         bad, hang = simulation.air.moods["checks fail"] > 0, simulation.air.moods["checks hang"] > 0
         takes_s = (200.0 if hang else 0.1) * simulation.chance()
 
@@ -147,7 +167,10 @@ class SimulatedLooks:
             reading = look()
             self._simulation.judge.looked(reading)
             self._post(reading)
-        self._later((CALM_LOOKS if self._simulation.air.is_right else 1) * every_s, every_s, look)
+        if self._simulation.judged and self._simulation.air.is_right:
+            self._later(max(every_s, RIGHT_LOOKS_S), every_s, look)
+        else:
+            self._later((2 if self._simulation.calm else 1) * every_s, every_s, look)  # what recovery counts as whole
 
     def _later(self, delay_s: float, every_s: float, look: Callable[[], Any]) -> None:
         of_round = self._round
@@ -155,16 +178,17 @@ class SimulatedLooks:
 
 
 class SimulatedDoor:
-    """No program comes but what the test posts; what is ordered is noted."""
+    """The door of the programs. In a test none comes but what the test posts."""
 
     problem = ""
 
-    def __init__(self) -> None:
-        self.orders: list[Any] = []
+    def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
+        self._simulation = simulation
+        simulation.programs.connect(post)
 
     def order(self, order: Any) -> None:
-        """Note the order."""
-        self.orders.append(order)
+        """Pass it on."""
+        self._simulation.programs.order(order)
 
     def alive(self, now: float) -> bool:
         """Tell that it is."""

@@ -115,27 +115,32 @@ class Careful(Invariant):
 
     name = "recovery"
     says = ("A recovery step follows a grace of wrong readings, never an unknown one, and cuts no line by restarting"
-            " the network or the host; in any day there are no more reboots than max_per_day, on any disk")
+            " the network or the host; in any day there are no more reboots than max_per_day, and where a reboot"
+            " forgets their count none before the Wi-Fi was right in this boot")
 
     def __init__(self, judge: Judge) -> None:
         super().__init__(judge)
         self._reading: Reading | None = None
         self._wrong_since: float | None = None
         self._reboots: deque[float] = deque()
-        self._ever_wrong_at = -1e9
+        self._right_in_this_boot = False
 
     def looked(self, reading: Reading) -> None:
         """Note what was seen."""
         self._reading = reading
         right = reading.outcome == "associated" and reading.ssid == b"fleet-ap"
         if right:
-            self._wrong_since = None
+            self._wrong_since, self._right_in_this_boot = None, True
         elif reading.outcome != "unknown" and self._wrong_since is None:
             self._wrong_since = self.now
 
     def started(self, daemon: Any) -> None:
         """A run begins to count anew."""
         self._wrong_since = None
+
+    def rebooted(self) -> None:
+        """A boot begins."""
+        self._right_in_this_boot = False
 
     def requested(self, verb: str) -> None:
         """Judge a step."""
@@ -159,13 +164,16 @@ class Careful(Invariant):
             self.broken("a reboot was asked for though another route leads out")
         if uptime_s < wifi.reboot.min_uptime_s:
             self.broken(f"a reboot was asked for {uptime_s:.0f} s after the last boot")
+        if simulation.disk.overlay:
+            if not self._right_in_this_boot:
+                self.broken("a reboot was asked for that would be forgotten, and the Wi-Fi was not right in this boot")
+            return
         while self._reboots and self._reboots[0] <= self.now - DAY_S + DRIFT_S:
             self._reboots.popleft()
         self._reboots.append(self.now)
         most = max(profile.wifi.max_per_day for profile in self.plan.profiles if profile.wifi is not None)
         if len(self._reboots) > most:
-            where = "overlay: " if simulation.disk.overlay else ""
-            self.broken(f"{where}{len(self._reboots)} reboots within a day, {most} are allowed")
+            self.broken(f"{len(self._reboots)} reboots within a day, {most} are allowed")
 
 
 class Fed(Invariant):

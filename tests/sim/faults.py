@@ -148,13 +148,8 @@ def _hang(simulation: Simulation, fault: Fault) -> None:
 
 
 def _reload(simulation: Simulation, fault: Fault) -> None:
-    if fault.way > 0.85:
-        simulation.configuration, good = "mqtt: {host: 1, prot: x}\n", simulation.configuration
-        simulation.schedule.after(1.0, lambda: setattr(simulation, "configuration", good))
-    else:
-        simulation.configuration = _choice(simulation.configurations, fault.way / 0.85)
-    if simulation.daemon is not None:
-        simulation.daemon.post(Signalled(SIGHUP))
+    simulation.configuration = _choice(simulation.configurations, fault.way)
+    _signal(simulation, SIGHUP)
 
 
 def _step(simulation: Simulation, fault: Fault) -> End:
@@ -219,6 +214,42 @@ def _lie(simulation: Simulation, fault: Fault) -> None:
 def _notice(simulation: Simulation, fault: Fault) -> None:
     bodies = (b"{}", b"\xff\xfe", b'{"a": NaN}', b"x" * 50_000, b"[" * 3000)
     simulation.broker.publish(Message("plant/all/0", bodies[int(fault.way * len(bodies))]))
+
+
+def _notices(simulation: Simulation, fault: Fault) -> None:
+    """Many at once, more than wait for a command."""
+    for _ in range(1 + int(fault.way * 130)):
+        simulation.notices += 1
+        simulation.broker.publish(Message(f"plant/all/{int(fault.way * 7919) % 2}", b'{"n": %d}' % simulation.notices))
+
+
+def _burst(simulation: Simulation, fault: Fault) -> None:
+    """A program publishes as fast as it can."""
+    simulation.programs.burst(1 + int(fault.way * 1500))
+
+
+def _err(simulation: Simulation, fault: Fault) -> None:
+    simulation.programs.err(fault.way)
+
+
+def _bad_configuration(simulation: Simulation, fault: Fault) -> End:
+    """The file has a problem for a while, over starts and reloads."""
+    good, simulation.configuration = simulation.configuration, "mqtt: {host: 1, prot: x}\n"
+    _signal(simulation, SIGHUP)
+
+    def end() -> None:
+        if simulation.configuration not in simulation.configurations:
+            simulation.configuration = good
+        if simulation.daemon is None:
+            simulation.restart(1.0)
+        _signal(simulation, SIGHUP)
+
+    return end
+
+
+def _signal(simulation: Simulation, number: int) -> None:
+    if simulation.daemon is not None:
+        simulation.daemon.post(Signalled(number))
 
 
 def _wish(simulation: Simulation, fault: Fault) -> None:
@@ -312,8 +343,14 @@ KINDS: dict[str, Kind] = {
     "shadow deleted": Kind("cloud", 0.0, _delete),
     "lie on the presence topic": Kind("cloud", 0.0, _lie),
     "notice": Kind("cloud", 0.0, _notice),
+    "notices": Kind("cloud", 0.0, _notices),
     "commands fail": Kind("programs", 3 * HOUR_S, _counted("commands fail")),
     "commands are slow": Kind("programs", 3 * HOUR_S, _counted("commands are slow")),
+    "values fail": Kind("programs", 6 * HOUR_S, _counted("values fail")),
+    "values hang": Kind("programs", 6 * HOUR_S, _counted("values hang")),
+    "programs are away": Kind("programs", 6 * HOUR_S, _counted("programs are away")),
+    "program in a hurry": Kind("programs", 0.0, _burst),
+    "program in error": Kind("programs", 0.0, _err),
     "checks fail": Kind("programs", 6 * HOUR_S, _counted("checks fail")),
     "checks hang": Kind("programs", 6 * HOUR_S, _counted("checks hang")),
     **{f"access point {wrong}": Kind("Wi-Fi", 12 * HOUR_S, _listed(lambda simulation: simulation.air.wrong, wrong))
@@ -334,6 +371,7 @@ KINDS: dict[str, Kind] = {
     "thread fails": Kind("process", 0.0, _thread_fails),
     "thread hangs": Kind("process", 0.0, _hang),
     "reload": Kind("process", 0.0, _reload),
+    "bad configuration": Kind("process", DAY_S, _bad_configuration),
     "power cut": Kind("power", 0.0, _power),
     "power cut in a write": Kind("power", 0.0, _die(power=True)),
     "rebooted": Kind("power", 0.0, _reboot),

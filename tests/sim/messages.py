@@ -75,6 +75,13 @@ class Kept(Messages):
             self.arrived_tokens.add(token)
             self.waiting.pop(token, None)
 
+    def promised(self, line: bytes) -> None:
+        """A program was told that this is kept: so it is, or has come already."""
+        for token in self.tokens(line):
+            is_here = token in self.waiting or token in self.arrived_tokens
+            if not is_here and self.topic(token).qos and self.now >= self._unsure_until:
+                self.broken(f"a program was told that {token} is kept, and it is not")
+
     def going_down(self, orderly: bool) -> None:
         """Note whether the disk is what it should be."""
         self._look_at_disk()

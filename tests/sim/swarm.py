@@ -17,8 +17,26 @@ THING = "pi"
 _T = TypeVar("_T")
 
 
+class Value(NamedTuple):
+    """One value, which a file or a command gives, or a program tells every `tell_s` by the socket."""
+
+    name: str
+    source: str = "file"
+    every_s: int | None = None
+    max_age_s: int = 14_400
+    tell_s: float = 900.0
+
+    @property
+    def stands(self) -> bool:
+        """Whether it stands from one reading to the next."""
+        return self.every_s is not None or self.source == "socket"
+
+
 class Topic(NamedTuple):
-    """One scheduled message; `id` is unique in a plan, and stands in each payload. `pad`: so many bytes more."""
+    """One scheduled message; `id` is unique in a plan, and stands in each payload. `pad`: so many bytes more.
+
+    `value` names the value that it tells, `change` by how much that has to change for it to be sent at once.
+    """
 
     id: str
     every_s: int
@@ -26,6 +44,8 @@ class Topic(NamedTuple):
     qos: int = 1
     offline: str = "queue"
     pad: int = 0
+    value: str = ""
+    change: int = 0
 
     @property
     def name(self) -> str:
@@ -41,7 +61,9 @@ class Shadow(NamedTuple):
     commands: int = 0
     sets: bool = False
     checks: int = 0
+    check_s: int = 600
     desires: bool = False
+    value: str = ""
 
 
 class Wifi(NamedTuple):
@@ -55,7 +77,7 @@ class Wifi(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """One configuration."""
+    """One configuration. `programs` is what programs publish, `runs`: notices have a command."""
 
     topics: tuple[Topic, ...] = (Topic("a0", 600),)
     shadows: tuple[Shadow, ...] = ()
@@ -69,6 +91,9 @@ class Profile(NamedTuple):
     backoff_max_s: int = 120
     notices: int = 0
     debug: bool = False
+    values: tuple[Value, ...] = ()
+    programs: tuple[Topic, ...] = ()
+    runs: bool = False
 
 
 class Fault(NamedTuple):
@@ -91,19 +116,22 @@ class Plan(NamedTuple):
 
 
 # How long a life is, in days, and how many faults it has at most: many of them make it short.
-WEATHER = {"calm": ((30.0, 60.0, 120.0), 40.0), "usual": ((10.0, 30.0), 80.0), "storm": ((1.0, 3.0, 7.0), 250.0)}
+WEATHER = {"calm": ((180.0, 365.0), 80.0), "usual": ((10.0, 30.0), 80.0), "storm": ((1.0, 3.0, 7.0), 250.0)}
+PACES = {"brisk": (2, 5, 20), "usual": (600, 600, 600, 1800, 3600), "slow": (3600, 7200, 21600)}
+PROGRAMS = {"a": "p", "b": "q", "c": "r"}  # by the letter of a profile that of what its programs publish
 
 
 def draw(seed: int) -> Plan:
     """Return the plan of a seed."""
     chance = random.Random(seed)
-    brisk = chance.random() < 0.12  # messages so often that a backlog is thousands, and not for long
-    weather = chance.choices(tuple(WEATHER), (4, 4, 2))[0]
+    brisk = chance.random() < 0.08  # messages so often that a backlog is thousands, and not for long
+    weather = chance.choices(tuple(WEATHER), (6, 3, 2))[0]
     lengths, most = WEATHER[weather]
     days = chance.choice((0.25, 1.0)) if brisk else chance.choice(lengths)
-    profiles = [_profile(chance, "a", brisk)]
+    pace = "brisk" if brisk else "slow" if weather == "calm" else "usual"
+    profiles = [_profile(chance, "a", pace)]
     for letter in "bc"[:chance.choice((0, 0, 1, 2))]:
-        profiles.append(_changed(chance, profiles[-1], letter, brisk))
+        profiles.append(_changed(chance, profiles[-1], letter, pace))
     faults = _faults(chance, days, chance.uniform(0.0, most), brisk)
     return Plan(seed, days, tuple(profiles), tuple(faults), overlay=chance.random() < 0.08)
 
@@ -119,14 +147,18 @@ def yaml_text(profile: Profile) -> str:
     ]
     if profile.debug:
         lines.append("log: {level: debug}")
+    if profile.values:
+        lines.append("values:")
+        lines += [_value_text(value) for value in profile.values]
     if profile.topics:
         lines.append("publish:")
-        lines += [f"  - {{topic: {topic.name}, every: {topic.every_s}s, retain: {_word(topic.retain)}, "
-                  f"qos: {topic.qos}, offline: {topic.offline}, payload: {{key: \"#{{run}}:{topic.id}:{{sequence}}#\", "
-                  f"at: \"{{timestamp}}\", pad: \"{'x' * topic.pad}\"}}}}" for topic in profile.topics]
+        lines += [_topic_text(topic) for topic in profile.topics]
+    if profile.programs:
+        lines.append(f"local: {{publish: [{', '.join(topic.name for topic in profile.programs)}]}}")
     if profile.notices:
+        run = ", run: [/bin/handle, \"{topic}\"], timeout: 20s" if profile.runs else ""
         lines.append("subscribe:")
-        lines += [f"  - {{topic: plant/all/{number}}}" for number in range(profile.notices)]
+        lines += [f"  - {{topic: plant/all/{number}{run}}}" for number in range(profile.notices)]
     if profile.shadows:
         lines.append("shadows:")
         lines += [_shadow_text(shadow) for shadow in profile.shadows]
@@ -138,13 +170,31 @@ def yaml_text(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _value_text(value: Value) -> str:
+    given = {"file": f"file: /{value.name}", "command": f"command: [/bin/{value.name}]", "socket": "socket: true"}
+    every = f", every: {value.every_s}s" if value.every_s is not None else ""
+    age = f", max_age: {value.max_age_s}s" if value.source != "command" else ""
+    return f"  {value.name}: {{{given[value.source]}, as: number{every}{age}}}"
+
+
+def _topic_text(topic: Topic) -> str:
+    told = f"v{{{topic.value}}}#" if topic.value else ""
+    change = f"on_change: {{{topic.value}: {topic.change}}}, " if topic.change else ""
+    return (f"  - {{topic: {topic.name}, every: {topic.every_s}s, {change}retain: {_word(topic.retain)}, "
+            f"qos: {topic.qos}, offline: {topic.offline}, payload: {{key: \"#{{run}}:{topic.id}:{{sequence}}#{told}\", "
+            f"at: \"{{timestamp}}\", pad: \"{'x' * topic.pad}\"}}}}")
+
+
 def _shadow_text(shadow: Shadow) -> str:
     actions = [f"order{number}: {{run: [/bin/order, \"{{value}}\"], timeout: 20s}}"
                for number in range(shadow.commands)]
     if shadow.sets:
         actions.append("every: {set: \"publish[0].every\"}")
-    checks = [f"{{unit: check{number}.service, every: 10m}}" for number in range(shadow.checks)]
-    parts = [f"every: {shadow.every_s}s", "reported: {state: \"{health}\", essid: \"{essid}\"}"]
+    checks = [f"{{unit: check{number}.service, every: {shadow.check_s}s}}" for number in range(shadow.checks)]
+    if shadow.value:
+        checks.append(f"{{value: {shadow.value}, min: 0, every: {shadow.check_s}s}}")
+    told = f", level: \"{{{shadow.value}}}\"" if shadow.value else ""
+    parts = [f"every: {shadow.every_s}s", f"reported: {{state: \"{{health}}\", essid: \"{{essid}}\"{told}}}"]
     parts += [] if shadow.name is None else [f"name: {shadow.name}"]
     parts += [f"on_delta: {{{', '.join(actions)}}}"] if actions else []
     parts += [f"checks: [{', '.join(checks)}]"] if checks else []
@@ -156,15 +206,17 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _profile(chance: random.Random, letter: str, brisk: bool) -> Profile:
+def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
     names: list[str | None] = [None, "device_0", "device_1"]
-    shadows = [_shadow(chance, name) for name in chance.sample(names, chance.choice((0, 0, 1, 1, 2, 3)))]
+    values = tuple(_value(chance, f"v{letter}{number}", pace) for number in range(chance.choice((0, 0, 0, 1, 2))))
+    count = chance.choice((0, 0, 0, 1, 1, 2) if pace == "slow" else (0, 0, 1, 1, 2, 3))
+    shadows = [_shadow(chance, name, values, pace) for name in chance.sample(names, count)]
     if sum(shadow.sets for shadow in shadows) > 1:  # two shadows over one setting are two masters
         shadows = [shadow._replace(sets=False) for shadow in shadows]
-    count = chance.choice((1, 1, 2, 4)) if not brisk else chance.choice((1, 2))
+    count = chance.choice({"brisk": (1, 2), "usual": (1, 1, 2, 4), "slow": (1, 1, 2)}[pace])
     ladder = ("reconnect", "radio-cycle", "restart-network", "reboot")
     return Profile(
-        topics=tuple(_topic(chance, f"{letter}{number}", brisk) for number in range(count)),
+        topics=tuple(_telling(chance, _topic(chance, f"{letter}{number}", pace), values) for number in range(count)),
         shadows=tuple(shadows),
         wifi=None if chance.random() < 0.4 else Wifi(
             every_s=chance.choice((10, 10, 30)), grace_s=chance.choice((60, 120, 120, 600)),
@@ -178,30 +230,53 @@ def _profile(chance: random.Random, letter: str, brisk: bool) -> Profile:
         aws=chance.random() < 0.7,
         backoff_max_s=chance.choice((16, 120, 120, 600)),
         notices=chance.choice((0, 0, 1, 2)),
-        debug=chance.random() < 0.03)
+        debug=chance.random() < 0.03,
+        values=values,
+        programs=tuple(_topic(chance, f"{PROGRAMS[letter]}{number}", pace)._replace(retain=False)
+                       for number in range(chance.choice((0, 0, 0, 1, 2)))),
+        runs=chance.random() < 0.5)
 
 
-def _topic(chance: random.Random, name: str, brisk: bool) -> Topic:
-    return Topic(name, every_s=chance.choice((2, 5, 20)) if brisk else chance.choice((600, 600, 600, 1800, 3600)),
-                 retain=chance.random() < 0.7, qos=0 if chance.random() < 0.1 else 1,
-                 offline=chance.choice(("queue",) * 6 + ("latest", "drop")),
+def _topic(chance: random.Random, name: str, pace: str) -> Topic:
+    return Topic(name, every_s=chance.choice(PACES[pace]), retain=chance.random() < 0.7,
+                 qos=0 if chance.random() < 0.1 else 1, offline=chance.choice(("queue",) * 6 + ("latest", "drop")),
                  pad=chance.choice((0,) * 8 + (500, 20_000)))
 
 
-def _shadow(chance: random.Random, name: str | None) -> Shadow:
-    return Shadow(name, every_s=chance.choice((1800, 3600, 7200)), commands=chance.choice((0, 1, 2)),
-                  sets=chance.random() < 0.3, checks=chance.choice((0, 0, 1, 2)), desires=chance.random() < 0.3)
+def _telling(chance: random.Random, topic: Topic, values: tuple[Value, ...]) -> Topic:
+    """Return the topic as it is, or telling one of the values, or sent when that has changed."""
+    if not values or chance.random() < 0.3:
+        return topic
+    value = chance.choice(values)
+    return topic._replace(value=value.name, change=chance.choice((0, 60, 300)) if value.stands else 0)
 
 
-def _changed(chance: random.Random, old: Profile, letter: str, brisk: bool) -> Profile:
+def _value(chance: random.Random, name: str, pace: str) -> Value:
+    source = chance.choice(("file", "command", "socket"))
+    often_s = 7200 if pace == "slow" else 600
+    every_s = None if source == "socket" else chance.choice((None, often_s, often_s))
+    return Value(name, source, every_s, tell_s=float(chance.choice((often_s, 7200))))
+
+
+def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...], pace: str) -> Shadow:
+    slow = pace == "slow"
+    return Shadow(name, every_s=chance.choice((3600, 7200) if slow else (1800, 3600, 7200)),
+                  check_s=7200 if slow else 600, commands=chance.choice((0, 1, 2)),
+                  sets=chance.random() < 0.3, checks=chance.choice((0, 0, 1, 2)), desires=chance.random() < 0.3,
+                  value=chance.choice(values).name if values and chance.random() < 0.5 else "")
+
+
+def _changed(chance: random.Random, old: Profile, letter: str, pace: str) -> Profile:
     """Return what a reload brings: some of the topics stay as they are, the rest is drawn anew or left."""
-    new = _profile(chance, letter, brisk)
+    new = _profile(chance, letter, pace)
     stay = tuple(topic for topic in old.topics if chance.random() < 0.6)
     if chance.random() < 0.5:
         new = new._replace(wifi=old.wifi)
     if chance.random() < 0.5:
         new = new._replace(shadows=old.shadows)
-    return new._replace(topics=(*stay, *new.topics)[:4])
+    new = new._replace(topics=(*stay, *new.topics)[:4])
+    named = {topic.value for topic in new.topics} | {shadow.value for shadow in new.shadows}
+    return new._replace(values=(*(value for value in old.values if value.name in named), *new.values))
 
 
 def _faults(chance: random.Random, days: float, expected: float, brisk: bool) -> list[Fault]:
@@ -214,15 +289,19 @@ def _faults(chance: random.Random, days: float, expected: float, brisk: bool) ->
         rate = expected / days * weight / sum(weights.values())
         at_s = chance.expovariate(rate) * DAY_S
         while at_s < days * DAY_S:
-            faults.append(Fault(kind, round(at_s, 2), _length(chance, kind, brisk), round(chance.random(), 4)))
+            faults.append(Fault(kind, round(at_s, 2), _length(chance, kind, brisk), _way(chance)))
             again = chance.random() < 0.15  # what goes wrong goes wrong again
             at_s += chance.expovariate(1 / 300.0) if again else chance.expovariate(rate) * DAY_S
     lasting = [kind for kind in kinds if KINDS[kind].longest_s]
     for _ in range(chance.choice((1, 2, 3, 5)) if lasting else 0):  # what the end of the life still has to heal
         kind = chance.choice(lasting)
         before_s = min(_length(chance, kind, brisk), days * DAY_S)
-        faults.append(Fault(kind, round(days * DAY_S - before_s, 2), before_s + DAY_S, round(chance.random(), 4)))
+        faults.append(Fault(kind, round(days * DAY_S - before_s, 2), before_s + DAY_S, _way(chance)))
     return sorted(faults, key=lambda fault: fault.at_s)
+
+
+def _way(chance: random.Random) -> float:
+    return int(chance.random() * 10_000) / 10_000  # below 1
 
 
 def _length(chance: random.Random, kind: str, brisk: bool) -> float:
@@ -236,4 +315,4 @@ def _length(chance: random.Random, kind: str, brisk: bool) -> float:
 
 def topics_of(profiles: Sequence[Profile]) -> dict[str, Topic]:
     """Return every topic of a plan by its id."""
-    return {topic.id: topic for profile in profiles for topic in profile.topics}
+    return {topic.id: topic for profile in profiles for topic in (*profile.topics, *profile.programs)}

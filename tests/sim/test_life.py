@@ -15,7 +15,7 @@ from tests.sim.judge import KNOWN
 from tests.sim.life import INVARIANTS, Life, live
 from tests.sim.session import SimulatedSession
 from tests.sim.shrink import as_test, shrunk
-from tests.sim.swarm import DAY_S, Fault, Plan, Profile, Shadow, Topic, Wifi, draw, yaml_text
+from tests.sim.swarm import DAY_S, Fault, Plan, Profile, Shadow, Topic, Value, Wifi, draw, yaml_text
 
 ROOT = Path(__file__).parents[2]
 YEAR_S = 365 * DAY_S
@@ -90,6 +90,54 @@ def test_the_judge_finds_what_is_lost_and_what_is_out_of_order() -> None:
     assert found(plan, lambda life: None) == set()
     assert found(plan, forget) == {"liveness"}
     assert found(plan, swap) >= {"order", "retained"}
+
+
+def stand_still(life: Life) -> None:
+    """What is read of the device stays as it was at the start."""
+    life.simulation.measure = lambda: 0  # type: ignore[assignment, method-assign]
+
+
+def turn_round(life: Life) -> None:
+    """Of two notices the second is delivered first."""
+    publish, held = life.simulation.broker.publish, list[Message]()
+
+    def swapped(message: Message, by: SimulatedSession | None = None) -> None:
+        if not message.topic.startswith("plant/all/"):
+            return publish(message, by)
+        held.append(message)
+        if len(held) > 1:
+            publish(held.pop())
+            publish(held.pop())
+
+    life.simulation.broker.publish = swapped  # type: ignore[assignment, method-assign]
+
+
+def keep_nothing(life: Life) -> None:
+    """What programs publish is kept nowhere."""
+    kept = life.simulation.disk.kept
+    life.simulation.disk.kept = lambda content: None if b":p0:" in content else kept(content)
+
+
+def test_the_judge_finds_old_values_commands_out_of_order_and_a_promise_that_is_not_kept() -> None:
+    plan = Plan(1, 0.2, (Profile(
+        topics=(Topic("a0", 600, value="va0"),), values=(Value("va0"),), notices=2, runs=True,
+        programs=(Topic("p0", 300, retain=False),)),), tuple(
+            Fault("notices", 3600.0 + 600.0 * number, 0.0, 0.31 * number) for number in range(4)))
+    assert found(plan, lambda life: None) == set()
+    assert found(plan, stand_still) == {"values"}
+    assert found(plan, turn_round) == {"commands"}
+    assert found(plan, keep_nothing) == {"kept"}
+
+
+def test_every_kind_of_value_program_and_command_is_drawn() -> None:
+    profiles = [profile for seed in range(120) for profile in draw(seed).profiles]
+    values = [value for profile in profiles for value in profile.values]
+    assert {value.source for value in values} == {"file", "command", "socket"}
+    assert {value.every_s is None for value in values if value.source != "socket"} == {True, False}
+    assert any(topic.change for profile in profiles for topic in profile.topics)
+    assert any(shadow.value for profile in profiles for shadow in profile.shadows)
+    assert any(profile.programs for profile in profiles)
+    assert any(profile.runs and profile.notices for profile in profiles)
 
 
 def test_what_is_known_to_be_broken_is_of_an_invariant_that_there_is() -> None:

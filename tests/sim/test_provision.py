@@ -101,7 +101,7 @@ class Fleet(Simulation):
         known = given(files, STATE)
         if known is not None and not {known.cert, known.key} <= self.disk.content.keys():
             known = None
-        return Checked(parse(self.configuration, "iotd.yaml", self.identity, None, known).settings, ())
+        return Checked(parse(self.configuration, "iotd.yaml", self.identity, given=known).settings, ())
 
     def _adapters(self) -> dict[str, Any]:
         return {**super()._adapters(), "provision": Adapters(self._new_key, lambda key, name: f"csr of {key}",

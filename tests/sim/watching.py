@@ -70,6 +70,15 @@ class Watching:
     def performed_well(self, shadow: str | None, key: str, value: Json) -> None:
         """An order has ended well, and the device is told."""
 
+    def promised(self, line: bytes) -> None:
+        """A program was told that the message it has asked for by this line is kept."""
+
+    def handling(self, name: str, payload: bytes) -> None:
+        """The command of the subscription with this filter begins for a message."""
+
+    def handled(self, name: str) -> None:
+        """That command has ended."""
+
     def fed(self) -> None:
         """WATCHDOG=1."""
 

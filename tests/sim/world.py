@@ -16,9 +16,11 @@ from typing import Any, cast
 
 from iotd.config.parse import parse
 from iotd.config.settings import Checked
+from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.inbox import Inbox
 from iotd.daemon.world import Places, World
+from iotd.errors import ConfigError
 from iotd.host.identity import Identity
 from iotd.host.periodic import Periodic
 from iotd.host.systemd import Systemd
@@ -32,6 +34,7 @@ from tests.sim.device import Air, SimulatedDoor, SimulatedLooks, SimulatedSystem
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
 )
+from tests.sim.programs import Programs
 from tests.sim.session import LATENCY_S, Network, SimulatedSession
 from tests.sim.watching import Watching
 from tests.sim.wishes import Wishes
@@ -73,11 +76,13 @@ class Simulation:
         self.configuration = configuration
         self.configurations = [configuration]  # what reloads may bring
         self.wishes = Wishes(self)
+        self.programs = Programs(self)
         self.command: Callable[[str, Json], tuple[float, str]] = lambda key, value: (LATENCY_S, "")
         self.other_route_fault: type[Exception] | None = None
         self.takes_s: dict[Hashable, float] = {}  # of a value or a topic: how long what is done for it takes
         self.readings: list[tuple[str, float]] = []  # which value was read, and when that had ended
         self.measured: dict[str, bytes | str] = {}  # of a value: what its file or command says, or why it does not
+        self.notices = 0
         self.calm = False  # nothing is wrong and nothing is about to be: what would only repeat itself is left out
         self.daemon: Daemon | None = None
         self.session: SimulatedSession | None = None
@@ -114,11 +119,14 @@ class Simulation:
         self.runs += 1
         try:
             world = self._world()
-            self.daemon = Daemon(self._load(), self._load, world)
+            self.daemon = Daemon(self._load_or_last(), self._load, world)
             self.judge.started(self.daemon)
             self.daemon.start()
         except Died:
             self._died()
+        except ConfigError:  # it ends with 78, and is started again when the file is mended
+            if not self.judged:
+                raise
         except Exception:
             self._failed()
 
@@ -248,7 +256,20 @@ class Simulation:
         return sum((Counter(part.status().get("dropped")) for part in parts), Counter())
 
     def _load(self) -> Checked:
-        return Checked(parse(self.configuration, "iotd.yaml", self.identity).settings, ())
+        return self._checked(self.configuration)
+
+    def _load_or_last(self) -> Checked:
+        """Return what the file says, or what the last one said that was accepted, as `iotd run` does."""
+        try:
+            return self._load()
+        except ConfigError as error:
+            last = self.disk.content.get(str(STATE / ACCEPTED))
+            if last is None:
+                raise
+            return self._checked(last.decode())._replace(refused=tuple(error.lines()))
+
+    def _checked(self, text: str) -> Checked:
+        return Checked(parse(text, "iotd.yaml", self.identity).settings, (), text)
 
     def _world(self) -> World:
         self._inbox = SimulatedInbox(self.schedule)
@@ -274,20 +295,28 @@ class Simulation:
     def _adapters(self) -> dict[str, Any]:
         adapters: dict[str, Any] = {"outgoing": OutgoingAdapters(
             lambda path: SimulatedLineFile(self.disk, path), lambda path: SimulatedSpoolDisk(self.disk, path)),
-            "local": lambda post, runtime: SimulatedDoor()}
+            "local": lambda post, runtime: SimulatedDoor(self, post)}
         if any("wifi" in text for text in self.configurations):  # without the section not even the wing is imported
             from iotd.wifi.part import Adapters as WifiAdapters
 
             adapters["wifi"] = WifiAdapters(self.air.look, self._other_route, lambda directory: self.disk.overlay)
-        if "values:" in self.configuration:
+        if any("values:" in text for text in self.configurations):
             from iotd.values.part import Adapters as ValuesAdapters
 
             adapters["values"] = ValuesAdapters(self._measure)
         return adapters
 
+    def measure(self) -> int:
+        """Return what there is to be measured now: how many minutes have passed."""
+        return int(self.schedule.now / 60.0)
+
     def _measure(self, value: Any, stop: int | None) -> Any:
         from iotd.values.reading import Reading, of_bytes
 
+        if self.judged and self.air.moods["values fail"] and self.chance() < 0.7:
+            return Reading(value, None, "it cannot be read")
+        if self.judged:
+            return of_bytes(value, b"%d" % self.measure())
         found = self.measured.get(value.name, "there is no such file")
         self.readings.append((value.name, self.schedule.now))
         return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)

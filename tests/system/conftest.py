@@ -103,6 +103,17 @@ def repository(dist: Path) -> Iterator[Path]:
         server.shutdown()
 
 
+@pytest.fixture(scope="session")
+def newer(dist: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The next version in the same repository, with a key more in the sample configuration."""
+    source = unpack(dist, tmp_path_factory.mktemp("newer") / "source")
+    set_version(source, NEWER, "iotd/__init__.py", "debian/changelog")
+    sample = source / "etc/iotd.yaml"
+    sample.write_text(sample.read_text() + "# a comment that the new version brings\n")
+    done = package(source, repository.parent)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.fixture(scope="session", params=["bookworm", "trixie"])
 def release(request: pytest.FixtureRequest) -> Release:
     """Each release that iotd supports."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
-from tests.system.conftest import ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION, package, set_version, unpack
+from tests.system.conftest import ADD_REPOSITORY, INSTALL, NEWER, UPDATE, VERSION
 from tests.system.machine import Machine
 
 LISTING = r"""
@@ -20,25 +18,15 @@ find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /dev -o -path /
 OF_THE_USER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
 
 
-@pytest.fixture(scope="session")
-def newer(dist: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The next version in the same repository, with a key more in the sample configuration."""
-    source = unpack(dist, tmp_path_factory.mktemp("newer") / "source")
-    set_version(source, NEWER, "iotd/__init__.py", "debian/changelog")
-    sample = source / "etc/iotd.yaml"
-    sample.write_text(sample.read_text() + "# a comment that the new version brings\n")
-    done = package(source, repository.parent)
-    assert done.returncode == 0, done.stdout
-
-
 def test_the_first_install_leads_to_the_first_start(fresh: Machine) -> None:
     fresh.check("sh", "-c", ADD_REPOSITORY)
     fresh.check(*UPDATE)
     said = fresh.check(*INSTALL, f"iotd={VERSION}")
-    assert "sudo iotd adopt" in said and "sudo iotd check && sudo systemctl start iotd" in said
+    assert "sudo iotd adopt PATH" in said and "sudo iotd check && sudo systemctl start iotd" in said
     assert fresh.check("iotd", "--version").split() == ["iotd", VERSION]
     assert fresh.check("stat", "-c", "%U:%G %a", "/etc/iotd/certs").strip() == "root:iotd 750"
     assert fresh.check("stat", "-c", "%U:%G %a", "/etc/iotd.yaml").strip() == "root:root 644"
+    assert fresh.check("stat", "-c", "%U:%G %a", "/etc/iotd.d").strip() == "root:root 755"
     assert fresh.check("systemctl", "is-enabled", "iotd").strip() == "enabled"
     assert fresh.run("systemctl", "is-active", "iotd").out.strip() == "inactive"
     assert fresh.check("systemctl", "--failed", "--no-legend") == ""
@@ -106,7 +94,8 @@ def test_a_purge_leaves_nothing(bare: Machine) -> None:
     before = bare.check("sh", "-c", LISTING)
     bare.check(*INSTALL, f"iotd={VERSION}")
     bare.check(*INSTALL, f"iotd={NEWER}")
-    bare.check("sh", "-c", "printf 'mqtt:\\n  host: 198.51.100.1\\n' >/etc/iotd.yaml; touch /etc/iotd/certs/a.key")
+    bare.check("sh", "-c", "printf 'mqtt:\\n  host: 198.51.100.1\\n' >/etc/iotd.yaml")
+    bare.check("touch", "/etc/iotd/certs/a.key", "/etc/iotd.d/a.yaml")
     bare.check("systemctl", "start", "iotd")
     bare.check("apt-get", "remove", "--yes", "iotd")
     bare.check(*INSTALL, "-o", "DPkg::Options::=--force-confold", f"iotd={NEWER}")

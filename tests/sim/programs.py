@@ -1,0 +1,114 @@
+"""Programs on the device, on the other side of iotd's door: they publish, tell values, listen, and now and then err.
+
+What was asked for and not answered when iotd ended is asked for again, as docs/programs.md has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from iotd.vocabulary import Json
+
+if TYPE_CHECKING:
+    from tests.sim.swarm import Profile, Topic, Value
+    from tests.sim.world import Simulation
+
+LISTENS = "plant/all/#"
+ERRORS = (b"{", b"[]", b'{"publish": 7}', b'{"set": "nothing", "value": 1}', b'{"listen": "#"}', b'{"status": true}')
+
+
+class Programs:
+    """All of them, on one connection for each run of iotd. `made` counts the messages of each topic."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.topics: list[Topic] = []
+        self.told: list[Value] = []
+        self.made: Counter[str] = Counter()
+        self.heard = 0
+        self._simulation = simulation
+        self._post: Callable[[Any], None] = lambda event: None
+        self._round = 0
+        self._is_held = False
+        self._unanswered: deque[bytes] = deque()  # the lines that were sent
+        self._waiting: deque[bytes] = deque()  # those that are yet to be sent
+
+    def follow(self, profiles: tuple[Profile, ...]) -> None:
+        """Do from now on what these configurations have programs for."""
+        self.topics = list({topic.id: topic for profile in profiles for topic in profile.programs}.values())
+        self.told = list({value.name: value for profile in profiles for value in profile.values
+                          if value.source == "socket"}.values())
+
+    def connect(self, post: Callable[[Any], None]) -> None:
+        """iotd has begun to run: ask again what was not answered, and go on."""
+        self._post, self._is_held = post, False
+        self._round += 1
+        self._waiting.extendleft(reversed(self._unanswered))
+        self._unanswered.clear()
+        if self.topics or self.told:
+            self._later(1.0, partial(self._send, [b'{"listen": "%s"}' % LISTENS.encode()]))
+        for topic in self.topics:
+            self._later(topic.every_s * self._simulation.chance(), partial(self._publish, topic))
+        for value in self.told:
+            self._later(10.0 * self._simulation.chance(), partial(self._tell, value))
+
+    def burst(self, count: int) -> None:
+        """One of them publishes as fast as it can."""
+        if self.topics and self._simulation.daemon is not None:
+            self._send([self._line(self.topics[0]) for _ in range(count)])
+
+    def err(self, way: float) -> None:
+        """One of them asks for what makes no sense."""
+        if self._simulation.daemon is not None:
+            self._send([ERRORS[int(way * len(ERRORS))]])
+
+    def order(self, order: Any) -> None:
+        """Take what iotd has to say."""
+        from iotd.local.orders import Answer, Heard, Release
+
+        if isinstance(order, Answer):
+            for answer in order.lines.splitlines():
+                asked = self._unanswered.popleft()
+                if b'"kept"' in answer:
+                    self._simulation.judge.promised(asked)
+            self._is_held = self._is_held or order.hold
+        elif isinstance(order, Heard):
+            self.heard += 1
+        elif isinstance(order, Release):
+            self._is_held = False
+            self._send([])
+
+    def _publish(self, topic: Topic) -> None:
+        if not self._simulation.air.moods["programs are away"]:
+            self._send([self._line(topic)])
+        self._later(float(topic.every_s), partial(self._publish, topic))
+
+    def _tell(self, value: Value) -> None:
+        if not self._simulation.air.moods["programs are away"]:
+            self._send([json.dumps({"set": value.name, "value": self._simulation.measure()}).encode()])
+        self._later(value.tell_s, partial(self._tell, value))
+
+    def _line(self, topic: Topic) -> bytes:
+        assert self._simulation.daemon is not None
+        self.made[topic.id] += 1
+        text = f"#{self._simulation.daemon.run_id}:{topic.id}:{self.made[topic.id]}#" + "x" * topic.pad
+        request: dict[str, Json] = {"publish": topic.name, "text": text, "qos": topic.qos, "offline": topic.offline}
+        return json.dumps(request).encode()
+
+    def _send(self, lines: list[bytes]) -> None:
+        from iotd.local.door import Asked
+        from iotd.local.requests import parse
+
+        self._waiting.extend(lines)
+        if self._waiting and not self._is_held:
+            self._post(Asked(self._round, tuple(map(parse, self._waiting)), False))
+            self._unanswered.extend(self._waiting)
+            self._waiting.clear()
+
+    def _later(self, delay_s: float, do: Callable[[], None]) -> None:
+        of_round = self._round
+        self._simulation.schedule.after(delay_s, lambda: do() if of_round == self._round and (
+            self._simulation.daemon is not None) else None)

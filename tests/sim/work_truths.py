@@ -1,0 +1,103 @@
+"""What holds of the work between the device and its programs: values in messages, and commands for messages."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tests.sim.judge import Invariant, Judge
+from tests.sim.swarm import topics_of
+
+TOLD = re.compile(rb"#([0-9a-f]{16}:([a-z]\d+):\d+)#v(\w*)#")
+MINUTE_S = 60.0
+SLACK_S = 90.0  # a minute of rounding, and the time to read
+RECENT_S = 600.0  # what a value that failed or hung leaves behind
+
+
+class Told(Invariant):
+    """A message tells a value as it was measured a moment ago, or null."""
+
+    name = "values"
+    says = ("A value in a message was measured, or told by a program, within its interval or age before the message was"
+            " made, or is null; once all is healed it is not null")
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self._topics = topics_of(self.plan.profiles)
+        self._values = {value.name: value for profile in self.plan.profiles for value in profile.values}
+        self._seen: set[bytes] = set()
+        self._newest: dict[str, tuple[float, bytes]] = {}
+
+    def kept(self, content: bytes) -> None:
+        """Compare what is told with what there was to be measured; only once, since what is kept is moved."""
+        for token, topic, told in TOLD.findall(content):
+            if token in self._seen:
+                continue
+            self._seen.add(token)
+            self._newest[topic.decode()] = self.now, told
+            if told != b"null":
+                self._judge(topic.decode(), int(told))
+
+    def finish(self) -> None:
+        """Find the messages that were made last, long after all was healed."""
+        daemon = self.simulation.daemon
+        for entry in daemon.settings.sections["publish"] if daemon is not None else ():
+            topic = entry.topic.rpartition("/")[2]
+            at, told = self._newest.get(topic, (0.0, b""))
+            if told == b"null" and self.now - at < entry.every_s and self._is_to_be_told(topic):
+                self.broken(f"{entry.topic} tells nothing")
+
+    def _judge(self, topic: str, minute: int) -> None:
+        value = self._values[self._topics[topic].value]
+        age_s = self.now - minute * MINUTE_S
+        most_s = value.max_age_s if value.source == "socket" else value.every_s or 0.0
+        if age_s > most_s + SLACK_S and (value.source == "socket" or not self._was_troubled(most_s + RECENT_S)):
+            self.broken(f"{topic} tells {value.name} as it was {age_s:.0f} s ago, {most_s:.0f} s are allowed")
+
+    def _is_to_be_told(self, topic: str) -> bool:
+        value = self._values[self._topics[topic].value]
+        return value.source != "socket" or value.tell_s < value.max_age_s
+
+    def _was_troubled(self, within_s: float) -> bool:
+        return any(fault.at_s <= self.now <= fault.at_s + fault.for_s + within_s for fault in self.plan.faults
+                   if fault.kind in ("values fail", "values hang"))
+
+
+class Handled(Invariant):
+    """What comes in is handled by one command at a time, in its order."""
+
+    name = "commands"
+    says = ("The command of a subscription runs for one message at a time, in the order in which they came in; only"
+            " what the broker sends again is handled again")
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self._running: set[str] = set()
+        self._last: dict[str, int] = {}
+        self._done: set[tuple[str, int]] = set()
+
+    def started(self, daemon: Any) -> None:
+        """What ran before was killed."""
+        self._running.clear()
+
+    def handling(self, name: str, payload: bytes) -> None:
+        """Compare with the one before."""
+        if name in self._running:
+            self.broken(f"two commands of {name} at a time")
+        self._running.add(name)
+        try:
+            number = json.loads(payload)["n"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return
+        if number < self._last.get(name, 0) and (name, number) not in self._done:
+            self.broken(f"{name}: message {number} is handled after {self._last[name]}")
+        self._last[name] = max(number, self._last.get(name, 0))
+        self._done.add((name, number))
+
+    def handled(self, name: str) -> None:
+        """It has ended."""
+        self._running.discard(name)
+
+
+WORK = (Told, Handled)
