@@ -128,6 +128,12 @@ class HealthChanged(NamedTuple):
     healthy: bool
 
 
+class Reread(NamedTuple):
+    """What the configuration depends on beside its file has changed, `why` says what: it is to be read anew."""
+
+    why: str
+
+
 class Changed(NamedTuple):
     """These values, which stand from one reading to the next, are not what they were."""
 

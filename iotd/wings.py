@@ -28,8 +28,9 @@ WINGS = (
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+    Wing("provision", ("provision",)),
     Wing("local", ("local",), always=True),
-    Wing("jobs", ("jobs",)),
+    Wing("jobs", ("jobs",), placeholders=("updates_pending",)),
     Wing("home_assistant", ("home_assistant",)),
     Wing("doctor", (), always=True),
 )

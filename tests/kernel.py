@@ -92,6 +92,7 @@ class FakeKernel:
         self.went_past = (0, 0)
         self.offered: list[Offer] = []
         self.told: list[tuple[str, Json]] = []
+        self.asked: list[str] = []
         self.full_until = 0.0
         self.open_filters: tuple[str, ...] = ()
         self.status_changes = 0
@@ -174,6 +175,11 @@ class FakeKernel:
         """Note the value, and take it, where it is `known`."""
         self.told.append((name, value))
         return "" if name == "known" else "there is no such value"
+
+    def ask(self, word: str, now: float) -> str:
+        """Note the word, and do it where it is `known`."""
+        self.asked.append(word)
+        return "" if word == "known" else "nothing here does that"
 
     def shared(self) -> tuple[str, ...]:
         """Return the `open_filters`."""

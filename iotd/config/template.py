@@ -15,13 +15,13 @@ from iotd.wings import WINGS
 # What stands for what is looked up by `iotd.daemon.placeholders`; a wing's names stand in `iotd.wings`.
 EVERYWHERE = frozenset({"hostname", "thing", "machine_id", "cpu_serial"})
 FACTS = frozenset({"temperature", "load", "memory_available", "disk_free", "throttled", "cpu_serial", "model",
-                   "os_release", "iotd_version"})
+                   "os_release", "iotd_version", "reboot_required"})
 # What those of the time say of a moment, epoch seconds.
 MOMENTS: Mapping[str, Callable[[float], Json]] = {
     "timestamp": int,
     "isotime": lambda at: datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds"),
 }
-PAYLOAD = EVERYWHERE | FACTS | MOMENTS.keys() | {"clock", "boot_id", "uptime", "sequence", "run"} | {
+PAYLOAD = EVERYWHERE | FACTS | MOMENTS.keys() | {"clock", "boot_id", "uptime", "sequence", "run", "boot_cause"} | {
     name for wing in WINGS for name in wing.placeholders}
 REPORT = PAYLOAD | {"health"}
 

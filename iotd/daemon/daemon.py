@@ -16,9 +16,10 @@ from typing import Any
 
 from iotd import __version__
 from iotd.config import override
-from iotd.config.parse import loaded_wings, retained_topics
+from iotd.config.parse import in_force, loaded_wings, retained_topics
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import board, presence
+from iotd.daemon.boot import Boot
 from iotd.daemon.configuration import Configuration
 from iotd.daemon.fence import Fence
 from iotd.daemon.line import Line
@@ -28,11 +29,11 @@ from iotd.daemon.placeholders import Placeholders
 from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World
 from iotd.errors import EXIT_FAULT
-from iotd.host import log
+from iotd.host import clock, log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, HealthChanged, Json, Message, Offer, Overridden, PassedOver, Received, Signalled,
-    Subscribed, Taken, ThreadFailed,
+    Acknowledged, Dialled, Down, HealthChanged, Json, Message, Offer, Overridden, PassedOver, Received, Reread,
+    Signalled, Subscribed, Taken, ThreadFailed,
 )
 from iotd.wings import module
 
@@ -51,14 +52,15 @@ class Daemon:
     def __init__(self, checked: Checked, load: Callable[[], Checked], world: World) -> None:
         now = world.monotonic()
         self.world = world
-        self.settings = self.written = checked.settings
+        self.settings = self.written = in_force(checked.settings)
         self._start_log()
         self.run_id = world.new_id()
         self.post = world.inbox.put
         self._configuration = Configuration(checked, load, world.files, world.places.state)
         self._session = world.session(self.post, world.inbox.size)
         self.outages = Outages(world.places.state, world.files, world.boot_id, world.uptime, now)
-        self._placeholders = Placeholders(world, self.run_id)
+        self._boot = Boot(world.places, world.files, world.boot_id, world.uptime(), clock.reset_by_watchdog)
+        self._placeholders = Placeholders(world, self.run_id, self.outages.asked_for or self._boot.cause)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
         self._fence = Fence()
@@ -223,6 +225,14 @@ class Daemon:
                 return refused
         return f"there is no such value; {name[:80]!r} is not in the configuration"
 
+    def ask(self, word: str, now: float) -> str:
+        """Ask for what a part does; return why it does not, nothing where it does."""
+        for part in self._parts:
+            refused = part.asked(word, now)
+            if refused is not None:
+                return refused
+        return f"nothing in the configuration does that: {word[:80]}"
+
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
         return tuple(name for part in self._parts for name in part.shared())
@@ -255,10 +265,10 @@ class Daemon:
 
     def _take(self, written: Settings, now: float) -> None:
         """Let a configuration that was just read take effect, with what the cloud has set in it."""
-        self.written = written
+        self.written = in_force(written)
         self._build_parts(now)
         for part in self._parts:
-            part.read(written, now)
+            part.read(self.written, now)
         self._apply(now)
 
     def _build_parts(self, now: float) -> None:
@@ -276,6 +286,7 @@ class Daemon:
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
             PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
+            Reread: lambda event, now: self._reload(now, event.why),
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: partial(self._fence.call, part, handler)
                for part in self._parts for kind, handler in part.handlers().items()}}
@@ -288,14 +299,16 @@ class Daemon:
         self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
             part.apply(self.settings, now)
-        self._ledger.apply(retained_topics(self.settings))
+        if self.settings.is_named:  # else what is kept for the thing stays so
+            self._ledger.apply(retained_topics(self.settings))
         self._line.apply(self.settings, now)
-        self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
+        if self.settings.is_named:
+            self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
 
-    def _reload(self, now: float) -> None:
+    def _reload(self, now: float, why: str = "") -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""
-        self._configuration.reload(lambda settings: self._take(settings, now))
+        self._configuration.reload(lambda settings: self._take(settings, now), why)
         self._changed(now)
 
     def _start_log(self) -> None:
@@ -359,7 +372,8 @@ class Daemon:
         mqtt = self.settings.mqtt
         line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
                 f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
-        systemd.status("; ".join(filter(None, (line, self._configuration.problem()))))
+        doing = (part.doing() for part in self._parts)
+        systemd.status("; ".join(filter(None, (*doing, line, self._configuration.problem()))))
 
     def _down(self, now: float) -> dict[str, Json]:
         """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set
@@ -382,6 +396,8 @@ class Daemon:
         ends: list[Callable[[], Any]] = [
             partial(self._session.close, CLOSE_S, exit_status == 0),
             *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
+        if exit_status == 0:
+            ends.append(self._boot.ended)
         for end in ends:
             try:
                 end()

@@ -93,7 +93,12 @@ class Outages:
     @property
     def boot_cause(self) -> str:
         """Why this boot came, as far as iotd knows."""
-        return f"iotd: {self._legacy.reason}" if self._legacy else "not asked for by iotd"
+        return self.asked_for or "not asked for by iotd"
+
+    @property
+    def asked_for(self) -> str:
+        """Why iotd has asked for the reboot that this boot came of, empty where it has not."""
+        return f"iotd: {self._legacy.reason}" if self._legacy else ""
 
     @property
     def since(self) -> float | None:

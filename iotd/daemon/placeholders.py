@@ -13,7 +13,7 @@ from iotd.vocabulary import Json
 class Placeholders:
     """The values of every placeholder but {sequence} and {health}, which belong to one topic or shadow."""
 
-    def __init__(self, world: World, run_id: str) -> None:
+    def __init__(self, world: World, run_id: str, boot_cause: str) -> None:
         self.of_settings: Mapping[str, Json] = {}
         self.of_parts: Mapping[str, Callable[[], Json]] = {}  # how to look up those of the parts that are there
         self._wall = world.wall
@@ -21,7 +21,8 @@ class Placeholders:
             "uptime": lambda: int(world.uptime()), "clock": lambda: "set" if world.wall_is_set() else "unset"}
         self._constant: Mapping[str, Json] = {
             "machine_id": world.identity.machine_id, "cpu_serial": world.identity.cpu_serial or None,
-            "boot_id": world.boot_id, "run": run_id}
+            "boot_id": world.boot_id, "run": run_id,
+            "boot_cause": boot_cause}
 
     def values(self, names: Iterable[str]) -> dict[str, Json]:
         """Return the values now, None for a name that nobody knows: its part is not there."""

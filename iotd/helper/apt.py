@@ -2,7 +2,7 @@
 
 Each step may be cut off and is then taken again from the beginning, which does nothing twice: what is installed already
 in the version that is wanted is left alone.
-Sources: apt-get(8), dpkg(1), apt.conf(5); what hurts in the field, the issues that `docs/jobs.md` names.
+Sources: apt-get(8), dpkg(1), apt.conf(5), deb-systemd-invoke(1p).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -148,7 +149,8 @@ def _install(todo: list[str], change: Change, host: Host, keep: Callable[[Change
     hits = re.search(rf"(?m)^Inst {IOTD} \[\S+\] \((\S+)", simulated.output)
     if hits and change.before[IOTD]:
         _keep_former(change.before[IOTD], host)
-        _keep_former(hits[1], host)
+        with suppress(Failed):
+            _keep_former(hits[1], host)  # the next upgrade will ask for it, when the sources may have it no more
     done = _locked(host, (*INSTALL, "--", *todo), INSTALL_S)
     if done.failure is None:
         return
@@ -166,18 +168,20 @@ def _keep_former(version: str, host: Host) -> None:
     target = _kept(version, host)
     if target.exists():
         return
-    archive = host.archives / target.name
-    if not archive.exists():
-        _locked(host, (*INSTALL, "--reinstall", "--download-only", "--", f"{IOTD}={version}"), DOWNLOAD_S)
-    if not archive.exists():
+    partial = host.kept / "partial"
+    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = partial / target.name
+    if (host.archives / target.name).exists():
+        shutil.copyfile(host.archives / target.name, found)
+    else:
+        # Not --download-only, which copies nothing from a source on this host's own disk.
+        _locked(host, ("env", f"--chdir={partial}", *GET, "download", "--", f"{IOTD}={version}"), DOWNLOAD_S)
+    if not found.exists():
         raise Failed(f"iotd {version}, to go back to, is in no source of this host any more; put its package into "
                      f"{host.kept}, as {target.name}")
-    host.kept.mkdir(mode=0o700, exist_ok=True)
-    beside = target.with_suffix(".new")
-    shutil.copyfile(archive, beside)
-    with beside.open("rb") as file:
+    with found.open("rb") as file:
         os.fsync(file.fileno())
-    beside.rename(target)
+    found.rename(target)
     for other in sorted(host.kept.glob("*.deb"), key=lambda path: path.stat().st_mtime)[:-3]:
         other.unlink()
 

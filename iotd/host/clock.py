@@ -13,6 +13,12 @@ def boot_id() -> str:
     return read_line(Path("/proc/sys/kernel/random/boot_id"))
 
 
+def reset_by_watchdog() -> bool:
+    """Tell whether the hardware watchdog ended the last boot, as far as its driver says (WDIOF_CARDRESET)."""
+    found = read_line(Path("/sys/class/watchdog/watchdog0/bootstatus"))
+    return found.isdecimal() and bool(int(found) & 0x20)
+
+
 def uptime_s() -> float:
     """Return how long the host has been up, sleep included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -9,6 +9,7 @@
     model             the board, or the machine's name where there is no device tree
     os_release        what the distribution calls itself (os-release(5) PRETTY_NAME)
     iotd_version      of this program
+    reboot_required   whether a package that was upgraded waits for a reboot (Debian's and Raspberry Pi OS's mark)
 """
 
 import os
@@ -29,6 +30,7 @@ class Roots(NamedTuple):
     sys: Path = Path("/sys")
     etc: Path = Path("/etc")
     disk: Path = Path("/")
+    run: Path = Path("/run")
 
 
 HOST = Roots()
@@ -136,5 +138,6 @@ _READERS: dict[str, Callable[[Roots], Json]] = {
     "model": _model,
     "os_release": _os_release,
     "iotd_version": lambda roots: __version__,
+    "reboot_required": lambda roots: (roots.run / "reboot-required").exists(),
 }
 NAMES = frozenset(_READERS)

@@ -17,10 +17,11 @@ from iotd.jobs.documents import BUNDLE, OF_ROOT, REBOOT, Rejected, Step, command
 from iotd.jobs.exchange import ACTION
 from iotd.jobs.execution import RUNNING, Effect, Job, Moment, Outcome
 from iotd.jobs.section import Jobs
-from iotd.jobs.work import Finished, Order, Progressed
+from iotd.jobs.work import Counted, Finished, Order, Progressed
 from iotd.vocabulary import Entry, Json, Received, Send
 
 END_S = 2.0  # for a command that runs to be killed
+UPDATES_S = 6 * 3600.0  # between two counts of what could be upgraded
 POLL_S = 2.0  # for the result of what root does
 BUNDLE_TIMEOUT_S = 300.0
 
@@ -53,6 +54,8 @@ class JobsPart(Part):
         self._look_at = math.inf
         self._progress = ""
         self._unkept = ""
+        self._updates: int | None = None
+        self._count_at = math.inf  # until {updates_pending} is asked for
 
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect; of another thing nothing is known but what the disk says."""
@@ -89,13 +92,19 @@ class JobsPart(Part):
         self._take(exchange.heard(self._exchange, received.topic, received.payload, self._jobs, self._moment(), now,
                                   self._kernel.world.chance()), now)
 
+    def placeholders(self) -> dict[str, Callable[[], Json]]:
+        """Return how the number of pending updates is looked up; it is counted once somebody has asked."""
+        return {"updates_pending": self._updates_pending}
+
     def handlers(self) -> dict[type, Callable[[Any, float], None]]:
         """Return who takes the ends of commands, and how far they are."""
-        return {Finished: self._finished, Progressed: self._progressed}
+        return {Finished: self._finished, Progressed: self._progressed, Counted: self._counted}
 
     def next_due(self) -> float:
         """Return when `keep` has something to do."""
-        return min(exchange.next_due(self._exchange), self._look_at)
+        if self._to_begin is not None:
+            return -math.inf
+        return min(exchange.next_due(self._exchange), self._look_at, self._count_at)
 
     def keep(self, now: float) -> None:
         """Begin what waited, look after what goes on elsewhere, and say what is to be said."""
@@ -104,6 +113,9 @@ class JobsPart(Part):
             self._begin(job, now)
         if now >= self._look_at:
             self._look(now)
+        if now >= self._count_at:
+            self._count_at = now + UPDATES_S
+            self._tasks.start("updates", work.count_updates, lambda text: Counted(None))
         self._take(exchange.keep(self._exchange, now, self._kernel.world.chance()), now)
 
     def status(self) -> dict[str, Json]:
@@ -198,6 +210,7 @@ class JobsPart(Part):
             outcome = outcome or execution.overdue(job, moment, not self._waits(job))
             if outcome is not None:
                 self._withdraw(job)
+                self._count_at = min(self._count_at, now) if self._count_at < math.inf else math.inf
                 return self._end(job.key, outcome, now)
         wait_s = execution.next_due(job, moment, POLL_S)
         self._look_at = math.inf if wait_s is None else now + wait_s
@@ -246,6 +259,14 @@ class JobsPart(Part):
         if self._is_at(event.key):
             self._progress = event.percent
             self._exchange = self._exchange._replace(progress=event.percent)
+
+    def _updates_pending(self) -> Json:
+        if self._count_at == math.inf:
+            self._count_at = -math.inf
+        return self._updates
+
+    def _counted(self, event: Counted, now: float) -> None:
+        self._updates = event.number
 
     def _is_at(self, key: str) -> bool:
         """Tell whether this step is under way."""

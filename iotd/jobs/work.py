@@ -13,6 +13,8 @@ from iotd.jobs.execution import Outcome
 PROGRESS = re.compile(r"progress:\s*([0-9]{1,3})\s*%?\s*")
 PROGRESS_EVERY_S = 1.0
 MAX_LINE = 200
+UPDATES = ("apt-get", "--simulate", "--quiet=2", "-o", "Debug::NoLocking=true", "dist-upgrade")
+UPDATES_TIMEOUT_S = 300.0
 
 
 class Order(NamedTuple):
@@ -47,9 +49,37 @@ def perform(order: Order, post: Callable[[Any], None], stop: int | None) -> Fini
     return Finished(order.key, Outcome(not ended.reason, ended.reason, details))
 
 
+class Counted(NamedTuple):
+    """How many packages apt would upgrade now, None where it does not say."""
+
+    number: int | None
+
+
+def count_updates(stop: int | None) -> Counted:
+    """Ask apt, of the lists that it has: nothing is fetched, and no lock taken."""
+    output = _Lines(b"Inst ")
+    ended = run(UPDATES, UPDATES_TIMEOUT_S, stop, apart=True, heard=output.heard)
+    return Counted(None if ended.reason else output.number)
+
+
 def faulty(order: Order, text: str) -> Finished:
     """Return how a command has ended that ended in a bug; `text` is its traceback."""
     return Finished(order.key, Outcome(False, f"a bug in iotd: {last_line(text)}"), text)
+
+
+class _Lines:
+    """The number of lines that begin in one way."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self.number = 0
+        self._beginning = b"\n" + beginning
+        self._end = b"\n"
+
+    def heard(self, data: bytes) -> None:
+        """Take what was written, as it comes."""
+        text = self._end + data
+        self.number += text.count(self._beginning)
+        self._end = text[1 - len(self._beginning):]
 
 
 class _Output:

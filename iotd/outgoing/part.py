@@ -216,13 +216,17 @@ class Outgoing(Part):
         if self._reopened != self._spool.reopened:  # a store came back, with messages behind the cursor
             self._reopened = self._spool.reopened
             self._outbox = self._outbox._replace(cursor=0)
+        # What a power cut has brought back may be older than what stands there, and what is awaited newer than both.
+        awaited = self._scheduled.awaited()
+        newest = {**self._spool.newest, **dict.fromkeys(awaited, self._spool.last_id + 1)} if awaited else (
+            self._spool.newest)
         while self._outbox.cursor < self._spool.last_id:
             room = outbox.room(self._outbox)
             rows = self._spool.fetch(self._outbox.cursor, room, resting) if room else []
             if room and not rows:
                 self._outbox = self._outbox._replace(cursor=self._spool.last_id)
             cursor = self._outbox.cursor
-            self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, self._spool.newest, now)
+            self._outbox, chosen, self._again_at = outbox.take(self._outbox, rows, newest, now)
             if self._outbox.cursor == cursor:
                 return
             self._give(chosen)

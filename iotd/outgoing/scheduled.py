@@ -99,6 +99,10 @@ class Scheduled:
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
 
+    def awaited(self) -> set[str]:
+        """Return the topics of which a newer retained message is about to be made: it waits for what it tells."""
+        return {topic for topic, waiting in self._held.items() if any(held.entry.retain for held in waiting)}
+
     def next_due(self) -> float:
         """Return when there is something to do."""
         due_at = min(self._timetable.next_due, self._batches.next_due())

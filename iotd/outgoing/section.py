@@ -197,5 +197,5 @@ SECTIONS = {
         settable=(period_of_an_item("publish"), Setting(
             "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
             lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),
-    "spool": Section(_bounds, Bounds()),
+    "spool": Section(_bounds, Bounds(), of_host=True),
 }

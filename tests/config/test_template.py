@@ -91,7 +91,7 @@ def test_a_missing_value_is_a_key_error() -> None:
 @pytest.mark.parametrize("text, words", [
     ("{hostnam}", ["unknown placeholder {hostnam}", "did you mean {hostname}?", "{{hostnam}}"]),
     ("{ hostname }", ["did you mean {hostname}?"]),
-    ("{zzz}", ["unknown placeholder {zzz}", "known here are boot_id"]),
+    ("{zzz}", ["unknown placeholder {zzz}", "known here are boot_cause, boot_id"]),
     ("{}", ["unknown placeholder {}"]),
     ("{hostname", ["{hostname is not closed", "did you mean {hostname}?", "write {{"]),
     ("a {timestam b", ["did you mean {timestamp}?"]),

@@ -39,6 +39,7 @@ class Host:
         self.installed = {"iotd": "1", "kiosk": "7"}
         self.sources = {"iotd": "2", "kiosk": "8", "nmap": "5"}
         self.in_sources = {"1", "2"}  # the versions of iotd
+        self.copies = True  # what is downloaded, as from sources that are not on its own disk
         self.broken = ""  # half-configured
         self.connects = {"1", "2"}
         self.failing: dict[str, str] = {}  # a word of a command, and what it says
@@ -86,9 +87,13 @@ class Host:
         elif "--simulate" in command:
             return Outcome(None, "".join(f"Inst {name} [0] ({version} here)\n" for name, version in map(
                 lambda word: word.split("="), names)))
+        elif "download" in command:
+            [(name, version)] = [word.split("=") for word in names]
+            if version in self.in_sources:
+                (Path(command[1].removeprefix("--chdir=")) / f"{name}_{version}_all.deb").write_text(version)
         elif "--download-only" in command:
             for name, version in (word.split("=") for word in names):
-                if name != "iotd" or version in self.in_sources:
+                if self.copies:
                     (self.archives / f"{name}_{version}_all.deb").write_text(version)
         elif command[0] == "apt-get" and "install" in command:
             self.installs.append(" ".join(names))
@@ -133,7 +138,7 @@ def test_packages_are_upgraded_and_the_result_is_written_down(host: Host) -> Non
     assert host.result() == {"succeeded": True, "reason": "", "details": {
         "before": "iotd 1, kiosk 7", "after": "iotd 2, kiosk 8"}}
     assert not host.wants_a_start("upgrade")
-    assert sorted(path.name for path in (host.state / "kept").iterdir()) == ["iotd_1_all.deb", "iotd_2_all.deb"]
+    assert sorted(path.name for path in (host.state / "kept").glob("*.deb")) == ["iotd_1_all.deb", "iotd_2_all.deb"]
     assert (host.state / "results.json").stat().st_mode & 0o777 == 0o644
     [install] = [text for text in host.ran if text.startswith("apt-get") and "--" in text and "=" in text.split()[-1]
                  and "--simulate" not in text and "--download-only" not in text]
@@ -220,10 +225,16 @@ def test_without_a_way_back_iotd_is_not_upgraded(host: Host) -> None:
     assert not host.start("upgrade") and host.installs == []
     assert "iotd 1, to go back to, is in no source of this host any more; put its package into" in (
         host.result()["reason"])
-    (host.state / "kept/iotd_1_all.deb").parent.mkdir()
     (host.state / "kept/iotd_1_all.deb").write_text("1")
     host.ask("upgrade", execution=2)
     assert host.start("upgrade") and host.installed["iotd"] == "2"
+
+
+def test_the_former_package_is_kept_out_of_a_source_on_the_own_disk(host: Host) -> None:
+    host.copies = False
+    host.ask("upgrade")
+    assert host.start("upgrade")
+    assert sorted(path.name for path in (host.state / "kept").glob("*.deb")) == ["iotd_1_all.deb", "iotd_2_all.deb"]
 
 
 def test_it_waits_for_the_lock_of_another(host: Host) -> None:

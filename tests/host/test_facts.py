@@ -34,7 +34,7 @@ def tree(root: Path, files: dict[str, str]) -> Roots:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return Roots(root / "proc", root / "sys", root / "etc", root)
+    return Roots(root / "proc", root / "sys", root / "etc", root, root / "run")
 
 
 def test_a_pi_tells_all(tmp_path: Path) -> None:
@@ -45,12 +45,13 @@ def test_a_pi_tells_all(tmp_path: Path) -> None:
         "temperature": 48.3, "load": 0.52, "memory_available": 612345 * 1024, "throttled": 0x50005,
         "cpu_serial": "10000000abcdef01", "model": "Raspberry Pi 3 Model B Plus Rev 1.3",
         "os_release": "Debian GNU/Linux 12 (bookworm)", "iotd_version": __version__,
+        "reboot_required": False,
     }
 
 
-def test_where_there_is_nothing_to_read_each_fact_is_none_but_the_version(tmp_path: Path) -> None:
+def test_where_there_is_nothing_to_read_each_fact_is_none_but_what_needs_no_file(tmp_path: Path) -> None:
     found = facts.read(NAMES, tree(tmp_path / "empty", {}))
-    assert {name for name, value in found.items() if value is not None} == {"iotd_version"}
+    assert {name for name, value in found.items() if value is not None} == {"iotd_version", "reboot_required"}
 
 
 @pytest.mark.parametrize("file, text, lost", [
@@ -111,3 +112,10 @@ def test_this_host_tells_its_load_its_memory_its_disk_and_its_release() -> None:
 
 def test_every_fact_is_a_placeholder() -> None:
     assert template.FACTS == NAMES
+
+
+def test_a_reboot_is_required_where_a_package_says_so(tmp_path: Path) -> None:
+    roots = Roots(run=tmp_path)
+    assert facts.read(["reboot_required"], roots) == {"reboot_required": False}
+    (tmp_path / "reboot-required").touch()
+    assert facts.read(["reboot_required"], roots) == {"reboot_required": True}

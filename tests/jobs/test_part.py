@@ -85,7 +85,8 @@ class Device:
     def talk(self, most: int = 50) -> Device:
         """Do what is due, and let the service answer, until both are silent."""
         for _ in range(most):
-            self.part.keep(self.kernel.now)
+            if self.part.next_due() <= self.kernel.now:
+                self.part.keep(self.kernel.now)
             sent, self.kernel.sent[:] = list(self.kernel.sent), []
             answers, self.cloud.unheard = self.cloud.unheard, []
             for message in sent:
@@ -426,6 +427,21 @@ def test_what_needs_root_is_asked_of_the_helper_and_its_result_told(tmp_path: Pa
     assert not (device.requests / "upgrade").exists()
 
 
+def test_a_step_of_root_is_followed_by_the_next(tmp_path: Path, cloud: Cloud) -> None:
+    names = ("kiosk.service", "iotd.service")
+    cloud.create("one", {"version": "1.0", "steps": [
+        {"action": {"type": "runHandler", "input": {"handler": "restart-services.sh", "args": [name]}}}
+        for name in names]})
+    device = Device(tmp_path, cloud, Jobs(restart=names)).connect()
+    (device.requests / "restart").unlink()
+    device.result("one:1:0", True)
+    device.later(2.0)
+    assert json.loads((device.requests / "restart").read_text())["names"] == ["iotd.service"]
+    device.result("one:1:1", False, "it does not start")
+    device.later(2.0)
+    assert cloud.status("one") == "FAILED" and cloud.details("one")["step"] == "2 of 2, restart"
+
+
 def test_a_result_that_is_there_is_found_by_the_next_run(tmp_path: Path, cloud: Cloud) -> None:
     cloud.create("one", {"operation": "restart", "args": ["iotd.service"]})
     jobs = Jobs(restart=("iotd.service",))
@@ -481,3 +497,16 @@ def test_while_the_last_word_is_said_nothing_is_begun(tmp_path: Path, cloud: Clo
     device.kernel.leaving = False
     device.talk().settle()
     assert cloud.status("one") == "SUCCEEDED"
+
+
+def test_pending_updates_are_counted_once_somebody_asks(
+    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "printf 'Inst a [1] (2)\\nInst b [1] (2)\\nConf a\\nRe-Inst c\\n'"
+    monkeypatch.setattr("iotd.jobs.work.UPDATES", (SH, "-c", said))
+    device = Device(tmp_path, cloud, Jobs()).connect()
+    asked = device.part.placeholders()["updates_pending"]
+    assert device.kernel.events.empty() and device.part.next_due() == float("inf")
+    assert asked() is None
+    device.talk().settle()
+    assert asked() == 2 and device.part.next_due() == 6 * 3600.0

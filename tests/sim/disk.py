@@ -38,6 +38,8 @@ class Connection(sqlite3.Connection):
         if self.disk.troubled:
             self.disk.meet(sql)
         if not sql.startswith(_READS):
+            if not self.in_transaction:
+                self.disk.write_back()
             self.disk.changed_at["database"] = self.disk.now()
         cursor = super().execute(sql, *arguments)
         self.disk.judge_kept(sql, arguments)
@@ -80,7 +82,8 @@ class SimulatedDisk:
         self.writes = 0  # to the disk, all in all
         self._database: Connection | None = None
         self._uncommitted: list[bytes] = []
-        self._snapshot: bytes = b""
+        self._snapshot: bytes = b""  # what a power cut leaves at least
+        self._before: tuple[float, bytes] = 0.0, b""  # how the database was a while ago, and when
 
     @property
     def troubled(self) -> bool:
@@ -144,7 +147,14 @@ class SimulatedDisk:
         """Have what is committed in the database outlive a power cut."""
         if self._database is not None and self._has_table():
             self._snapshot = self._database.serialize()
+            self._before = self.now(), self._snapshot
             self.writes += 1
+
+    def write_back(self) -> None:
+        """What was committed long ago is on the disk by now, whatever is about to come after it."""
+        at, before = self._before
+        if self._database is not None and self.now() - at > WRITEBACK_S and self._has_table():
+            self._snapshot, self._before = before or self._snapshot, (self.now(), self._database.serialize())
 
     def drop_database(self) -> list[Row]:
         """Move the damaged database aside; return what can be read of it, the older part."""
@@ -153,7 +163,7 @@ class SimulatedDisk:
             statement = "SELECT * FROM message ORDER BY id"
             rows = [Row(*values) for values in sqlite3.Connection.execute(self._database, statement)]
         self._forget_database()
-        self.damaged, self._snapshot = False, b""
+        self.damaged, self._snapshot, self._before = False, b"", (0.0, b"")
         read = int(len(rows) * self.chance())
         self.lost(b"".join(row.payload for row in rows[read:]))
         return rows[:read]
@@ -203,6 +213,7 @@ class SimulatedDisk:
         self._forget_database()
         if self.overlay:
             self.synced, self._snapshot = {}, b""
+        self._before = 0.0, b""
         self.content = {path: content for path, content in self.synced.items() if path.startswith(str(STATE))}
 
     def _has_table(self) -> bool:
@@ -232,6 +243,9 @@ class SimulatedFiles(Files):
     def write_text(self, path: Path, text: str, durable: bool, mode: int = 0o600) -> None:
         """Put the text in the file's place."""
         self._disk.write(str(path), text.encode("utf-8", "backslashreplace"), durable)
+
+    def make_folder(self, path: Path) -> None:
+        """Nothing is to be made: a file's path is all that there is of its folder."""
 
     def write_request(self, path: Path, body: dict[str, object]) -> None:
         """Leave a request for a helper."""

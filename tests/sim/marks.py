@@ -18,6 +18,7 @@ from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 PACKAGE = Path(__file__).parents[2] / "iotd"
+LIVED = ("daemon", "values", "outgoing", "incoming", "shadows", "local", "wifi")  # the folders that lives are about
 _T = TypeVar("_T")
 
 
@@ -45,9 +46,9 @@ def instrument() -> None:
 
 
 def rules() -> list[str]:
-    """Return the modules that say of themselves that they are pure, and those that are read with them."""
+    """Return the modules of these folders that say of themselves that they are pure."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in _lived():
         first = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0]
         if first.endswith("Pure."):
             found.append(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
@@ -68,9 +69,12 @@ def known() -> tuple[list[Mark], dict[str, int]]:
 
 
 def events() -> set[str]:
-    """Return the slug of every entry that the daemon's source can log."""
-    return {slug for path in PACKAGE.rglob("*.py") if path.parent.name not in ("helper", "cli")
-            for slug in _events_of(path)}
+    """Return the slug of every entry that they can log."""
+    return {slug for path in _lived() for slug in _events_of(path)}
+
+
+def _lived() -> list[Path]:
+    return sorted(path for folder in LIVED for path in (PACKAGE / folder).glob("*.py"))
 
 
 def _path(module: str) -> Path:

@@ -194,6 +194,25 @@ shadows:
     assert (state["reported"]["level"], state["reported"]["n"], state["reported"]["every"]) == (7, 1, "30m")
 
 
+def test_what_a_power_cut_has_brought_back_takes_no_newer_ones_place_while_the_next_one_waits_for_its_value() -> None:
+    simulation = Simulation(SLOW)
+    simulation.measured.update(level=b"1", other=b"x", plain=b"1")
+    simulation.start()
+    simulation.run(12.0)
+    simulation.cut_line()
+    simulation.run(20.0)  # the third is on the disk
+    simulation.network_is_up = True
+    simulation.run(30.0)  # it has come, and so have newer ones
+    simulation.disk.chance = lambda: 0.99  # the deletion is lost
+    simulation.takes_s["level"] = 3.0
+    simulation.reboot(orderly=False)
+    before = len(simulation.broker.on("slow"))
+    simulation.run(60.0)
+    again = [delivered.message for delivered in simulation.broker.on("slow")[before:]]
+    assert [(json.loads(message.payload)["n"], message.retain) for message in again[:3]] == [
+        (3, False), (4, False), (1, True)]
+
+
 def test_what_waits_when_iotd_is_asked_to_stop_is_kept_without_the_value() -> None:
     simulation = Simulation(SLOW)
     simulation.takes_s["level"] = 4.0

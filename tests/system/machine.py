@@ -72,7 +72,7 @@ class Machine:
     ) -> None:
         self.pull_the_plug()
 
-    def boot(self) -> None:
+    def boot(self, patience_s: float = PATIENCE_S) -> None:
         """Return once systemd has started everything."""
         (self.disk.root / "etc/hostname").write_text(f"{self._name}\n")
         self._enter_cgroups()
@@ -85,7 +85,7 @@ class Machine:
             ("pgrep", "-P", str(pid), "-x", "systemd")).out))
         self._connect()
         wait_for("the end of the boot", lambda: self.run("systemctl", "is-system-running").out.strip() in (
-            "running", "degraded"))
+            "running", "degraded"), patience_s)
 
     def pull_the_plug(self) -> None:
         """End it at once, as a power cut does."""
