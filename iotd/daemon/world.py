@@ -77,15 +77,17 @@ def real(places: Places, under_journald: bool, file: str) -> World:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda caught, _: take(caught))
 
-    def command_of(name: str) -> tuple[str, ...]:
-        where = {"STATE_DIRECTORY": places.state, "RUNTIME_DIRECTORY": places.runtime,
-                 "PYTHONPATH": Path(iotd.__file__).parent.parent}  # also where it is not installed
-        return ("/usr/bin/env", *(f"{key}={value}" for key, value in where.items()), sys.executable, "-m", "iotd",
-                name, "-c", os.path.abspath(file))
-
     return World(
         monotonic=time.monotonic, wall=time.time, wall_is_set=clock.clock_is_set, uptime=clock.uptime_s,
         chance=random.random, new_id=lambda: os.urandom(8).hex(), identity=identity(), boot_id=clock.boot_id(),
         pid=os.getpid(), under_journald=under_journald, places=places, files=Files(), systemd=Systemd(),
         inbox=Inbox(), session=Session, tasks=Tasks, periodic=Periodic, catch_signals=catch_signals,
-        on_terminal=sys.stdout is not None and sys.stdout.isatty(), command_of=command_of)
+        on_terminal=sys.stdout is not None and sys.stdout.isatty(), command_of=commands(places, file))
+
+
+def commands(places: Places, file: str) -> Callable[[str], tuple[str, ...]]:
+    """Return how another of iotd's commands is run from wherever this one was, installed or not."""
+    where = {"STATE_DIRECTORY": places.state, "RUNTIME_DIRECTORY": places.runtime,
+             "PYTHONPATH": Path(iotd.__file__).parent.parent}
+    environment = tuple(f"{key}={value}" for key, value in where.items())
+    return lambda name: ("/usr/bin/env", *environment, sys.executable, "-m", "iotd", name, "-c", os.path.abspath(file))

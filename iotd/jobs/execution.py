@@ -38,7 +38,8 @@ class Job(NamedTuple):
     """An execution that this device has taken on.
 
     `claim` marks the claim as ours where its answer is lost. `rejected` says why its document cannot be followed.
-    `step` is under way since `begun`. Of one that is ended, `status`, `reason` and `details` are told.
+    `step` is under way since `begun`; `asked`: it is a reboot, and was asked for. Of one that is ended, `status`,
+    `reason` and `details` are told.
     """
 
     thing: str
@@ -51,6 +52,7 @@ class Job(NamedTuple):
     stage: str = CLAIMING
     step: int = 0
     begun: Moment = Moment("", 0.0)
+    asked: bool = False
     status: str = ""
     reason: str = ""
     details: Mapping[str, str] = {}
@@ -113,7 +115,7 @@ def claimed(job: Job, moment: Moment) -> tuple[Job, list[Effect]]:
 
 def begun(job: Job, moment: Moment) -> tuple[Job, list[Effect]]:
     """Begin the step that is next."""
-    job = job._replace(stage=RUNNING, begun=moment)
+    job = job._replace(stage=RUNNING, begun=moment, asked=False)
     return job, [Keep(job), Begin(job)]
 
 
@@ -143,7 +145,7 @@ def resumed(job: Job, moment: Moment) -> tuple[Job, list[Effect]]:
     if job.now.operation == REBOOT:
         if job.begun.boot_id != moment.boot_id:
             return finished(job, Outcome(True, "", {"boot_id": moment.boot_id}), moment)
-        return job, [Begin(job)]
+        return job, [] if job.asked else [Begin(job)]
     if job.now.operation in OF_ROOT:
         # The helper does nothing twice for one key, so to ask again is to make sure.
         return begun(job, job.begun if moment.since(job.begun) is not None else moment)

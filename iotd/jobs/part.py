@@ -64,6 +64,7 @@ class JobsPart(Part):
             self._exchange = exchange.Exchange(settings.thing, self._kernel.run_id, self._exchange.made)
             job = record.from_json(self._kernel.world.files.read_json(self._file), settings.thing)
             if job is not None:
+                self._look_at = now
                 self._take(exchange.resumed(self._exchange._replace(job=job), job, self._moment()), now)
 
     def filters(self) -> dict[str, int]:
@@ -172,7 +173,7 @@ class JobsPart(Part):
         step = job.now
         self._look_at = now
         if step.operation == REBOOT:
-            self._kernel.reboot(f"job {job.id}", partial(self._request, job, now))
+            self._kernel.reboot(f"job {job.id}", partial(self._ask_for_reboot, job, now))
         elif step.operation in OF_ROOT:
             if self._result(job) is None:
                 self._request(job, now)
@@ -193,6 +194,13 @@ class JobsPart(Part):
                                     partial(work.faulty, order))
         if not started:
             self._end(job.key, Outcome(False, "iotd cannot start a thread for it"), now)
+
+    def _ask_for_reboot(self, job: Job, now: float) -> None:
+        """Write down that it is asked for, so that no other run asks again: a container reboots in the same boot."""
+        job = job._replace(asked=True)
+        self._exchange = self._exchange._replace(job=job)
+        if not self._keep(job):
+            self._request(job, now)
 
     def _request(self, job: Job, now: float) -> None:
         """Leave a request for the helper, the only one with the privilege to follow it."""

@@ -30,6 +30,7 @@ def from_json(body: Json, thing: str) -> Job | None:
     numbers = (job.number, job.version, job.step)
     sound = (all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
              and isinstance(job.begun.uptime_s, (int, float)) and isinstance(job.details, dict)
+             and isinstance(job.asked, bool)
              and all(isinstance(value, str) for value in job.details.values()))
     if not sound or job.thing != thing or job.stage not in (CLAIMING, RUNNING, ENDED):
         return None

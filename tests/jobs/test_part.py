@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from iotd.daemon.world import Places, commands
 from iotd.host import log
-from iotd.jobs.part import JobsPart, build
+from iotd.host.command import run
+from iotd.jobs.execution import Outcome
+from iotd.jobs.part import Adapters, JobsPart, build
 from iotd.jobs.section import Handler, Jobs
+from iotd.jobs.work import Finished, Order
 from iotd.vocabulary import Received
 from tests.aws.executions import Answer, Executions
 from tests.kernel import FakeKernel, settings
@@ -60,12 +64,13 @@ class Cloud:
 class Device:
     """A run of the part, on the files of those before it."""
 
-    def __init__(self, path: Path, cloud: Cloud, jobs: Jobs, boot: str = "boot", uptime: float = 1000.0) -> None:
+    def __init__(self, path: Path, cloud: Cloud, jobs: Jobs, adapters: Adapters | None = None, boot: str = "boot",
+                 uptime: float = 1000.0) -> None:
         self.stream = io.StringIO()
         log.start("debug", "json", under_journald=False, stream=self.stream)
         self.cloud = cloud
         self.kernel = Kernel(path, boot=boot, uptime=uptime)
-        self.part: JobsPart = build(self.kernel, None)
+        self.part: JobsPart = build(self.kernel, adapters)
         self.jobs = jobs
         self.part.apply(settings({"jobs": jobs}), 0.0)
         self.requests = path / "runtime/jobs"
@@ -390,7 +395,10 @@ def test_a_reboot_that_does_not_come_fails_over_restarts_too(tmp_path: Path, clo
     jobs = Jobs(reboot=True)
     Device(tmp_path, cloud, jobs).connect().later(300.0)
     device = Device(tmp_path, cloud, jobs, uptime=1301.0).connect()
-    assert len(device.kernel.reboots) == 1  # to make sure: the run before may have ended before it asked
+    [(_, ask)] = device.kernel.reboots  # the run before has ended before it asked
+    ask()
+    device = Device(tmp_path, cloud, jobs, uptime=1301.0).connect()
+    assert device.kernel.reboots == []
     device.later(290.0)
     assert cloud.status("one") == "IN_PROGRESS"
     device.later(10.0)
@@ -510,3 +518,24 @@ def test_pending_updates_are_counted_once_somebody_asks(
     assert asked() is None
     device.talk().settle()
     assert asked() == 2 and device.part.next_due() == 6 * 3600.0
+
+
+def test_a_bundle_is_uploaded_by_a_command_that_reads_its_url(tmp_path: Path, cloud: Cloud) -> None:
+    orders: list[Order] = []
+
+    def perform(order: Order, post: Any, stop: int | None) -> Finished:
+        orders.append(order)
+        return Finished(order.key, Outcome(True))
+
+    cloud.create("one", {"operation": "bundle", "args": ["https://s3.example/a?X-Sig=b"]})
+    device = Device(tmp_path, cloud, Jobs(bundle=True), Adapters(perform)).connect().settle()
+    assert cloud.status("one") == "SUCCEEDED" and "X-Sig" not in device.stream.getvalue()
+    assert [(order.arguments, order.given) for order in orders] == [
+        (("iotd", "bundle", "--upload"), b"https://s3.example/a?X-Sig=b\n")]
+
+
+def test_the_command_of_a_bundle_runs_from_wherever_iotd_does(tmp_path: Path) -> None:
+    (tmp_path / "iotd.yaml").write_text("mqtt: {host: 127.0.0.1, port: 1}\n")
+    words = commands(Places(tmp_path, tmp_path), str(tmp_path / "iotd.yaml"))("bundle")
+    ended = run((*words, "--upload"), 60.0, given=b"http://s3.example/\n", apart=True)
+    assert ended.reason == "exit status 1: the bundle cannot be uploaded: expected an https:// URL on standard input"
