@@ -8,6 +8,7 @@ token: AWS IoT Core "Device provisioning MQTT API".
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -176,6 +177,14 @@ def next_due(attempt: Attempt) -> float:
     """Return when `due` has something to do, math.inf for never."""
     waits_for_line = not attempt.is_open and attempt.step != "key"
     return min(math.inf if waits_for_line else attempt.ask_at, attempt.answer_by)
+
+
+def body_of(payload: bytes) -> Json:
+    """Return what an answer says, None for what is no JSON."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
 
 
 def wait_s(first_s: float, failures: int, chance: float) -> float:

@@ -25,6 +25,7 @@ from iotd.vocabulary import Json, Message, Overridden, Received, Reread
 ACTION = "provisioning"
 ANOTHER = "who this device is has changed"
 
+WORDS = ("renew", "provision", "provision again")
 CONNECT_S = 10.0  # until it is said why there is no line for the claim
 TRIAL_S = 60.0  # for a line with the new certificate
 REREAD_S = 60.0  # a configuration that was refused is asked for again
@@ -125,7 +126,7 @@ class Provisioning(Part):
         attempt = self._attempt
         if attempt is None or step is None or received.retain:
             return
-        body = _parsed(received.payload)
+        body = rules.body_of(received.payload)
         if kind == "rejected":
             self._take(rules.rejected(attempt, step, body, self._wait_s(), now), now)
         elif kind == "accepted" and step == "certificate":
@@ -152,6 +153,7 @@ class Provisioning(Part):
         if now >= self._connect_by:
             self._connect_by = math.inf
             self._fail(Failed("connect", *self._line()))
+            self._stop_where_in_vain()
         if now >= self._trial_until:
             self._go_back()
         if now >= self._reread_at:
@@ -169,11 +171,15 @@ class Provisioning(Part):
     # What a person asks for
 
     def asked(self, word: str, now: float) -> str | None:
-        """Take "renew", "provision" and "provision again"."""
-        if word not in ("renew", "provision", "provision again"):
+        """Take the words of WORDS."""
+        if word not in WORDS:
             return None
         if not self._settings.is_named and word == "renew":
             return "the device has no identity yet; iotd provision asks for one"
+        if word == "renew" and not self._kernel.connected:
+            return f"there is no line to ask on: {self._line()[0]}"
+        if not self._settings.is_named and not self.is_open:
+            self._connect_by = now + CONNECT_S
         if self._attempt is not None:
             if self._attempt.ask_at != math.inf:  # a retry that waits need not
                 self._attempt = self._attempt._replace(ask_at=now)
@@ -202,8 +208,7 @@ class Provisioning(Part):
 
     def status(self) -> dict[str, Json]:
         """Return what is kept, how far it is, and how often and how it has ended."""
-        attempt, now = self._attempt, self._world.monotonic()
-        due_s = math.inf if attempt is None else attempt.ask_at - now
+        due_s = math.inf if self._attempt is None else self._attempt.ask_at - self._world.monotonic()
         return {"provision": {
             "thing": self._keeper.thing or None, "step": self._step() or None, "renew_at": self._renew_at(),
             "retry_in_s": None if due_s == math.inf else round(max(0.0, due_s), 1),
@@ -218,7 +223,7 @@ class Provisioning(Part):
 
     def sentences(self) -> list[str]:
         """Return how far it is."""
-        return [doing] if (doing := self.doing()) else []
+        return list(filter(None, [self.doing()]))
 
     # The steps
 
@@ -298,12 +303,12 @@ class Provisioning(Part):
 
     def _stop_where_in_vain(self) -> None:
         """End an attempt for which nothing waits: the identity that is there does."""
-        assert self._attempt is not None
-        if self._attempt.thing and self._attempt.failures >= MAX_FAILURES:
-            self._attempt = None
-            self._keeper.drop()
-            self._kernel.post(Overridden())
-        elif not self._attempt.thing and self._keeper.again:
+        if self._attempt is not None and self._attempt.thing:
+            if self._attempt.failures >= MAX_FAILURES:
+                self._attempt = None
+                self._keeper.drop()
+                self._kernel.post(Overridden())
+        elif self._keeper.again:
             self._attempt = None
             self._keeper.drop()
             if self._kept(partial(self._keeper.use_claim, False)):
@@ -390,10 +395,3 @@ class Provisioning(Part):
             return False
         pause = renewal.pause_s(life, self._section.renew_after_s)
         return not renewal.rests_s(self._keeper.attempted, self._here(), pause)
-
-
-def _parsed(payload: bytes) -> Json:
-    try:
-        return json.loads(payload)
-    except (ValueError, RecursionError):
-        return None

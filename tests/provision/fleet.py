@@ -43,3 +43,9 @@ def identity_of(iotd: Iotd) -> dict[str, bytes]:
     """Return what lies in the device's folder of its identity."""
     folder = iotd.directory / "state" / "identity"
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def becomes_the_thing(iotd: Iotd) -> None:
+    """Wait until a device that has gone for an identity is connected under it."""
+    registered = iotd.wait_for("provision.registered", thing="pi-7")
+    iotd.wait_for("session.connected", since=iotd.entries.index(registered))

@@ -13,7 +13,7 @@ import pytest
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
-from tests.provision.fleet import PRESENCE, account, device, identity_of, service
+from tests.provision.fleet import PRESENCE, account, becomes_the_thing, device, identity_of, service
 from tests.running import ROOT, Iotd
 
 TELEMETRY = {"publish": [{"topic": "t/{thing}/0", "every": "1s", "payload": {"thing": "{thing}"}}]}
@@ -66,7 +66,7 @@ def test_a_certificate_is_renewed_on_demand_and_the_line_comes_up_with_it(
 ) -> None:
     rules = account(certificates)
     with service(broker, rules), device(tmp_path / "iotd", broker, certificates) as iotd:
-        iotd.wait_told("STATUS=connected")
+        becomes_the_thing(iotd)
         before = identity_of(iotd)["a.key"]
         assert command(iotd, "renew") == (0, "provisioned as pi-7\n")
         iotd.wait_for("provision.renewed", thing="pi-7")
@@ -80,7 +80,7 @@ def test_a_certificate_is_renewed_on_demand_and_the_line_comes_up_with_it(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_nobody_else_may_ask_for_a_renewal(tmp_path: Path, broker: Mosquitto, certificates: Certificates) -> None:
     with service(broker, account(certificates)), device(tmp_path / "iotd", broker, certificates) as iotd:
-        iotd.wait_told("STATUS=connected")
+        becomes_the_thing(iotd)
         (iotd.directory / "runtime" / "iotd.sock").chmod(0o666)
         for folder in (iotd.directory / "runtime", *(iotd.directory / "runtime").parents):
             if os.stat(folder).st_uid == os.geteuid() and folder != Path("/"):

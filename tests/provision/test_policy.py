@@ -18,7 +18,7 @@ from tests.aws.policy import ACCOUNT, REGION
 from tests.aws.provisioning import ProvisioningService
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
-from tests.provision.fleet import account, device, service
+from tests.provision.fleet import account, becomes_the_thing, device, service
 from tests.provision.test_device import command
 from tests.running import Iotd
 
@@ -67,7 +67,7 @@ def test_with_the_printed_policies_a_claim_becomes_a_thing_and_renews(
 ) -> None:
     with ExitStack() as stack:
         scene = Scene(tmp_path, certificates, OF_THE_CLAIM, OF_THE_DEVICE, stack)
-        scene.device.wait_told("STATUS=connected")
+        becomes_the_thing(scene.device)
         assert command(scene.device, "renew") == (0, "provisioned as pi-7\n")
         assert scene.gate.rulings == [] and len(scene.service.rules.things["pi-7"]) == 2
 

@@ -408,6 +408,35 @@ def test_the_claim_is_used_again_on_demand_and_given_up_where_it_is_refused() ->
     assert old["a.key"] not in fleet.files.values()
 
 
+def test_a_claim_that_brings_no_line_up_is_given_up_for_the_identity_that_is_there() -> None:
+    fleet = provisioned()
+    assert fleet.ask("provision again") == ""
+    fleet.broker.refusal = "not authorized"
+    fleet.run(15.0)
+    assert fleet.provisioning["reason"].startswith("connect: ") and "not authorized" in fleet.provisioning["reason"]
+    fleet.broker.refusal = ""
+    fleet.run(60.0)
+    fleet.is_settled()
+    assert fleet.keys == 2 and fleet.files["a.key"] == "key-1"
+
+
+def test_whoever_asks_where_there_is_no_line_is_told_so() -> None:
+    fleet = Fleet()
+    fleet.network.passes = False
+    fleet.start()
+    fleet.run(60.0)
+    ended = fleet.provisioning["ended"]
+    assert fleet.ask("provision") == ""
+    fleet.run(11.0)
+    assert fleet.provisioning["ended"] == ended + 1 and "no answer in time" in fleet.provisioning["reason"]
+    fleet.network.passes = True
+    fleet.run(60.0)
+    fleet.is_settled()
+    fleet.cut_line()
+    fleet.run(1.0)
+    assert "there is no line to ask on" in fleet.ask("renew")
+
+
 def test_what_is_asked_for_at_the_wrong_time_is_refused_or_already_done() -> None:
     fleet = Fleet()
     fleet.cloud.rules.fail_next("create", 500, "InternalFailure")
