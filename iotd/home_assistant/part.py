@@ -44,7 +44,7 @@ class HomeAssistantPart(Part):
     def apply(self, settings: Settings, now: float) -> None:
         """Let the settings take effect."""
         self._settings = settings
-        if self._digest() != self._standing.get("digest") or not self._kernel.is_retained(self._topic):
+        if self._digest() != self._standing.get("digest"):
             self._owe(now)
 
     def filters(self) -> dict[str, int]:
@@ -56,7 +56,7 @@ class HomeAssistantPart(Part):
         self._owe(now)
 
     def opened(self, now: float, careful: bool, resting: Any) -> None:
-        """The line is up: say how it is, and what is owed, or may be lost where the broker keeps no session."""
+        """The line is up: say how it is, and announce it where that was cleared, or may be where no session is kept."""
         self._is_waiting = False
         self._state_at = now
         if self._settings.mqtt.clean_session or not self._kernel.is_retained(self._topic):

@@ -37,7 +37,7 @@ LEAVES: dict[str, list[Any]] = {
     "min_uptime": DURATIONS, "spread": DURATIONS, "first": DURATIONS, "max": DURATIONS, "keepalive": DURATIONS,
     "max_bytes": SIZES, "min_free": SIZES, "disk": PATHS, "file": PATHS, "unit": TEXTS, "process": TEXTS,
     "name": TEXTS, "healthy": TEXTS, "thing": TEXTS, "command": COMMANDS, "run": COMMANDS,
-    "interface": ["wlan0", *TEXTS], "essid": [[text] for text in TEXTS],
+    "interface": ["wlan0", *TEXTS], "discovery": ["homeassistant", *TEXTS], "essid": [[text] for text in TEXTS],
     "tcp": [f"{host}:1" for host in HOSTS] + TEXTS, "host": [*HOSTS, "broker"],
     "port": NUMBERS, "qos": [0, 1, 2], "retain": [True, False], "offline": ["queue", "latest", "drop"],
     "temperature": ["80C", "-999C", "1000C"], "clean_session": [True, False], "files": [True, False],
@@ -70,6 +70,9 @@ class Author:
         }
         if self._random.random() < 0.3:
             document["wifi"] = {**self._some("interface essid every grace"), "reboot": self._some("max_per_day")}
+        if self._random.random() < 0.3:
+            document["home_assistant"] = self._some("discovery")
+            document["publish"][0]["entities"] = {"msg": self._some("name")}
         for _ in range(self._random.randrange(3)):
             self._spoil(document)
         return document
