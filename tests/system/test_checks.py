@@ -47,7 +47,9 @@ def test_an_order_runs_as_the_daemons_user_without_a_shell(
     observer.subscribe(f"{SHADOW}/get")
     since = len(observer.messages)
     machine.check("systemctl", "restart", "iotd")
-    observer.wait_for(f"{SHADOW}/get", since=since, timeout_s=30)
+    get = observer.wait_for(f"{SHADOW}/get", since=since, timeout_s=30).json()
+    # What is desired is an order once the shadow has been asked for.
+    observer.publish(f"{SHADOW}/get/rejected", {"code": 404, "message": "none", "clientToken": get["clientToken"]})
     observer.publish(f"{SHADOW}/update/delta", {"version": 1, "state": {"fan": "$(reboot)", "root": "x"}})
     wait_for("the end of the order", lambda: machine.logged("iotd", "desired.done"))
     user = machine.check("id", "-u", "iotd").strip()

@@ -99,6 +99,7 @@ def test_a_program_does_not_start_an_iotd_that_cannot_run_again_and_again(machin
     good = machine.check("cat", "/etc/iotd.yaml")
     machine.write("/etc/iotd.yaml", good + "nonsense: 1\n")
     machine.check("systemctl", "stop", "iotd")
+    machine.check("rm", "/var/lib/iotd/accepted.yaml")  # on which it would run instead
     assert machine.run("systemctl", "start", "iotd").status != 0
     assert publish(machine, "1") == 3
     starts = [entry for entry in machine.journal("-u", "iotd") if "nonsense: unknown key" in str(entry["MESSAGE"])]
