@@ -122,6 +122,18 @@ class Overridden(NamedTuple):
     """The cloud has given a setting another value: the settings in force are to be made up anew."""
 
 
+class HealthChanged(NamedTuple):
+    """What `iotd status` calls healthy has changed; it is known once that is renewed."""
+
+    healthy: bool
+
+
+class Reread(NamedTuple):
+    """What the configuration depends on beside its file has changed, `why` says what: it is to be read anew."""
+
+    why: str
+
+
 class Changed(NamedTuple):
     """These values, which stand from one reading to the next, are not what they were."""
 

@@ -28,8 +28,10 @@ WINGS = (
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),
     Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+    Wing("provision", ("provision",)),
     Wing("local", ("local",), always=True),
     Wing("jobs", ("jobs",), placeholders=("updates_pending",)),
+    Wing("home_assistant", ("home_assistant",)),
     Wing("doctor", (), always=True),
 )
 

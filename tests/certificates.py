@@ -111,8 +111,9 @@ class Authority:
             file.write(self.chain)
         return identity
 
-    def certify(self, request: str, *, ends: timedelta = timedelta(days=9000)) -> str:
-        """Return a certificate (PEM) for a request that somebody has made with a key of their own.
+    def certify(self, request: str, *, name: str = "", ends: timedelta = timedelta(days=9000)) -> str:
+        """Return a certificate (PEM) for a request that somebody has made with a key of their own, with `name` as its
+        common name, else that of the request.
 
         Raises subprocess.CalledProcessError for what is no request.
         """
@@ -122,7 +123,8 @@ class Authority:
         extensions.write_text(_LEAF_EXTENSIONS)
         _openssl("ca", "-batch", "-notext", "-config", str(self._config), "-extfile", str(extensions), "-in",
                  str(place), "-out", str(place.with_suffix(".pem")), "-keyfile", str(self.own.key), "-cert",
-                 str(self.own.cert), "-startdate", _date(timedelta(days=-1)), "-enddate", _date(ends))
+                 str(self.own.cert), "-startdate", _date(timedelta(days=-1)), "-enddate", _date(ends),
+                 *(("-subj", f"/CN={name}") if name else ()))
         return place.with_suffix(".pem").read_text()
 
 

@@ -83,6 +83,7 @@ class FakeKernel:
         self.found: dict[str, Json] = {}
         self.posted: list[Any] = []
         self.sent: list[Message] = []
+        self.retained: set[str] = set()
         self.awaited: list[Callable[[str], None]] = []
         self.to_clear: list[tuple[str | None, Callable[[list[str], str], None]]] = []
         self.handed: list[tuple[int, Message]] = []
@@ -91,6 +92,7 @@ class FakeKernel:
         self.went_past = (0, 0)
         self.offered: list[Offer] = []
         self.told: list[tuple[str, Json]] = []
+        self.asked: list[str] = []
         self.full_until = 0.0
         self.open_filters: tuple[str, ...] = ()
         self.status_changes = 0
@@ -174,9 +176,18 @@ class FakeKernel:
         self.told.append((name, value))
         return "" if name == "known" else "there is no such value"
 
+    def ask(self, word: str, now: float) -> str:
+        """Note the word, and do it where it is `known`."""
+        self.asked.append(word)
+        return "" if word == "known" else "nothing here does that"
+
     def shared(self) -> tuple[str, ...]:
         """Return the `open_filters`."""
         return self.open_filters
+
+    def is_retained(self, topic: str) -> bool:
+        """Tell what the test says."""
+        return topic in self.retained
 
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Note it; to answer is the test's."""

@@ -85,13 +85,15 @@ class Message:
 class Observer:
     """A client with its own certificate that records every message; each wait ends at its deadline."""
 
-    def __init__(self, broker: Mosquitto, name: str = "observer") -> None:
+    def __init__(self, broker: Mosquitto, name: str = "observer", login: tuple[str, str] | None = None) -> None:
         self._changed = threading.Condition()
         self._messages: list[Message] = []
         self._subscribed: dict[int | None, list[int]] = {}
         self._connected = False
         self._refused: str | None = None
         self._client = Client(name)
+        if login is not None:
+            self._client.username_pw_set(*login)
         if broker.certificates is not None:
             identity = broker.certificates.authority.issue(name)
             self._client.tls_set_context(tls_context(broker.certificates.ca, identity))

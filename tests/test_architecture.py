@@ -171,7 +171,8 @@ def test_a_wing_that_the_yaml_does_not_name_is_not_imported() -> None:
 
 @pytest.mark.parametrize("section, wing", [("wifi: {}", "wifi"), ("subscribe: [{topic: a}]", "incoming"),
                                            ("shadows: [{name: a}]", "shadows"),
-                                           ("values: {a: {file: /a}}", "values"), ("jobs: {}", "jobs")])
+                                           ("values: {a: {file: /a}}", "values"), ("jobs: {}", "jobs"),
+                                           ("home_assistant: {}", "home_assistant")])
 def test_a_section_brings_its_own_wing_and_no_other(section: str, wing: str) -> None:
     found = {folder(name) for name in loaded(section)}
     assert found & set(WING_FOLDERS) == {wing, *(wing.name for wing in WINGS if wing.always)}

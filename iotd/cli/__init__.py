@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "run the daemon in the foreground",
     "check": "read and validate the configuration, print every problem",
     "adopt": "put the certificate and key that were handed out into place, and their host and thing into the file",
+    "provision": "have this device get an identity of its own by its claim, and wait for it",
+    "renew": "have the running daemon get a new certificate, and wait for it",
     "status": "what the running daemon is doing",
     "publish": "hand messages over to the running daemon",
     "set": "tell the running daemon a value",
@@ -75,7 +77,7 @@ def _options(arguments: list[str]) -> Any:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        not_read = "; as with all commands, and not read" if name in ("status", "log") else ""
+        not_read = "; as with all commands, and not read" if name in ("status", "log", "renew") else ""
         command.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE",
                              help=f"default: %(default)s{not_read}")
         if name in ("status", "doctor"):
@@ -85,6 +87,8 @@ def _options(arguments: list[str]) -> Any:
             command.add_argument("--host", metavar="HOST", help="the broker; default: the one that a file mentions")
             command.add_argument("--dry-run", action="store_true", help="show what would be done")
             command.add_argument("--force", action="store_true", help="overwrite what is there")
+        if name == "provision":
+            command.add_argument("--again", action="store_true", help="also where there is an identity already")
         if name == "bundle":
             command.add_argument("bundle", nargs="?", metavar="FILE", help="default: iotd-THING-TIME.tar.gz, here")
             command.add_argument("--upload", action="store_true", help="PUT it to the https URL on standard input")

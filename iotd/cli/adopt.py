@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from iotd.cli import adoption, check, output, package
 from iotd.cli.adoption import Block, Chosen, Item, Key, Known, Refused
-from iotd.config import edit
-from iotd.config.document import MAX_BYTES, Unreadable
-from iotd.errors import EXIT_FAULT
+from iotd.cli.load import sources
+from iotd.config import edit, layers
+from iotd.config.document import Unreadable
+from iotd.errors import EXIT_FAULT, ConfigError
 from iotd.host import clock, openssl
 from iotd.mqtt.credentials import DAEMON_USER
 from iotd.mqtt.settings import SYSTEM_CA, Tls
@@ -49,6 +50,9 @@ def run(options: Any) -> int:
         output.complain(f"iotd adopt: {refused}; nothing was changed" if isinstance(refused, Unreadable) else "\n".join(
             ["iotd adopt: nothing was changed:", *refused.lines]))
         return EXIT_FAULT
+    except ConfigError as error:
+        output.complain("\n".join(["iotd adopt: nothing was changed:", *error.lines()]))
+        return EXIT_FAULT
     except OSError as error:
         more = "; run it as root: sudo iotd adopt …" if isinstance(error, PermissionError) and os.geteuid() else ""
         output.complain(f"iotd adopt: nothing was changed: {error.filename}: {error.strerror}{more}")
@@ -59,18 +63,19 @@ def run(options: Any) -> int:
 def _planned(options: Any, items: list[Item]) -> tuple[list[Placed], list[str]]:
     """Return what is to be written, and that as lines for a person. Raises Refused, Unreadable, OSError."""
     file = Path(os.path.realpath(options.file))
-    text = _text(file)
+    text, above, _ = sources(options.file)
+    whole = layers.text_of(layers.merged(text, above))
     choice = _chosen(items)
     host = adoption.host_of(options.host, items)
-    tls, thing = adoption.places(text), adoption.thing_of(choice, items)
-    broker = host or edit.found(text, "mqtt", "host") or ""
+    tls, thing = adoption.places(whole), adoption.thing_of(choice, items)
+    broker = host or edit.found(whole, "mqtt", "host") or ""
     placed = [Placed(Path(tls.cert), choice.cert.encode(), choice.cert_file),
               Placed(Path(tls.key), choice.key.encode(), choice.key_file), *_authorities(choice, broker, tls)]
     in_the_way = [] if options.force else [
         f"{each.path} is there already, with something else in it; --force overwrites it"
         for each in placed if each.path.exists() and not adoption.same(each.path.read_bytes(), each.content)]
     try:
-        after, changes = adoption.configured(text, host, thing, options.force)
+        after, changes = adoption.configured(text, whole, host, thing, options.force)
     except Refused as refused:
         raise Refused(*in_the_way, *refused.lines) from None
     if in_the_way:
@@ -80,15 +85,6 @@ def _planned(options: Any, items: list[Item]) -> tuple[list[Placed], list[str]]:
         placed.append(Placed(file, after.encode(), ""))
         said += [f"{options.file}: {change}" for change in changes]
     return placed, said
-
-
-def _text(file: Path) -> str:
-    with file.open("rb") as opened:
-        content = opened.read(MAX_BYTES + 1)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refused(f"{file} is no UTF-8 text; save it as UTF-8") from None
 
 
 def _chosen(items: list[Item]) -> Chosen:

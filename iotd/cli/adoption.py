@@ -184,22 +184,26 @@ def places(text: str) -> Tls:
     return Tls(SYSTEM_CA if written["ca"] == "system" else written["ca"], written["cert"], written["key"])
 
 
-def configured(text: str, host: str, thing: str, force: bool) -> tuple[str, list[str]]:
+def configured(text: str, whole: str, host: str, thing: str, force: bool) -> tuple[str, list[str]]:
     """Return the configuration with this host and this thing where they are known, and what has changed in it.
 
-    Raises Refused for what was written before, unless `force`d; Unreadable.
+    `whole` is the text with all that lies on top of it. Raises Refused for what was written before, unless `force`d,
+    and for what a file on top says otherwise; Unreadable.
     """
     changes, in_the_way = [], []
     for path, value, unwritten in ((("thing",), thing, (DEFAULT_THING,)), (("mqtt", "host"), host, ())):
-        before = edit.found(text, *path)
+        before = edit.found(whole, *path)
         if not value or before == value:
             continue
         name = ".".join(path)
+        if before != edit.found(text, *path):
+            in_the_way.append(f"{name} is {before!r} in a file that lies on top of this one; write {value!r} there")
+            continue
         if before and before not in unwritten and not (path[-1] == "host" and is_placeholder(before)) and not force:
             in_the_way.append(f"{name} is {before!r}, and would become {value!r}; --force writes it all the same")
         text = edit.written(text, edit.scalar(value), *path)
         changes.append(f"{name}: {value}")
-    if not edit.stands(text, "mqtt", "tls"):
+    if not edit.stands(whole, "mqtt", "tls"):
         text = edit.written(text, "{}", "mqtt", "tls")
         changes.append("mqtt.tls: {}")
     if in_the_way:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from iotd.daemon.configuration import ACCEPTED
 from iotd.daemon.world import Places
 from iotd.errors import ConfigError, Problem
 from iotd.host.files import Files
-from iotd.host.identity import Identity, identity, user_name
+from iotd.host.identity import Given, Identity, given, identity, user_name
 from iotd.mqtt import credentials
 from iotd.mqtt.settings import Mqtt
 
@@ -27,13 +28,19 @@ class Read(NamedTuple):
     text: str
 
 
+def own() -> Given | None:
+    """Return what provisioning has given this host, None where that is nothing, or a pair that cannot be used."""
+    found = given(Files(), places().state)
+    return found if found is not None and credentials.fit(found.cert, found.key) else None
+
+
 def read(file: str, directory: str = "", who: Identity | None = None, thing: str | None = None) -> Read:
     """Return what the file says with those that lie on top of it; raise ConfigError with every problem of them.
 
     For this host, or another one: `who` it is, and the name of its thing. `directory` is where a path begins.
     """
     text, above, unread = sources(file, directory)
-    parsed = parse.parse(text, file, who or identity(), thing, above)
+    parsed = parse.parse(text, file, who or identity(), thing, above, None if who else own())
     warnings = [Problem(0, "", f"is not read; a file that lies on {file} ends in {layers.SUFFIX}", name)
                 for name in unread]
     return Read(parsed._replace(warnings=(*parsed.warnings, *warnings)), parsed.text)
@@ -82,6 +89,9 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
     """
     parsed, text = read(file, directory)
     problems, warnings = _of_files(parsed.settings.mqtt, running)
+    if not parsed.settings.is_named:  # then these are the claim's
+        problems, warnings = ([(re.sub(r"^mqtt\.tls\.(cert|key)$", r"provision.claim.\1", key), text)
+                               for key, text in found] for found in (problems, warnings))
     if not running:
         problems += parse.impossible(parsed.settings)
     if problems:
@@ -118,7 +128,7 @@ def last_accepted(file: str, state: Path) -> Checked | None:
     """Return the last configuration that was accepted, None where there is none that can be used or read."""
     try:
         text = Files().read_text(state / ACCEPTED)
-        return Checked(parse.parse(text, file, identity()).settings, (), text)
+        return Checked(parse.parse(text, file, identity(), given=own()).settings, (), text)
     except (OSError, ValueError, ConfigError):
         return None
 

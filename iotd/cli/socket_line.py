@@ -31,8 +31,8 @@ class NoLine(Exception):
 class Line:
     """A connection, which is made anew where the daemon is restarted. Everything here may raise NoLine."""
 
-    def __init__(self) -> None:
-        self.socket = _connected()
+    def __init__(self, wait_s: float = RESTART_S) -> None:
+        self.socket = _connected(wait_s)
         self._incoming = bytearray()
 
     def again(self) -> None:
@@ -94,9 +94,9 @@ def carried_out(do: Callable[[Line], int]) -> int:
         return error.exit_status
 
 
-def _connected() -> socket.socket:
+def _connected(wait_s: float = RESTART_S) -> socket.socket:
     """Return a connection, waiting for a daemon that may just be restarting."""
-    deadline = time.monotonic() + RESTART_S
+    deadline = time.monotonic() + wait_s
     by_hand = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/iotd").split(":")[0], "iotd.sock")
     while True:
         for path in (by_hand, SYSTEM_SOCKET):

@@ -12,10 +12,11 @@ from iotd.config.base import value_of, with_value
 from iotd.config.document import Cursor, Document, Place, Unreadable, place_of
 from iotd.config.readers import identity_problem
 from iotd.config.section import RETAIN, Claim, Note, Section, Use, note_if
-from iotd.config.settings import Settings
+from iotd.config.settings import Presence, Settings
 from iotd.errors import ConfigError, Problem
-from iotd.host.identity import Identity
+from iotd.host.identity import Given, Identity
 from iotd.mqtt import topics
+from iotd.mqtt.settings import Tls
 from iotd.wings import WINGS, Wing
 from iotd.wings import sections as sections_of
 
@@ -38,8 +39,9 @@ class Loaded(NamedTuple):
 
 
 def parse(text: str, file: str, identity: Identity, thing: str | None = None,
-          above: Sequence[tuple[str, str]] = ()) -> Loaded:
-    """Read the text of `file`, for the host that `identity` names, or for a thing of another name than the file gives.
+          above: Sequence[tuple[str, str]] = (), given: Given | None = None) -> Loaded:
+    """Read the text of `file`, for the host that `identity` names and what it was `given`, or for a thing of another
+    name than the file gives.
 
     `above` are the files that lie on top of it, each with its text. Raises ConfigError with every problem in them.
     """
@@ -50,10 +52,12 @@ def parse(text: str, file: str, identity: Identity, thing: str | None = None,
         values = _read(Cursor(root, "", document)) if root else {}
     except Unreadable as error:
         raise ConfigError(file, [Problem(error.line, "", str(error), error.file)]) from None
-    values = values if thing is None else {**values, "thing": thing}
-    written = values.get("thing", base.SECTIONS["thing"].default)
-    note_if(document.note_consequence, "thing", identity_problem(written, document.lacking))
-    settings = _settings(values, identity)
+    if thing is not None:
+        values, given = {**values, "thing": thing}, Given(thing, *Tls()[1:])
+    settings = _settings(values, identity, given)
+    if not any(section.identify for _, section in sections(settings)):
+        written = values.get("thing", base.SECTIONS["thing"].default)
+        note_if(document.note_consequence, "thing", identity_problem(written, document.lacking))
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
@@ -73,6 +77,20 @@ def impossible(settings: Settings) -> list[tuple[str, str]]:
     for _, section in sections(settings):
         section.look(settings, lambda key, text: found.append((key, text)))
     return found
+
+
+def in_force(settings: Settings) -> Settings:
+    """Return the settings as they are in force: of a device that has no name yet what speaks of its host alone."""
+    if settings.is_named:
+        return settings
+    kept: dict[str, Any] = {}
+    for wing in loaded_wings(settings):
+        for key, section in sections_of(wing).items():
+            if section.of_host:
+                kept[key] = settings.sections[key]
+            elif wing.always:
+                kept[key] = section.default
+    return settings._replace(presence=Presence(""), sections=kept)
 
 
 def loaded_wings(settings: Settings) -> list[Wing]:
@@ -117,7 +135,7 @@ def _read_section(wing: Wing | None, key: str, at: Cursor) -> Any:
     return section.read(at)
 
 
-def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
+def _settings(values: Mapping[str, Any], identity: Identity, given: Given | None) -> Settings:
     """Put defaults where the file is silent, and fill what placeholders cannot change in a run."""
     known = {key: values.get(key, section.default) for key, section in base.SECTIONS.items()}
     written = {key: value for key, value in values.items() if key not in known and value != ()}
@@ -126,8 +144,11 @@ def _settings(values: Mapping[str, Any], identity: Identity) -> Settings:
         defaults = {key: section.default for key, section in sections_of(wing).items()}
         settings = settings._replace(sections={**defaults, **settings.sections})
     names = identity._asdict()
-    names["thing"] = template.compile_tree(settings.thing)(names)
-    settings = settings._replace(thing=names["thing"])
+    settings = settings._replace(thing=template.compile_tree(settings.thing)(names))
+    for _, section in sections(settings):
+        if section.identify is not None:
+            settings = section.identify(settings, identity, given)
+    names["thing"] = settings.thing
     for key, section in sections(settings):
         filled = section.fill(value_of(settings, key), lambda topic: str(template.compile_tree(topic)(names)))
         settings = with_value(settings, key, filled)

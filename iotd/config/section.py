@@ -55,6 +55,9 @@ class Section(NamedTuple):
     it sees. `filters` counts what it subscribes; `uses` names that and all that is published for it, of its value and
     the thing's name, and `claim` what a line without an identity of its own does. `iotd policy` prints these.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
+    `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
+    file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
+    certificates, or with `is_named` false.
     """
 
     read: Callable[[Cursor], Any]
@@ -67,6 +70,8 @@ class Section(NamedTuple):
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
     transient: bool = False
+    of_host: bool = False
+    identify: Callable[[Any, Any, Any], Any] | None = None
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     """The whole file: what the kernel needs, and in `sections`, by its key, what each wing has read of its own.
 
     `hostname` is what the host was called when the file was read, so that it agrees with a `thing` made of it.
+    `is_named` is false while the device has yet to be given its thing: until then this one is its client id alone.
     """
 
     thing: str
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     log: Log = Log()
     sections: Mapping[str, Any] = {}
     hostname: str = ""
+    is_named: bool = True
 
     @property
     def client_id(self) -> str:

@@ -38,8 +38,11 @@ class Configuration:
         self._keep()
         self._warn()
 
-    def reload(self, take: Callable[[Settings], None]) -> None:
-        """Read and validate the file anew, and have it taken; one with problems changes nothing."""
+    def reload(self, take: Callable[[Settings], None], why: str = "") -> None:
+        """Read and validate the file anew, and have it taken; one with problems changes nothing.
+
+        `why` is what has changed beside the file.
+        """
         old = self._checked
         try:
             self._checked = self._load()
@@ -52,8 +55,8 @@ class Configuration:
         take(self._checked.settings)
         self._keep()
         keys = changed(old.text, self._checked.text)
-        said = f"; changed: {', '.join(keys[:3])}{', …' * (len(keys) > 3)}" if keys else "; nothing has changed"
-        log.info("daemon.reloaded", f"the configuration was read anew{said}", changed=keys[:MAX_NAMED])
+        said = f"changed: {', '.join(keys[:3])}{', …' * (len(keys) > 3)}" if keys else why or "nothing has changed"
+        log.info("daemon.reloaded", f"the configuration was read anew; {said}", changed=keys[:MAX_NAMED])
         self._warn()
 
     def problem(self) -> str:

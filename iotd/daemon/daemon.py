@@ -16,7 +16,7 @@ from typing import Any
 
 from iotd import __version__
 from iotd.config import override
-from iotd.config.parse import loaded_wings, retained_topics
+from iotd.config.parse import in_force, loaded_wings, retained_topics
 from iotd.config.settings import Checked, Settings
 from iotd.daemon import board, presence
 from iotd.daemon.boot import Boot
@@ -32,8 +32,8 @@ from iotd.errors import EXIT_FAULT
 from iotd.host import clock, log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Signalled, Subscribed, Taken,
-    ThreadFailed,
+    Acknowledged, Dialled, Down, HealthChanged, Json, Message, Offer, Overridden, PassedOver, Received, Reread,
+    Signalled, Subscribed, Taken, ThreadFailed,
 )
 from iotd.wings import module
 
@@ -52,7 +52,7 @@ class Daemon:
     def __init__(self, checked: Checked, load: Callable[[], Checked], world: World) -> None:
         now = world.monotonic()
         self.world = world
-        self.settings = self.written = checked.settings
+        self.settings = self.written = in_force(checked.settings)
         self._start_log()
         self.run_id = world.new_id()
         self.post = world.inbox.put
@@ -70,6 +70,7 @@ class Daemon:
         self._due_at: dict[Part, float] = {}
         self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
         self._stuck = ""
+        self._healthy = False
         self._stirred = False
         self._stopping = False
         self._status_file = world.places.runtime / "status.json"
@@ -224,9 +225,21 @@ class Daemon:
                 return refused
         return f"there is no such value; {name[:80]!r} is not in the configuration"
 
+    def ask(self, word: str, now: float) -> str:
+        """Ask for what a part does; return why it does not, nothing where it does."""
+        for part in self._parts:
+            refused = part.asked(word, now)
+            if refused is not None:
+                return refused
+        return f"nothing in the configuration does that: {word[:80]}"
+
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
         return tuple(name for part in self._parts for name in part.shared())
+
+    def is_retained(self, topic: str) -> bool:
+        """Tell whether the broker keeps a message of this device's on the topic, as far as is known."""
+        return self._ledger.has(topic)
 
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Have the broker keep nothing on this topic any more, None for all that is an orphan, and tell of it."""
@@ -252,10 +265,10 @@ class Daemon:
 
     def _take(self, written: Settings, now: float) -> None:
         """Let a configuration that was just read take effect, with what the cloud has set in it."""
-        self.written = written
+        self.written = in_force(written)
         self._build_parts(now)
         for part in self._parts:
-            part.read(written, now)
+            part.read(self.written, now)
         self._apply(now)
 
     def _build_parts(self, now: float) -> None:
@@ -273,6 +286,7 @@ class Daemon:
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
             PassedOver: self._line.on_passed_over, Overridden: lambda event, now: self._apply(now),
+            Reread: lambda event, now: self._reload(now, event.why),
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: partial(self._fence.call, part, handler)
                for part in self._parts for kind, handler in part.handlers().items()}}
@@ -285,14 +299,16 @@ class Daemon:
         self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
             part.apply(self.settings, now)
-        self._ledger.apply(retained_topics(self.settings))
+        if self.settings.is_named:  # else what is kept for the thing stays so
+            self._ledger.apply(retained_topics(self.settings))
         self._line.apply(self.settings, now)
-        self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
+        if self.settings.is_named:
+            self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
 
-    def _reload(self, now: float) -> None:
+    def _reload(self, now: float, why: str = "") -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""
-        self._configuration.reload(lambda settings: self._take(settings, now))
+        self._configuration.reload(lambda settings: self._take(settings, now), why)
         self._changed(now)
 
     def _start_log(self) -> None:
@@ -341,8 +357,12 @@ class Daemon:
         self._stuck = stuck
         if not stuck:
             systemd.feed()
+        status = self.status()
+        if status["healthy"] != self._healthy:
+            self._healthy = status["healthy"]
+            self.post(HealthChanged(self._healthy))
         try:
-            self.world.files.write_json(self._status_file, self.status(), mode=0o644)
+            self.world.files.write_json(self._status_file, status, mode=0o644)
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
@@ -352,7 +372,8 @@ class Daemon:
         mqtt = self.settings.mqtt
         line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
                 f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
-        systemd.status("; ".join(filter(None, (line, self._configuration.problem()))))
+        doing = (part.doing() for part in self._parts)
+        systemd.status("; ".join(filter(None, (*doing, line, self._configuration.problem()))))
 
     def _down(self, now: float) -> dict[str, Json]:
         """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set

@@ -224,6 +224,8 @@ class Line:
             self._session.hang_up(self.number)
         elif event.line == self.number and event.token == HELLO:
             self._outages.told()
+            for part in self._parts:
+                part.welcomed(now)
         elif event.line == self.number and event.token in self._awaited:
             self.opening.arrived(event.token)
             self._awaited.pop(event.token)("")

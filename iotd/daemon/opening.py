@@ -54,7 +54,8 @@ class Opening:
 
     def next_due(self) -> float:
         """Return when `further` has something to do that no answer announces, math.inf for never."""
-        waits = self._steps or (self.suspicion.careful and self._unanswered)
+        waits = self._steps or self.suspicion.careful and (
+            self._unanswered or not all(part.is_open for part in self._parts))
         due_at = max(self._calm_at, self._kept_at + LOOK_S) if waits else math.inf
         resting = self.suspicion.resting
         return min(due_at, max(min(resting.values()), self._kept_at + LOOK_S)) if resting else due_at
@@ -62,7 +63,6 @@ class Opening:
     def begin(self, event: Dialled, settings: Settings, now: float) -> None:
         """A line is up."""
         self._line, self._settings = event.line, settings
-        held = bool(self.subscriptions.held)
         self.suspicion = denial.rested(self.suspicion, denial.over(self.suspicion, now))
         self._tried_anew = ""
         self.subscriptions, plan = subscriptions.opened(
@@ -71,7 +71,7 @@ class Opening:
         self._write_held()
         self._steps = deque(self._plan(plan))
         self._calm_at, self._kept_at = now + denial.QUIET_S, now
-        if held and not event.session_present and not settings.mqtt.clean_session:
+        if not event.session_present and not settings.mqtt.clean_session:
             for part in self._parts:
                 part.session_lost(now)
         self.further(now)

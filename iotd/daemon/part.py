@@ -76,8 +76,14 @@ class Kernel(Protocol):
     def tell(self, name: str, value: Json, now: float) -> str:
         """Take a value that a program tells; return why it is refused, nothing where it is taken."""
 
+    def ask(self, word: str, now: float) -> str:
+        """Ask for what a part does; return why it does not, nothing where it does."""
+
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
+
+    def is_retained(self, topic: str) -> bool:
+        """Tell whether the broker keeps a message of this device's on the topic, as far as is known."""
 
     def clear_retained(self, topic: str | None, then: Callable[[list[str], str], None]) -> None:
         """Have the broker keep nothing on this topic any more, None for all that is an orphan; call `then` with the
@@ -133,13 +139,16 @@ class Part:
         return {}
 
     def session_lost(self, now: float) -> None:
-        """The line is up, and the broker has lost the session that it held, perhaps with all that it retained."""
+        """The line is up, and the broker holds no session though it is to keep one: what it retained may be lost."""
 
     def opened(self, now: float, careful: bool, resting: Iterable[str]) -> None:
         """The line is up and the broker has answered for all of its filters.
 
         `careful`: one action at a time. `resting` names the actions that are not to be tried.
         """
+
+    def welcomed(self, now: float) -> None:
+        """The broker has acknowledged the first word on the line: it takes what this device says."""
 
     def closed(self, blamed: bool, now: float) -> None:
         """The line is down; `blamed`: the broker ended it, over nothing but what is `in_flight` perhaps."""
@@ -175,6 +184,12 @@ class Part:
     def tell(self, name: str, value: Json, now: float) -> str | None:
         """Take a value that a program tells; None where the name is not this part's, "" where it is taken, else why
         it is refused.
+        """
+        return None
+
+    def asked(self, word: str, now: float) -> str | None:
+        """Do what root, or the daemon's own user, asks for by this word; None where that is not its task, "" where it
+        does, else why it does not.
         """
         return None
 
@@ -220,6 +235,10 @@ class Part:
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
         return []
+
+    def doing(self) -> str:
+        """Return what it does that all else may wait for, which systemd is told; nothing for nothing."""
+        return ""
 
     def sentences(self) -> list[str]:
         """Return what `iotd status` tells a person of it beside the problems."""

@@ -79,6 +79,10 @@ class Ledger:
                         " any more; to clear them: iotd retained --clear --orphaned", topics=new[:NAMED],
                         count=len(new))
 
+    def has(self, topic: str) -> bool:
+        """Tell whether something is retained on the topic."""
+        return topic in self._entries
+
     def orphans(self) -> list[str]:
         """Return the topics that nothing publishes any more; those of programs are none."""
         return [topic for topic, entry in self._entries.items()

@@ -2,7 +2,7 @@
 
 Each step may be cut off and is then taken again from the beginning, which does nothing twice: what is installed already
 in the version that is wanted is left alone.
-Sources: apt-get(8), dpkg(1), apt.conf(5); what hurts in the field, the issues that `docs/jobs.md` names.
+Sources: apt-get(8), dpkg(1), apt.conf(5), deb-systemd-invoke(1p).
 """
 
 from __future__ import annotations

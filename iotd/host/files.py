@@ -55,6 +55,10 @@ class Files:
             finally:
                 os.close(directory)
 
+    def make_folder(self, path: Path) -> None:
+        """Make a folder that nobody else may look into, where there is none. Raises OSError."""
+        path.mkdir(mode=0o700, exist_ok=True)
+
     def write_json(self, path: Path, value: Json, mode: int = 0o600) -> None:
         """Put the value in the file's place in one step. Raises OSError."""
         self.write_text(path, _encode(value), durable=False, mode=mode)

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iotd.host import facts
-from iotd.host.files import read_line
+from iotd.host.files import Files, read_line
 
+GIVEN = "identity"  # in the state directory: what provisioning has given the device, for nobody else to see
+IDENTITY = "identity.json"  # in there: who the device is, and in which of the two places its pair lies
+PLACES = ("a", "b")
 NO_NAMES = ("", "localhost", "(none)")  # of the kernel before anybody has named the host, and of images
+
+
+class Given(NamedTuple):
+    """Who the device has been made: its thing, and the paths of its certificate and key."""
+
+    thing: str
+    cert: str
+    key: str
 
 
 class Identity(NamedTuple):
@@ -51,6 +62,17 @@ def read_identity(name: str, file: Path, roots: facts.Roots) -> Identity:
     serial = str(facts.read(["cpu_serial"], roots)["cpu_serial"] or "")
     # All zeros is what a board says whose maker has written none.
     return Identity(hostname, "" if machine_id == "uninitialized" else machine_id, serial * bool(serial.strip("0")))
+
+
+def given(files: Files, state: Path) -> Given | None:
+    """Return who the device was made by provisioning, None for nobody, and while it asks for that again."""
+    body = files.read_json(state / GIVEN / IDENTITY)
+    if not isinstance(body, dict) or body.get("again"):
+        return None
+    thing, place = body.get("thing"), body.get("place")
+    if not thing or not isinstance(thing, str) or place not in PLACES:
+        return None
+    return Given(thing, *(str(state / GIVEN / f"{place}.{kind}") for kind in ("crt", "key")))
 
 
 def user_name() -> str:

@@ -14,7 +14,7 @@ from iotd.host import log
 from iotd.local import permits
 from iotd.local.door import Asked, Door
 from iotd.local.orders import Answer, Heard, Release
-from iotd.local.requests import Clear, Listen, Request, Status, Tell
+from iotd.local.requests import Ask, Clear, Listen, Request, Status, Tell
 from iotd.mqtt import topics
 from iotd.vocabulary import Offer, Received, Taken
 
@@ -39,7 +39,7 @@ class Desk:
         requests = event.requests
         clear = requests[-1] if isinstance(requests[-1], Clear) else None  # the door lets nothing follow it
         try:
-            lines = self._answers(event.connection, requests if clear is None else requests[:-1], now)
+            lines = self._answers(event, requests if clear is None else requests[:-1], now)
         except Exception:
             log.error("program.fault", "a bug in iotd; the program is told so", traceback=traceback.format_exc())
             lines = [_line({"refused": _BUG})] * len(requests)
@@ -84,16 +84,17 @@ class Desk:
         """A connection that listened has gone."""
         self._listeners.pop(connection, None)
 
-    def _answers(self, connection: int, requests: Sequence[Request], now: float) -> list[str]:
+    def _answers(self, event: Asked, requests: Sequence[Request], now: float) -> list[str]:
         lines: list[str] = []
         for kind, group in groupby(requests, type):
             if kind is Offer:
                 lines += self._publish([offer for offer in group if isinstance(offer, Offer)], now)
             else:
-                lines += [_line(self._answer(connection, request, now)) for request in group]
+                lines += [_line(self._answer(event, request, now)) for request in group]
         return lines
 
-    def _answer(self, connection: int, request: Any, now: float) -> Any:
+    def _answer(self, event: Asked, request: Any, now: float) -> Any:
+        connection = event.connection
         match request:
             case Tell(name, value):
                 why = self._kernel.tell(name, value, now)
@@ -107,6 +108,10 @@ class Desk:
                     return {"refused": why}
                 self._listeners[connection] = listened | {name}
                 return {"listening": name}
+            case Ask(word):
+                why = self._kernel.ask(word, now) if event.trusted else \
+                    "only root and the user that the daemon runs as may ask for that; run it by sudo"
+                return {"refused": why} if why else {"asked": word}
             case Status():
                 return self._kernel.status()
         return {"refused": request.why}

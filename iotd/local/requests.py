@@ -31,6 +31,12 @@ class Listen(NamedTuple):
     filter: str
 
 
+class Ask(NamedTuple):
+    """`{"ask": WORD}`, of root and the daemon's own user alone."""
+
+    word: str
+
+
 class Status(NamedTuple):
     """`{"status": true}`."""
 
@@ -47,7 +53,7 @@ class Refused(NamedTuple):
     why: str
 
 
-Request = Offer | Tell | Listen | Status | Clear | Refused
+Request = Offer | Tell | Listen | Ask | Status | Clear | Refused
 
 
 class _Wrong(ValueError):
@@ -138,6 +144,14 @@ def _listen(body: dict[str, Json]) -> Listen:
     return Listen(name)
 
 
+def _ask(body: dict[str, Json]) -> Ask:
+    word = body.pop("ask")
+    if not isinstance(word, str):
+        raise _Wrong(f"ask: expected a word, found {_short(word)}")
+    _nothing_else(body, ("ask",))
+    return Ask(word)
+
+
 def _status(body: dict[str, Json]) -> Status:
     asked = body.pop("status")
     if asked is not True:
@@ -171,4 +185,4 @@ def _short(value: Json) -> str:
 
 
 _KINDS: Mapping[str, Callable[[dict[str, Any]], Request]] = {
-    "publish": _publish, "set": _set, "listen": _listen, "status": _status, "clear_retained": _clear}
+    "publish": _publish, "set": _set, "listen": _listen, "ask": _ask, "status": _status, "clear_retained": _clear}

@@ -28,10 +28,13 @@ def refused(code: int, client_id: str, username: str | None) -> str:
     return f"the broker refused the connection: {why.get(code, f'code {code}')}"
 
 
-def before_connack(cause: str, reason: str, head: bytes, port: int, secured: bool, client_id: str) -> tuple[str, str]:
+def before_connack(
+    cause: str, reason: str, head: bytes, port: int, secured: bool, client_id: str, will: bool
+) -> tuple[str, str]:
     """Return the cause and the reason of a line that ended before its CONNACK.
 
-    `head` are the first bytes that came, `port` is 0 where that is told already, `secured`: the line is under TLS.
+    `head` are the first bytes that came, `port` is 0 where that is told already, `secured`: the line is under TLS,
+    `will`: it has one.
     """
     if cause not in ("closed", "reset", "connack", "protocol"):
         return cause, reason
@@ -46,6 +49,8 @@ def before_connack(cause: str, reason: str, head: bytes, port: int, secured: boo
             reason += f"; port {port} is mostly for HTTP or websockets: write that for MQTT, or transport: websockets"
         elif secured:
             reason += f"; is this device known there and active, and may it connect as {client_id!r}?"
+        elif will:
+            reason += "; does it take a will on presence.topic, at presence.qos, retained as presence.retain says?"
     return cause, reason
 
 

@@ -163,7 +163,8 @@ class Connection:
         cause, reason, stream, dial = error.cause, str(error), self.stream, self._dial
         if not self.up:
             cause, reason = advice.before_connack(
-                cause, reason, stream.head, dial.port if dial.path is None else 0, stream.is_secured, dial.client_id)
+                cause, reason, stream.head, dial.port if dial.path is None else 0, stream.is_secured, dial.client_id,
+                dial.will is not None)
         return Down(self.number, cause, reason, self.up, spent=self.spent)
 
     def _ping_at(self) -> float:

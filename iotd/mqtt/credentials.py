@@ -68,6 +68,15 @@ def unusable(tls: Tls, alpn: str | None = None, directory: str = DIRECTORY) -> d
     return found
 
 
+def fit(cert: str, key: str) -> bool:
+    """Tell whether these are a certificate and its key, and can be read."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=_refuse_password)
+        return True
+    except (OSError, ValueError, _Encrypted):
+        return False
+
+
 def expired(tls: Tls, at: float) -> dict[str, str]:
     """Return which certificates have expired at `at`, epoch seconds, by the keys of the configuration; of several CAs
     one good one is enough.

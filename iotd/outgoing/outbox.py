@@ -80,6 +80,8 @@ class Flight(NamedTuple):
 
     topic: str
     sent_at: float
+    size: int = 0
+    qos: int = 1
 
 
 class Outbox(NamedTuple):
@@ -89,7 +91,8 @@ class Outbox(NamedTuple):
     QUIET_S from `quiet_from`, then one at a time; `trial` is the message that is alone in flight. `strikes` count for
     each message, `drops` for each topic in a row. `denied`: topic to when it may be tried again. `topics` are those
     of the configuration, `welcome` those of them that the broker takes. `left_out` is behind the cursor and waits.
-    `last_acknowledged` is the highest number acknowledged on this line.
+    `last_acknowledged` is the highest number acknowledged on this line, `largest` the bytes of the largest message that
+    the broker has taken at QoS 1 in this run.
     """
 
     limits: Limits = UNLIMITED
@@ -110,6 +113,7 @@ class Outbox(NamedTuple):
     welcome: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     last_acknowledged: int = 0
+    largest: int = 0
 
 
 class Verdict(NamedTuple):
@@ -168,7 +172,7 @@ def take(
             retained_at[row.topic] = now
         publishes -= 1.0
         volume -= row.size()
-        in_flight[row.id] = Flight(row.topic, now)
+        in_flight[row.id] = Flight(row.topic, now, row.size(), row.qos)
         if shares is not None:
             shares[row.topic] += 1
         cursor = row.id
@@ -189,15 +193,17 @@ def spent(outbox: Outbox, publishes: int, size: int, now: float) -> Outbox:
 def acknowledged(outbox: Outbox, ids: Sequence[int]) -> Outbox:
     """Take PUBACKs: what is acknowledged is beyond suspicion, and so is its topic; a trial that passed is over."""
     in_flight, strikes, drops = dict(outbox.in_flight), dict(outbox.strikes), dict(outbox.drops)
-    welcome = outbox.welcome
+    welcome, largest = outbox.welcome, outbox.largest
     for number in ids:
         flight = in_flight.pop(number, None)
         strikes.pop(number, None)
         if flight is not None:
             drops.pop(flight.topic, None)
+            if flight.size > largest and flight.qos:
+                largest = flight.size
             if flight.topic not in welcome and flight.topic in outbox.topics:
                 welcome |= {flight.topic}
-    return outbox._replace(in_flight=in_flight, strikes=strikes, drops=drops, welcome=welcome,
+    return outbox._replace(in_flight=in_flight, strikes=strikes, drops=drops, welcome=welcome, largest=largest,
                            last_acknowledged=max((outbox.last_acknowledged, *ids)),
                            trial=None if outbox.trial in ids else outbox.trial)
 
@@ -222,7 +228,8 @@ def fell(outbox: Outbox, blamed: bool, now: float) -> tuple[Outbox, Verdict]:
                             careful=guilty and falls >= FALLS_BEFORE_CARE and not outbox.careful)
     if not guilty or outbox.trial is None or outbox.trial not in recent:
         return empty, Verdict()
-    return _struck(empty, outbox.trial, outbox.in_flight[outbox.trial].topic, "the broker closes the line over", now)
+    flight = outbox.in_flight[outbox.trial]
+    return _struck(empty, outbox.trial, flight, "the broker closes the line over", _cause(outbox, flight), now)
 
 
 def unacknowledged(outbox: Outbox, number: int, now: float) -> tuple[Outbox, Verdict]:
@@ -235,7 +242,7 @@ def unacknowledged(outbox: Outbox, number: int, now: float) -> tuple[Outbox, Ver
                  for other in outbox.in_flight.values()) if flight else False
     if flight is None or (silent and outbox.last_acknowledged < number):
         return outbox, Verdict()
-    return _struck(outbox, number, flight.topic, "the broker never acknowledges", now)
+    return _struck(outbox, number, flight, "the broker never acknowledges", "", now)
 
 
 def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:
@@ -258,8 +265,21 @@ def resting(outbox: Outbox, now: float) -> tuple[Outbox, tuple[str, ...]]:
     return outbox, tuple(left_out)
 
 
-def _struck(outbox: Outbox, number: int, topic: str, how: str, now: float) -> tuple[Outbox, Verdict]:
+def _cause(outbox: Outbox, flight: Flight) -> str:
+    """Return what of this broker may be the cause, which closes the line without a word (MQTT 3.1.1, 4.8)."""
+    if flight.qos and not outbox.largest:
+        return "; it has taken nothing at QoS 1 yet: does it allow that?"
+    if flight.size > outbox.largest:
+        return f"; it has {flight.size} bytes, and the largest that was taken {outbox.largest}: does it take packets " \
+               "of that size?"
+    return ""
+
+
+def _struck(
+    outbox: Outbox, number: int, flight: Flight, how: str, cause: str, now: float
+) -> tuple[Outbox, Verdict]:
     """Count a strike against the message and its topic."""
+    topic = flight.topic
     strikes = {**outbox.strikes, number: outbox.strikes.get(number, 0) + 1}
     drops = {**outbox.drops, topic: outbox.drops.get(topic, 0) + 1}
     verdict = Verdict()
@@ -268,13 +288,14 @@ def _struck(outbox: Outbox, number: int, topic: str, how: str, now: float) -> tu
         outbox = outbox._replace(denied={**outbox.denied, topic: now + DENIED_S})
         verdict = Verdict(back=topic, entries=(Entry(
             logging.WARNING, "publish.denied",
-            f"{how} every message of this topic, probably by policy; it rests for an hour",
-            {"topic": topic, "drops": drops.pop(topic), "retry_in_s": DENIED_S}),))
+            f"{how} every message of this topic, probably by policy; it rests for an hour{cause}",
+            {"topic": topic, "drops": drops.pop(topic), "retry_in_s": DENIED_S, "bytes": flight.size,
+             "qos": flight.qos}),))
     elif strikes[number] >= STRIKES_OF_A_MESSAGE:
         strikes.pop(number)
         verdict = Verdict(aside=number, entries=(Entry(
-            logging.WARNING, "publish.set_aside", f"{how} this message; it is kept and not sent again",
-            {"topic": topic, "id": number}),))
+            logging.WARNING, "publish.set_aside", f"{how} this message; it is kept and not sent again{cause}",
+            {"topic": topic, "id": number, "bytes": flight.size, "qos": flight.qos}),))
     return outbox._replace(strikes=strikes, drops=drops, welcome=outbox.welcome - {topic}), verdict
 
 

@@ -36,7 +36,8 @@ class Publish(NamedTuple):
     """One scheduled message. `offline` is queue, latest or drop; `payload` a mapping, a text or a number.
 
     `on_change` has by the name of a value how much a number has to change for the message to be sent at once, None
-    where any change is enough; that is not done more often than every `at_most_s`.
+    where any change is enough; that is not done more often than every `at_most_s`. `entities` say what keys of the
+    payload are to a home automation, in its own words.
     """
 
     topic: str
@@ -49,6 +50,7 @@ class Publish(NamedTuple):
     at_most_s: float = 1.0
     batch: Batch | None = None
     gzip: bool = False
+    entities: Mapping[str, Mapping[str, Json]] = {}
 
 
 class Bounds(NamedTuple):
@@ -75,8 +77,31 @@ def _publish(at: Cursor) -> Publish:
         "at_most": ("at_most_s", duration),
         "payload": ("payload", template_payload(PAYLOAD)),
         "batch": ("batch", _batch),
+        "entities": ("entities", _entities),
         "encoding": ("gzip", lambda at: choice("json", "gzip")(at) == "gzip"),
     }, topic="", every=86400.0, payload={}))
+
+
+def _entities(at: Cursor) -> dict[str, dict[str, Json]]:
+    return {} if at.is_empty() else {key: entity for key, child in at.entries() for entity in child.read(_entity)}
+
+
+def _entity(at: Cursor) -> dict[str, Json]:
+    tree = {} if at.is_empty() else at.tree(lambda written: None)
+    if not isinstance(tree, dict):
+        raise Wrong(f"expected a mapping such as {{name: Tank}}, found {at.found()}")
+    return tree
+
+
+def _check_entities(key: str, entry: Publish, note: Note) -> None:
+    if entry.entities and entry.gzip:
+        note(f"{key}.entities", "no entity can be read from gzip; leave out encoding")
+    payload = entry.payload if isinstance(entry.payload, dict) else {}
+    for name in entry.entities:
+        if name not in payload:
+            meant = nearest(name, payload)
+            note(f"{key}.entities.{name}", "the payload has no such key; " + (
+                f"did you mean {meant}?" if meant else f"it has {', '.join(payload) or 'none at all'}"))
 
 
 def _batch(at: Cursor) -> Batch:
@@ -120,6 +145,7 @@ def _check(settings: Settings, note: Note) -> None:
     for position, entry in enumerate(settings.sections["publish"]):
         key = f"publish[{position}]"
         note_if(note, f"{key}.topic", topics.topic_problem(entry.topic, aws, entry.retain))
+        _check_entities(key, entry, note)
         written = entry.payload if isinstance(entry.payload, str) else json.dumps(
             entry.payload, ensure_ascii=False, separators=(",", ":"))
         size = len(written.encode()) * (entry.batch.most if entry.batch else 1)
@@ -171,5 +197,5 @@ SECTIONS = {
         settable=(period_of_an_item("publish"), Setting(
             "publish[0].payload.KEY", r"(?s)\[([0-9]{1,4})\]\.payload\.(.+)", _no_text,
             lambda entries, found: entries[int(found[1])].payload[found[2]], _with_text))),
-    "spool": Section(_bounds, Bounds()),
+    "spool": Section(_bounds, Bounds(), of_host=True),
 }

@@ -111,6 +111,8 @@ class Watch:
             log.info("check.recovered", f"{name} is well again", shadow=entry.name, check=name)
         for doubt in unknown:
             log.warning("check.unknown", f"{doubt.name} says nothing: {doubt.reason}", **_fields(entry, doubt))
+        if failed or recovered:
+            self._kernel.status_changed()
         return new
 
     def status(self) -> list[Json]:

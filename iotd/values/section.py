@@ -121,4 +121,4 @@ def _look(settings: Settings, note: Note) -> None:
             note_if(note, f"values.{value.name}.command", program_problem(value.subject[0]))
 
 
-SECTIONS = {"values": Section(_values, look=_look)}
+SECTIONS = {"values": Section(_values, look=_look, of_host=True)}

@@ -71,4 +71,4 @@ def _recover(at: Cursor) -> tuple[str, ...]:
     return steps
 
 
-SECTIONS = {"wifi": Section(_wifi, Wifi())}
+SECTIONS = {"wifi": Section(_wifi, Wifi(), of_host=True)}

@@ -162,11 +162,11 @@ class Provisioning:
         return certified
 
 
-def signed_by(authority: Authority) -> Callable[[str], str]:
-    """Return what makes certificates of requests, in the name of an authority."""
+def signed_by(authority: Authority, name: str = "") -> Callable[[str], str]:
+    """Return what makes certificates of requests, in the name of an authority; `name` as in `Authority.certify`."""
     def sign(request: str) -> str:
         try:
-            return authority.certify(request)
+            return authority.certify(request, name=name)
         except subprocess.CalledProcessError as error:
             raise ValueError(str(error)) from None
     return sign

@@ -293,6 +293,20 @@ def test_nothing_is_overwritten_but_by_force(device: Device, certificates: Certi
     assert yaml.safe_load(device.file.read_text("utf-8"))["thing"] == "pi-8"
 
 
+def test_what_lies_on_top_of_the_file_counts_and_is_not_written(tmp_path: Path, certificates: Certificates) -> None:
+    device = Device(tmp_path, "mqtt: {host: xxx-ats.iot.eu-central-1.amazonaws.com}\n")
+    above = tmp_path / "iotd.d"
+    above.mkdir()
+    (above / "fleet.yaml").write_text(f"mqtt: {{host: b.example, tls: {{cert: {tmp_path}/c, key: {tmp_path}/k, "
+                                      "ca: system}}\n")
+    archive = device.hand("p.zip", package(certificates.client))
+    assert device.adopt(archive, "--host", "other.example", "--force") == 1
+    assert "mqtt.host is 'b.example' in a file that lies on top of this one; write 'other.example' there" in device.said
+    assert not (tmp_path / "c").exists() and device.file.read_text() == device.before
+    assert device.adopt(archive, "--host", "b.example") == 0, device.said
+    assert (tmp_path / "k").exists() and device.file.read_text() == f"thing: pi-7\n{device.before}"
+
+
 def test_a_place_that_cannot_be_written_changes_nothing(device: Device, certificates: Certificates) -> None:
     text = device.before.replace(f"{device.certs}/private.pem.key", f"{device.file}/key")
     device.file.write_text(text, "utf-8")

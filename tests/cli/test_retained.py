@@ -27,8 +27,9 @@ def states(lines: list[str]) -> dict[str, str]:
 
 def test_what_a_device_has_retained_is_listed_and_cleared(tmp_path: Path, plain_broker: Mosquitto) -> None:
     settings: dict[str, Any] = configuration(plain_broker, None, publish=PUBLISH, local={"publish": ["program"]})
-    with Iotd(tmp_path / "iotd", settings) as iotd:
-        assert retained(iotd) == (0, [], "")
+    iotd = Iotd(tmp_path / "iotd", settings)
+    assert retained(iotd) == (0, [], "")
+    with iotd:
         with Observer(plain_broker) as watcher:
             watcher.subscribe("plant/#")
             watcher.wait_for("plant/gone")
@@ -55,7 +56,8 @@ def test_what_a_device_has_retained_is_listed_and_cleared(tmp_path: Path, plain_
         assert retained(iotd, "--orphaned") == (0, [], "")
         with Observer(plain_broker) as late:
             late.subscribe("#")
-            late.wait_for("program")
+            for topic in ("MQTTServer/test-thing/will", "plant/kept", "program"):
+                late.wait_for(topic)
             assert {message.topic for message in late.messages if message.retain} == {
                 "MQTTServer/test-thing/will", "plant/kept", "program"}
         iotd.signal(signal.SIGTERM)

@@ -15,12 +15,14 @@ from iotd.config.parse import Loaded, parse
 from iotd.config.section import Section
 from iotd.config.settings import Log, Presence, Settings
 from iotd.errors import ConfigError
+from iotd.home_assistant.section import HomeAssistant
 from iotd.host.identity import Identity
 from iotd.incoming.section import Subscription
 from iotd.jobs.section import Jobs
 from iotd.local.section import Local
 from iotd.mqtt.settings import SYSTEM_CA, Backoff, Mqtt, Proxy, Tls
 from iotd.outgoing.section import Bounds, Publish
+from iotd.provision.section import Claim, Provision
 from iotd.shadows.kinds import KINDS
 from iotd.shadows.section import Action, Check, Shadow
 from iotd.wifi.section import RebootBudget, Wifi
@@ -102,6 +104,7 @@ def test_what_the_sample_shows_in_comments_is_right_too() -> None:
     assert {type(action) for action in shadow.on_delta.values()} == set(get_args(Action)) and shadow.files
     assert {value.source for value in settings.sections["values"]} == {"file", "command", "socket"}
     assert settings.sections["publish"][0].on_change == {"level": 0.5, "door": None}
+    assert settings.sections["publish"][0].entities == {"device_no": {"name": "Number"}}
     assert settings.sections["jobs"].handlers["clean-cache"].command[1:] == ("{args}",)
     assert settings.sections["subscribe"][0].command[1:] == ("{topic}", "{payload}")
 
@@ -109,18 +112,28 @@ def test_what_the_sample_shows_in_comments_is_right_too() -> None:
 def with_comments() -> str:
     """Return the sample with the keys that it shows in comments."""
     text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
+    text = re.sub(r"(?ms)^# provision:.*?\n\n", "", text)  # which puts others out of force: `with_provision`
     text = re.sub(r"(?m)^  tls: .*\n(    .*\n)+", "", text)
     text = re.sub(r"(?m)^  # (\w+:)", r"  \1", text)
-    text = re.sub(r"(?m)^# (values:|jobs:|  )", r"\1", text.replace("    checks: []", "    #"))
-    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|run|timeout|retained|log"
+    text = re.sub(r"(?m)^# (values:|jobs:|home_assistant:|  )", r"\1", text.replace("    checks: []", "    #"))
+    keys = "checks|on_delta|files|on_change|at_most|batch|encoding|entities|run|timeout|retained|log"
     return re.sub(rf"(?m)^    # (({keys}):|  )", r"    \1", text)
+
+
+def with_provision() -> str:
+    """Return the sample with the section `provision`, which puts others out of force."""
+    text = SAMPLE.read_text(encoding="utf-8").replace("xxxxxxxxxxxxx-ats.iot.ap-northeast-1.amazonaws.com", AWS)
+    before, _, after = text.partition("# provision:")
+    section = after.partition("\n\n")[0].replace("\n#   ", "\n  ")
+    return f"{before}provision:{section}\n"
 
 
 def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
     """A field of settings without its key in the sample, or with another value, would keep itself secret."""
-    shown = {key.replace("[0]", "") for loaded in (parse(with_comments(), "etc/iotd.yaml", IDENTITY), sample)
+    shown = {key.replace("[0]", "") for loaded in (parse(with_comments(), "etc/iotd.yaml", IDENTITY), sample,
+                                                   parse(with_provision(), "etc/iotd.yaml", IDENTITY))
              for key in loaded.places}
-    assert {*Settings._fields, *top_level()} - {"sections", "hostname"} <= shown
+    assert {*Settings._fields, *top_level()} - {"sections", "hostname", "is_named"} <= shown
     assert {field_key(kind, name) for kind in SECTIONS for name in defaults_of(kind)} <= shown
     for key in top_level().keys() - ARTICLE_KEYS:
         assert value_of(sample.settings, key) == top_level()[key].default, key
@@ -133,7 +146,8 @@ def test_the_sample_shows_every_key_with_its_default(sample: Loaded) -> None:
 SECTIONS: dict[type[Any], str] = {
     Mqtt: "mqtt", Tls: "mqtt.tls", Backoff: "mqtt.backoff", Proxy: "mqtt.proxy", Presence: "presence",
     Publish: "publish", Subscription: "subscribe", Shadow: "shadows", Wifi: "wifi", RebootBudget: "wifi.reboot",
-    Bounds: "spool", Log: "log", Jobs: "jobs",
+    Bounds: "spool", Log: "log", Jobs: "jobs", HomeAssistant: "home_assistant", Provision: "provision",
+    Claim: "provision.claim",
 }
 RENAMED = {"aws_limits": "limits", "strict": "durability", "filter": "topic", "command": "run",
            "corrects": "timestamps", "gzip": "encoding"}

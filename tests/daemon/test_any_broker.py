@@ -112,3 +112,10 @@ def test_without_presence_nothing_is_said_of_it_and_a_payload_may_be_a_text(
     log = plain_broker.log.read_text()
     assert "No will message specified" in log and "Received DISCONNECT from test-thing" in log
     assert "Received SUBSCRIBE from test-thing" not in log
+
+
+def test_a_broker_that_takes_no_such_will_is_named_and_what_to_look_at(tmp_path: Path) -> None:
+    (tmp_path / "broker").mkdir()
+    with Mosquitto(tmp_path / "broker", settings=["max_qos 0"]) as broker, Iotd(
+            tmp_path / "iotd", configuration(broker, None)) as iotd:
+        assert "presence.qos" in iotd.wait_for("session.connect_failed", cause="closed")["reason"]

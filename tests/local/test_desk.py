@@ -14,7 +14,7 @@ from iotd.local.desk import FILTERS
 from iotd.local.door import Asked, Door, Left
 from iotd.local.orders import Answer, Heard, Release
 from iotd.local.part import build
-from iotd.local.requests import Clear, Listen, Refused, Request, Status, Tell
+from iotd.local.requests import Ask, Clear, Listen, Refused, Request, Status, Tell
 from iotd.local.section import Local
 from iotd.vocabulary import Message, Offer, Received, Taken
 from tests.kernel import FakeKernel, settings
@@ -56,9 +56,9 @@ class Office:
         self.part = build(self.kernel, lambda post, runtime: cast(Door, self.door))
         self.part.apply(self.kernel.written, 0.0)
 
-    def ask(self, *requests: Request, connection: int = 1, now: float = 0.0) -> list[Any]:
+    def ask(self, *requests: Request, connection: int = 1, now: float = 0.0, trusted: bool = False) -> list[Any]:
         """Return the answers."""
-        self.part.handlers()[Asked](Asked(connection, requests, False), now)
+        self.part.handlers()[Asked](Asked(connection, requests, trusted), now)
         answer = self.door.answers[-1]
         assert answer.connection == connection and answer.lines.endswith(b"\n")
         return [json.loads(line) for line in answer.lines.splitlines()]
@@ -192,6 +192,13 @@ def test_a_door_that_is_stuck_or_could_not_be_opened_is_told(office: Office) -> 
     office.door.is_alive = False
     office.door.problem = "no program can connect: /run/iotd/iotd.sock: Permission denied"
     assert office.part.stuck(0.0) == "programs" and office.part.problems() == [office.door.problem]
+
+
+def test_root_and_the_daemons_user_alone_ask_for_what_changes_iotd(office: Office) -> None:
+    [refused] = office.ask(Ask("known"))
+    assert "only root" in refused["refused"] and office.kernel.asked == []
+    assert office.ask(Ask("known"), Ask("other"), trusted=True) == [{"asked": "known"},
+                                                                    {"refused": "nothing here does that"}]
 
 
 def test_what_is_retained_is_cleared_for_root_alone_and_answered_once_the_broker_has(office: Office) -> None:

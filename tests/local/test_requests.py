@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iotd.local.requests import Listen, Refused, Status, Tell, parse
+from iotd.local.requests import Ask, Listen, Refused, Status, Tell, parse
 from iotd.vocabulary import Message, Offer
 
 
@@ -32,6 +32,7 @@ def test_a_value_a_filter_and_the_status_are_asked_for() -> None:
     assert parse(b'{"set": "door", "value": {"open": true}}') == Tell("door", {"open": True})
     assert parse(b'{"set": "door", "value": null}') == Tell("door", None)
     assert parse(b' {"listen": "a/#"} \r') == Listen("a/#")
+    assert parse(b'{"ask": "renew"}') == Ask("renew")
     assert parse(b'{"status": true}') == Status()
 
 
@@ -41,7 +42,7 @@ def test_a_value_a_filter_and_the_status_are_asked_for() -> None:
     (b"\x00" * 100, "no JSON"), (b"[" * 100_000, "nested too deep"), (b'{"publish": "a", "payload": NaN}', "NaN"),
     (b"9" * 5000, "no JSON"), ("{}".encode("utf-16"), "UTF-8"), (b"[1]", "no JSON object"),
     (b'"publish"', "no JSON object"),
-    (b"{}", "publish, set, listen, status"), (b'{"pubish": "a"}', "publish, set"),
+    (b"{}", "publish, set, listen, ask, status"), (b'{"pubish": "a"}', "publish, set"),
     (b'{"publish": 1, "payload": 1}', "publish: expected a topic, found 1"),
     (b'{"publish": "a"}', "expected one of payload, text and base64, found none"),
     (b'{"publish": "a", "payload": 1, "text": "x"}', "found payload and text"),
@@ -60,6 +61,7 @@ def test_a_value_a_filter_and_the_status_are_asked_for() -> None:
     (b'{"set": "a"}', "value: is missing"), (b'{"set": 1, "value": 1}', "set: expected the name"),
     (b'{"set": "a", "value": 1, "valeu": 2}', "did you mean value"),
     (b'{"listen": 1}', "listen: expected a topic filter"), (b'{"listen": "a", "x": 1}', "unknown key"),
+    (b'{"ask": 1}', "ask: expected a word, found 1"), (b'{"ask": "renew", "x": 1}', "unknown key"),
     (b'{"status": 1}', "status: expected true"), (b'{"status": true, "x": 1}', "unknown key"),
     (b'{"publish": "a", "set": "b", "payload": 1}', '"set": unknown key'),
 ], ids=itertools.count())

@@ -9,6 +9,10 @@ from iotd.mqtt import advice
 CLOSED = "the broker closed the line instead of a CONNACK"
 
 
+def test_a_line_without_a_will_ends_over_something_else() -> None:
+    assert advice.before_connack("reset", "said", b"", 1883, False, "pi-7", False) == ("closed", CLOSED)
+
+
 @pytest.mark.parametrize("cause, head, port, secured, told, words", [
     ("closed", b"", 8883, False, "tls", "port 8883 is for TLS, and there is no mqtt.tls"),
     ("reset", b"", 8883, False, "tls", "port 8883 is for TLS, and there is no mqtt.tls"),
@@ -20,7 +24,7 @@ CLOSED = "the broker closed the line instead of a CONNACK"
     ("closed", b"", 9001, False, "closed", f"{CLOSED}; port 9001 is mostly for HTTP or websockets"),
     ("reset", b"", 9001, False, "closed", f"{CLOSED}; port 9001 is mostly for HTTP or websockets"),
     ("closed", b"", 8883, True, "closed", f"{CLOSED}; is this device known there and active, and may it connect as 'p"),
-    ("closed", b"", 1883, False, "closed", CLOSED),
+    ("closed", b"", 1883, False, "closed", f"{CLOSED}; does it take a will on presence.topic, at presence.qos"),
     ("connack", b"", 1883, False, "connack", "said"),
     ("protocol", b"\x99\x99", 8883, False, "protocol", "said"),
     ("refused", b"\x20\x02\x00\x05", 8883, False, "refused", "said"),
@@ -29,7 +33,7 @@ CLOSED = "the broker closed the line instead of a CONNACK"
 def test_a_line_that_ends_before_connack_is_told_by_what_was_met(
     cause: str, head: bytes, port: int, secured: bool, told: str, words: str
 ) -> None:
-    found, reason = advice.before_connack(cause, "said", head, port, secured, "pi-7")
+    found, reason = advice.before_connack(cause, "said", head, port, secured, "pi-7", True)
     assert (found, reason.startswith(words)) == (told, True), reason
 
 

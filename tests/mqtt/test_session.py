@@ -194,7 +194,7 @@ def test_a_line_that_ends_before_connack_has_one_reason(held: Held, reset: bool)
     """Whether FIN or RST is met is chance, and a reason that changes is logged at every attempt."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()
-        held.session.dial(Dial(1, host, port, "t", True, 60, WILL, lambda: None))
+        held.session.dial(Dial(1, host, port, "t", True, 60, None, lambda: None))
         with server.accept()[0] as peer:
             peer.recv(4096)
             if reset:

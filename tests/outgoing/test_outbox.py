@@ -371,3 +371,19 @@ def test_a_line_ends_over_what_has_just_gone_and_is_not_known_to_be_taken() -> N
     assert suspects(box, BLAME_S) == {"t1", "t2"} and suspects(box, BLAME_S + 0.1) == set()
     box = take(acknowledged(box, [1]), [row(3, "t1")], {}, 1.0)[0]
     assert suspects(box, 1.0) == {"t2"}
+
+
+@pytest.mark.parametrize(("qos", "size", "largest", "said"), [
+    (1, 5000, 2000, "it has 5000 bytes, and the largest that was taken 2000"), (1, 100, 2000, ""),
+    (1, 100, 0, "it has taken nothing at QoS 1 yet"), (0, 5000, 2000, "it has 5000 bytes")])
+def test_what_of_the_broker_may_be_the_cause_is_told(qos: int, size: int, largest: int, said: str) -> None:
+    box = Outbox()._replace(careful=True, trial=2, strikes={2: 1}, largest=largest,
+                            in_flight={2: Flight("a", 0.0, size, qos)})
+    [entry] = fell(box, True, 1.0)[1].entries
+    assert entry.event == "publish.set_aside" and entry.fields["bytes"] == size and entry.fields["qos"] == qos
+    assert said in entry.message if said else entry.message.endswith("not sent again")
+
+
+def test_the_largest_that_was_taken_is_known_and_what_goes_at_qos_0_is_not_known_to_be_taken() -> None:
+    box = Outbox()._replace(in_flight={1: Flight("a", 0.0, 50), 2: Flight("a", 0.0, 30), 3: Flight("a", 0.0, 90, 0)})
+    assert acknowledged(box, [1, 2, 3]).largest == 50

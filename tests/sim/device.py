@@ -57,6 +57,8 @@ class SimulatedTasks:
         """What runs is killed."""
         self._running.clear()
 
+    cancel = close
+
     def _do(self, key: Hashable, work: Callable[[int], Any], failed: Callable[[str], Any]) -> None:
         never = os.eventfd(0)  # type: ignore[attr-defined]
         try:

@@ -244,6 +244,9 @@ class SimulatedFiles(Files):
         """Put the text in the file's place."""
         self._disk.write(str(path), text.encode("utf-8", "backslashreplace"), durable)
 
+    def make_folder(self, path: Path) -> None:
+        """Nothing is to be made: a file's path is all that there is of its folder."""
+
     def write_request(self, path: Path, body: dict[str, object]) -> None:
         """Leave a request for a helper."""
         self.write_json(path, body)

@@ -1,0 +1,80 @@
+"""The main job on the brokers that are named, or on all; a table of what was found.
+
+    python3 -m tests.brokers [--outage SECONDS] [--write] [BROKER…]
+
+Exit status 1 where a broker is other than its adapter says. `--write` puts the table into docs/brokers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.brokers.brokers import BROKERS, SEEN, Broker
+from tests.brokers.job import STEPS, Job
+from tests.certificates import make_certificates
+
+PAGE = Path(__file__).parents[2] / "docs/brokers.md"
+BEGIN, END = "<!-- script/test-brokers --write: begin -->\n", "<!-- end -->\n"
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="script/test-brokers", description=__doc__.splitlines()[0])
+    parser.add_argument("brokers", nargs="*", metavar="BROKER", help=", ".join(kind.name for kind in BROKERS))
+    parser.add_argument("--outage", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/brokers.md")
+    options = parser.parse_args()
+    known = {kind.name.lower(): kind for kind in BROKERS}
+    unknown = [name for name in options.brokers if name.lower() not in known]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
+    rows: list[tuple[type[Broker], str, dict[str, str]]] = []
+    failed = False
+    for kind in [known[name.lower()] for name in options.brokers] or BROKERS:
+        began = time.monotonic()
+        version, found = examine(kind, options.outage)
+        wrong = {step: said for step, said in found.items() if said != expected(kind)[step]}
+        failed = failed or bool(wrong)
+        rows.append((kind, version, found))
+        print(f"{kind.name} {version}: {'as expected' if not wrong else wrong}, {time.monotonic() - began:.0f} s",
+              flush=True)
+    print(table(rows))
+    if options.write:
+        text = PAGE.read_text("utf-8")
+        PAGE.write_text(re.sub(f"(?s){BEGIN}.*?{END}", lambda _: f"{BEGIN}{table(rows)}{END}", text), "utf-8")
+    return 1 if failed else 0
+
+
+def examine(kind: type[Broker], outage_s: float) -> tuple[str, dict[str, str]]:
+    """Return the version of the broker, and what the job finds on it."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory)
+        for name in ("broker", "certificates", "iotd"):
+            (path / name).mkdir()
+        certificates = make_certificates(path / "certificates")
+        broker = kind(path / "broker", certificates)
+        return broker.version(), Job(broker, certificates, path / "iotd", outage_s).run()
+
+
+def expected(kind: type[Broker]) -> dict[str, str]:
+    """Return what is to be found on it."""
+    return {**dict.fromkeys(STEPS, SEEN), "session": kind.session}
+
+
+def table(rows: Sequence[tuple[type[Broker], str, Mapping[str, str]]]) -> str:
+    """Return the table in Markdown."""
+    head = ["broker", "version", "from", *(step if step != "session" else "session over a restart" for step in STEPS)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[kind.name, version, kind.origin, *(found.get(step, "") for step in STEPS)]
+              for kind, version, found in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

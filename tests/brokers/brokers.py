@@ -1,0 +1,350 @@
+"""Brokers as they are installed by `script/bootstrap brokers`, each in a directory of its own, on loopback."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from importlib.metadata import Distribution
+from pathlib import Path
+from types import TracebackType
+
+from tests.certificates import Certificates
+from tests.mosquitto import HOST, free_port
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "iotd/brokers"
+PATIENCE_S = 60.0
+SEEN, KEPT, ANEW = "yes", "kept", "begun anew"
+
+
+class Broker:
+    """A broker that keeps its ports, and what it keeps at all, over a restart: `port` is plain, `tls_port` with TLS.
+
+    `session` is what becomes of a session when it is started again. `login` is the user of all, where it wants one.
+    """
+
+    name = ""
+    origin = ""
+    session = KEPT
+    login: tuple[str, str] | None = None
+    certificates = None  # of clients, of whom none is asked for one: what an Observer looks at
+
+    def __init__(self, directory: Path, server: Certificates) -> None:
+        self.host = HOST
+        self.directory = directory
+        self.server = server.server
+        self.log = directory / "broker.log"
+        self.port, self.tls_port = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """Write its configuration; return how it is started."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Return what it needs beside the environment of all."""
+        return {}
+
+    def version(self) -> str:
+        """Return its version; raises OSError or a subclass of Exception where it is not installed."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Broker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Return once both ports accept connections; raises RuntimeError with its log where they do not."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.command(), env={**os.environ, **self.environment()}, stdout=log,
+                                             stderr=log, stdin=subprocess.DEVNULL, process_group=0, cwd=self.directory)
+        deadline = time.monotonic() + PATIENCE_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if all(map(_listens, (self.port, self.tls_port))):
+                return
+            time.sleep(0.1)
+        self.kill()
+        raise RuntimeError(f"{self.name} has not started:\n{self.log.read_text(errors='replace')[-3000:]}")
+
+    def stop(self) -> None:
+        """End it as systemd would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a power cut would, with whatever it has started."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop it and start it again."""
+        self.stop()
+        self.start()
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        deadline = time.monotonic() + 10.0
+        while any(map(_listens, (self.port, self.tls_port))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+class Mosquitto(Broker):
+    """Debian's."""
+
+    name, origin = "mosquitto", "Debian"
+
+    def command(self) -> list[str]:
+        config = self.directory / "mosquitto.conf"
+        config.write_text(f"""\
+user root
+persistence true
+persistence_location {self.directory}/
+allow_anonymous true
+listener {self.port} {HOST}
+listener {self.tls_port} {HOST}
+certfile {self.server.cert}
+keyfile {self.server.key}
+""")
+        return [_program("mosquitto"), "-c", str(config)]
+
+    def version(self) -> str:
+        return _version([_program("mosquitto"), "-h"])
+
+
+class RabbitMQ(Broker):
+    """Debian's, with its MQTT plugin, and a port mapper of its own."""
+
+    name, origin = "RabbitMQ", "Debian, rabbitmq_mqtt"
+
+    def __init__(self, directory: Path, server: Certificates) -> None:
+        super().__init__(directory, server)
+        self._ports = [free_port() for _ in range(3)]
+        self._mapper: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        (self.directory / "enabled").write_text("[rabbitmq_mqtt].\n")
+        (self.directory / "rabbitmq.conf").write_text(f"""\
+listeners.tcp.1 = {HOST}:{self._ports[0]}
+mqtt.listeners.tcp.1 = {HOST}:{self.port}
+mqtt.listeners.ssl.1 = {HOST}:{self.tls_port}
+ssl_options.certfile = {self.server.cert}
+ssl_options.keyfile = {self.server.key}
+mqtt.allow_anonymous = true
+""")
+        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]
+
+    def environment(self) -> dict[str, str]:
+        at, (_, distribution, mapper) = self.directory, self._ports
+        return {"HOME": str(at), "RABBITMQ_NODENAME": "iotd@localhost", "RABBITMQ_MNESIA_BASE": f"{at}/mnesia",
+                "RABBITMQ_LOG_BASE": f"{at}/log", "RABBITMQ_LOGS": "-", "RABBITMQ_DIST_PORT": str(distribution),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": f"{at}/enabled", "RABBITMQ_CONFIG_FILE": f"{at}/rabbitmq.conf",
+                "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": HOST}
+
+    def version(self) -> str:
+        return _of_package("rabbitmq-server")
+
+    def start(self) -> None:
+        if self._mapper is None:
+            self._mapper = subprocess.Popen([_program("epmd"), "-port", str(self._ports[2]), "-address", HOST],
+                                            stdin=subprocess.DEVNULL)
+        super().start()
+
+    def kill(self) -> None:
+        super().kill()
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait()
+            self._mapper = None
+
+
+# Answers each question of ejabberd's with yes (ejabberd "External Authentication").
+_EVERYBODY = """\
+#!/usr/bin/python3
+import sys
+while size := sys.stdin.buffer.read(2):
+    sys.stdin.buffer.read(int.from_bytes(size, "big"))
+    sys.stdout.buffer.write(b"\\0\\2\\0\\1")
+    sys.stdout.buffer.flush()
+"""
+
+
+class Ejabberd(Broker):
+    """Debian's, with mod_mqtt; started without ejabberdctl, which would change the user."""
+
+    name, origin, session, login = "ejabberd", "Debian, mod_mqtt", ANEW, ("pi@localhost", "geheim")
+
+    def command(self) -> list[str]:
+        config = self.directory / "ejabberd.yml"
+        everybody = self.directory / "everybody"
+        everybody.write_text(_EVERYBODY)
+        everybody.chmod(0o755)
+        both = self.directory / "server.pem"
+        both.write_bytes(self.server.cert.read_bytes() + self.server.key.read_bytes())
+        config.write_text(f"""\
+hosts: [localhost]
+loglevel: info
+certfiles: [{both}]
+auth_method: [external]
+extauth_program: "{everybody}"
+auth_use_cache: false
+listen:
+  - {{port: {self.port}, ip: "{HOST}", module: mod_mqtt, backlog: 100}}
+  - {{port: {self.tls_port}, ip: "{HOST}", module: mod_mqtt, backlog: 100, tls: true}}
+acl:
+  everybody: {{server: localhost}}
+modules:
+  mod_mqtt:
+    access_publish: {{"#": [{{allow: all}}]}}
+    access_subscribe: {{"#": [{{allow: all}}]}}
+    session_expiry: 1 hour
+    db_type: mnesia
+""")
+        code = next(Path("/usr/lib").glob("*/ejabberd-*/ebin"))
+        return [_program("erl"), "-noinput", "-pa", str(code), "-mnesia", "dir", f'"{self.directory}/mnesia"',
+                "-s", "ejabberd"]
+
+    def environment(self) -> dict[str, str]:
+        return {"HOME": str(self.directory), "EJABBERD_CONFIG_PATH": str(self.directory / "ejabberd.yml"),
+                "EJABBERD_LOG_PATH": str(self.directory / "ejabberd.log"), "SPOOL_DIR": str(self.directory / "mnesia")}
+
+    def version(self) -> str:
+        return _of_package("ejabberd")
+
+
+class Aedes(Broker):
+    """npm's, which keeps everything in memory."""
+
+    name, origin, session = "aedes", "npm", ANEW
+
+    def command(self) -> list[str]:
+        script = self.directory / "broker.mjs"
+        script.write_text(f"""\
+import {{ readFileSync }} from 'node:fs'
+import {{ createServer }} from 'node:net'
+import {{ createServer as createTlsServer }} from 'node:tls'
+import {{ createRequire }} from 'node:module'
+import {{ pathToFileURL }} from 'node:url'
+const require = createRequire('{CACHE}/npm/')
+const {{ Aedes }} = await import(pathToFileURL(require.resolve('aedes')))
+const aedes = await Aedes.createBroker()
+createServer(aedes.handle).listen({self.port}, '{HOST}')
+createTlsServer({{
+  cert: readFileSync('{self.server.cert}'), key: readFileSync('{self.server.key}')
+}}, aedes.handle).listen({self.tls_port}, '{HOST}')
+""")
+        return [_program("node"), str(script)]
+
+    def version(self) -> str:
+        return str(json.loads((CACHE / "npm/node_modules/aedes/package.json").read_text())["version"])
+
+
+class Amqtt(Broker):
+    """PyPI's, in Python."""
+
+    name, origin, session = "amqtt", "PyPI", ANEW
+
+    def command(self) -> list[str]:
+        config = self.directory / "amqtt.yaml"
+        cert, key = self.server.cert, self.server.key
+        config.write_text(f"""\
+listeners:
+  default: {{type: tcp, bind: "{HOST}:{self.port}"}}
+  tls: {{type: tcp, bind: "{HOST}:{self.tls_port}", ssl: true, certfile: {cert}, keyfile: {key}}}
+plugins:
+  amqtt.plugins.authentication.AnonymousAuthPlugin: {{allow_anonymous: true}}
+""")
+        return [str(CACHE / "python/bin/amqtt"), "-c", str(config)]
+
+    def version(self) -> str:
+        return _of_pypi("amqtt")
+
+
+class Rumqttd(Broker):
+    """rumqttd as PyPI's iotcore carries it, which keeps everything in memory."""
+
+    name, origin, session = "rumqttd", "PyPI, iotcore", ANEW
+
+    def command(self) -> list[str]:
+        config = self.directory / "rumqttd.toml"
+        listener = """\
+[v4.{number}]
+name = "{number}"
+listen = "{host}:{port}"
+next_connection_delay_ms = 1
+[v4.{number}.connections]
+connection_timeout_ms = 60000
+max_payload_size = 262144
+max_inflight_count = 100
+dynamic_filters = true
+"""
+        tls = f'[v4.2.tls]\ncapath = ""\ncertpath = "{self.server.cert}"\nkeypath = "{self.server.key}"\n'
+        config.write_text(
+            "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 200\n"
+            "max_segment_size = 104857600\nmax_segment_count = 10\n"
+            + listener.format(number=1, host=HOST, port=self.port)
+            + listener.format(number=2, host=HOST, port=self.tls_port) + tls.replace('capath = ""\n', ""))
+        script = ("import sys, time\nfrom iotcore import Broker\n"
+                  "with Broker(config_path=sys.argv[1]):\n    time.sleep(1e6)\n")
+        return [str(CACHE / "python/bin/python"), "-c", script, str(config)]
+
+    def version(self) -> str:
+        return f"iotcore {_of_pypi('iotcore')}"
+
+
+BROKERS: tuple[type[Broker], ...] = (Mosquitto, RabbitMQ, Ejabberd, Aedes, Amqtt, Rumqttd)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers")
+    return found
+
+
+def _version(command: list[str]) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    found = re.search(r"[0-9]+\.[0-9]+(\.[0-9]+)?", said.stdout + said.stderr)
+    return found[0] if found else "unknown"
+
+
+def _of_package(name: str) -> str:
+    found = subprocess.run(["dpkg-query", "--show", "--showformat", "${Version}", name], capture_output=True, text=True,
+                           timeout=20)
+    if not found.stdout:
+        raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers")
+    return found.stdout.partition("-")[0]
+
+
+def _of_pypi(name: str) -> str:
+    places = [str(path) for path in (CACHE / "python/lib").glob("python*/site-packages")]
+    found: list[Distribution] = list(importlib.metadata.distributions(name=name, path=places))
+    if not found:
+        raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers")
+    return str(found[0].version)

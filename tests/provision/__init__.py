@@ -1,0 +1,1 @@
+"""Fleet provisioning: its rules, its files, and the device on a real broker."""
