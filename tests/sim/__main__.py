@@ -69,11 +69,13 @@ def _lived(
     first: int, count: int, enough_s: float, limit_s: float, jobs: int, initializer: Callable[[], None] | None,
     progress: TextIO
 ) -> Iterator[Told]:
-    """Live one seed after the other until that is enough or takes too long, with a bar of how far it is."""
+    """Live one seed after the other until that is enough or takes too long, with a bar of how far it is; so many years
+    from a seed on are the same lives, however many processes live them.
+    """
     lived_s, broken, shown = 0.0, 0, -1
     started_at = time.monotonic()
     with multiprocessing.Pool(min(jobs, count), initializer) as pool:
-        for told in pool.imap_unordered(_live, range(first, first + count)):
+        for told in pool.imap(_live, range(first, first + count)):
             yield told
             lived_s += told.lived_s
             for invariant, _, text, known in told.findings:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 YEAR_S = 365 * 86400.0
 _HEAD = """\
-# A thousand years on a roof
+# Years on a roof
 
 Written by `script/simulate --years N --write docs`; do not edit. The real kernel and every wing live on a simulated
 world: a clock, a broker with a shadow service, a network, an access point, a disk, power. A seed draws a configuration,
