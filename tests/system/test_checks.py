@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from tests.mosquitto import Mosquitto
@@ -48,9 +49,10 @@ def test_an_order_runs_as_the_daemons_user_without_a_shell(
     since = len(observer.messages)
     machine.check("systemctl", "restart", "iotd")
     get = observer.wait_for(f"{SHADOW}/get", since=since, timeout_s=30).json()
-    # What is desired is an order once the shadow has been asked for.
-    observer.publish(f"{SHADOW}/get/rejected", {"code": 404, "message": "none", "clientToken": get["clientToken"]})
-    observer.publish(f"{SHADOW}/update/delta", {"version": 1, "state": {"fan": "$(reboot)", "root": "x"}})
+    desired = {"fan": "$(reboot)", "root": "x"}
+    observer.publish(f"{SHADOW}/get/accepted", {
+        "state": {"desired": desired, "delta": desired}, "version": 1, "timestamp": int(time.time()),
+        "clientToken": get["clientToken"]})
     wait_for("the end of the order", lambda: machine.logged("iotd", "desired.done"))
     user = machine.check("id", "-u", "iotd").strip()
     status = machine.check("cat", "/var/lib/iotd/$(reboot)")
