@@ -65,7 +65,10 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
         if found := re.fullmatch(_WITHOUT_BLANK, lines[line]):
             return line + 1, f"a blank is missing behind the colon; write {found[1]}: {found[2]}"
     if error.context_mark is not None and "flow" in str(error.context):
-        return error.context_mark.line + 1, "the bracket that is opened here is not closed, or an item is not " \
+        opened = error.context_mark.line
+        if not "".join(lines[opened:opened + 1]).strip():  # the parser looked for what is to follow it
+            opened = _previous(opened, lines)
+        return opened + 1, "the bracket that is opened here is not closed, or an item is not " \
             "separated by a comma"
     if "block" in str(error.context) or "mapping values" in str(error.problem):
         if _indent(at, lines) != _indent(_previous(at, lines), lines):

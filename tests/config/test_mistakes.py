@@ -57,6 +57,7 @@ def test_what_is_sent_as_it_is_written_is_none(written: str) -> None:
     ("mqtt: {host: b}\nthing: 'abc\nlog: {level: info}\n", "2: is no YAML: \"thing: 'abc\": the quote that is opened"),
     ("mqtt: {host: b\nthing: abc\nlog: info\n", "1: is no YAML: 'mqtt: {host: b': the bracket that is opened here"),
     ("mqtt: {host: b}\nsubscribe: [{topic: a}\nthing: abc\n", "2: is no YAML: 'subscribe: [{topic: a}': the bracket"),
+    ("mqtt: [\n", "1: is no YAML: 'mqtt: [': the bracket"), ("mqtt: {\n\n\n", "1: is no YAML: 'mqtt: {': the bracket"),
     ("mqtt:\n  host:broker\n  port: 1883\n", "2: is no YAML: 'host:broker': a blank is missing behind the colon; write "
      "host: broker"),
     ("mqtt:\n  host: broker\n  port:1883\n", "3: is no YAML: 'port:1883': a blank is missing behind the colon"),

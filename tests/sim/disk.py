@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from iotd.host.files import Files
 from iotd.outgoing.disk import Disk
@@ -136,7 +136,7 @@ class SimulatedDisk:
     def connect(self) -> Connection:
         """Open the one database, as it stands."""
         if self._database is None:
-            database = cast(Connection, sqlite3.connect(":memory:", isolation_level=None, factory=Connection))
+            database = Connection(":memory:", isolation_level=None)
             if self._snapshot:
                 database.deserialize(self._snapshot)
             database.disk = self

@@ -170,7 +170,7 @@ def test_however_often_it_is_killed_it_is_started_again(machine: Machine) -> Non
     ("spoil", "told"),
     [
         ("echo 'publish: {every: 5 minuts}' >/etc/iotd.yaml", "/etc/iotd.yaml:1: publish: expected a list"),
-        ("echo 'mqtt: [' >/etc/iotd.yaml", "/etc/iotd.yaml:2: is no YAML"),
+        ("echo 'mqtt: [' >/etc/iotd.yaml", "/etc/iotd.yaml:1: is no YAML"),
         ("sed -i 's/keepalive: 5s/keepalive: 5 minuts/' /etc/iotd.yaml", "/etc/iotd.yaml:4: mqtt.keepalive:"),
         ("rm /etc/iotd.yaml", "/etc/iotd.yaml: No such file or directory"),
         ("chmod 600 /etc/iotd.yaml", "/etc/iotd.yaml: Permission denied"),
@@ -180,9 +180,16 @@ def test_however_often_it_is_killed_it_is_started_again(machine: Machine) -> Non
          "chown root:iotd /etc/iotd/certs && chmod 0750 /etc/iotd/certs"),
     ],
 )
-def test_a_bad_configuration_fails_once_and_says_why(machine: Machine, spoil: str, told: str) -> None:
+def test_a_bad_configuration_is_said_and_fails_once_where_no_earlier_one_can_be_used(
+    machine: Machine, broker: Mosquitto, spoil: str, told: str
+) -> None:
+    wait_for("a connection", lambda: machine.logged("iotd", "session.connected"))
     machine.check("systemctl", "stop", "iotd")
     machine.check("sh", "-c", spoil)
+    machine.check("systemctl", "start", "iotd")
+    wait_for("the problem in the status", lambda: told in machine.run("iotd", "status").out)
+    machine.check("systemctl", "stop", "iotd")
+    machine.check("rm", "/var/lib/iotd/accepted.yaml")
     assert machine.run("systemctl", "start", "iotd").status != 0
     state = machine.show("iotd", "ActiveState", "ExecMainStatus", "NRestarts")
     assert state == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
