@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -16,7 +17,7 @@ def test_a_key_its_request_and_its_public_half(kind: str, word: str) -> None:
     request = openssl.request(key, "a/CN=b\nc")
     said = subprocess.run(["openssl", "req", "-noout", "-verify", "-text", "-pubkey"], input=request,
                           capture_output=True, text=True, check=True).stdout
-    assert openssl.public_key(key) in said and word in said and "Subject: CN = a_CN_b_c" in said
+    assert openssl.public_key(key) in said and word in said and re.search("Subject: CN ?= ?a_CN_b_c", said)
 
 
 def test_what_a_certificate_says(certificates: Certificates) -> None:

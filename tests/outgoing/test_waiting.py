@@ -30,6 +30,7 @@ class Device:
         self.spool = Bounds()
         self.offset_s, self.is_set = WRONG, False
         self.thing = "pi"
+        self.parts: list[Outgoing] = []  # of all runs, those that were killed too
 
     def begin(self, *publish: Publish, boot: str = "boot", now: float = 0.0) -> Device:
         """Begin a run."""
@@ -39,6 +40,7 @@ class Device:
             wall=lambda: self.kernel.now + self.offset_s, wall_is_set=lambda: self.is_set)
         self.kernel.written = self.kernel.written._replace(thing=self.thing)
         self.part: Outgoing = build(self.kernel, None)
+        self.parts.append(self.part)
         self.apply(now)
         return self
 
@@ -67,7 +69,8 @@ class Device:
 def device(tmp_path: Path) -> Iterator[Device]:
     device = Device(tmp_path)
     yield device
-    device.part.close(device.kernel.now)
+    for part in device.parts:
+        part.close(device.kernel.now)
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ class Connection(sqlite3.Connection):
 
     disk: SimulatedDisk
 
+    def __del__(self) -> None:
+        self.close()  # with the life that it belongs to
+
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
         """Execute a statement."""
         if self.disk.troubled:

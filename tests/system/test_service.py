@@ -169,7 +169,7 @@ def test_however_often_it_is_killed_it_is_started_again(machine: Machine) -> Non
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        ("echo 'publish: {every: 5 minuts}' >/etc/iotd.yaml", "/etc/iotd.yaml:1: publish: expected a list"),
+        ("echo 'publish: {every: 5 minuts}' >/etc/iotd.yaml", "/etc/iotd.yaml: mqtt.host: is required"),
         ("echo 'mqtt: [' >/etc/iotd.yaml", "/etc/iotd.yaml:1: is no YAML"),
         ("sed -i 's/keepalive: 5s/keepalive: 5 minuts/' /etc/iotd.yaml", "/etc/iotd.yaml:4: mqtt.keepalive:"),
         ("rm /etc/iotd.yaml", "/etc/iotd.yaml: No such file or directory"),
