@@ -152,7 +152,8 @@ class Daemon:
         if eager is not None:
             self._session.eager = eager
         numbers = self._session.acknowledged(self._line.number)
-        self._ledger.acknowledged(numbers)
+        if numbers:
+            self._ledger.acknowledged(numbers)
         return numbers
 
     def passed(self) -> tuple[int, int]:

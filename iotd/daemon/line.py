@@ -100,7 +100,8 @@ class Line:
 
     def keep(self, now: float) -> None:
         """Do what is due: hang up, dial, open further, say Connected once more."""
-        self._say_goodbye(now)
+        if self._goodbye is not None:
+            self._say_goodbye(now)
         if self._goodbye_until is not None and now >= self._goodbye_until:
             self._session.hang_up(self.number)
         if now >= self._attempts.dial_at:
@@ -128,9 +129,12 @@ class Line:
 
     def hand_over(self, messages: Sequence[tuple[int, Message]]) -> None:
         """Publish messages, each kept under its number."""
-        self._ledger.note(message for _, message in messages)
+        retained = [message for _, message in messages if message.retain]
+        if retained:
+            self._ledger.note(retained)
         for number, message in messages:
-            self._ledger.handed_over(number, message)
+            if message.retain:
+                self._ledger.handed_over(number, message)
             self._session.publish(self.number, number, message)
 
     def clear_retained(self, topics: Sequence[str], then: Callable[[list[str], str], None]) -> None:

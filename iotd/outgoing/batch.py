@@ -38,6 +38,7 @@ class Batches:
         self._file = file
         self._payloads: dict[Key, list[str]] = {}
         self._due_at: dict[Key, float] = {}
+        self.next_due = math.inf  # when the first of them is to go
         self._lines: dict[Key, list[bytes]] = {}
         self._is_dirty = False  # the file still has what was taken
         self._failure = ""
@@ -69,6 +70,7 @@ class Batches:
         if key not in self._payloads:
             self._payloads[key], self._lines[key] = [], []
             self._due_at[key] = now + entry.batch.within_s
+            self.next_due = min(self._due_at.values())
         self._payloads[key].append(payload)
         if len(self._payloads[key]) >= entry.batch.most:
             return [*full, self.take(key)]
@@ -81,15 +83,12 @@ class Batches:
         """Return what has been collected for an entry as one payload; the file has it until `flush`."""
         self._is_dirty = True
         del self._due_at[key], self._lines[key]
+        self.next_due = min(self._due_at.values(), default=math.inf)
         return together(self._payloads.pop(key))
 
     def has(self, key: Key) -> bool:
         """Tell whether anything is being collected for this entry."""
         return key in self._payloads
-
-    def next_due(self) -> float:
-        """Return when the first of them is to go, math.inf for never."""
-        return min(self._due_at.values(), default=math.inf)
 
     def due(self, now: float) -> list[Key]:
         """Return the entries whose `within` is over by then."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from iotd.config.template import MOMENTS
 
+WAITS = b"iotd:"  # in all that has to be finished
 TIME = b"iotd:time:"  # in every mark; who else writes one, between two NULs, gets a time in a message of his own
 GZIP = b"\0iotd:gzip\0"  # at the beginning of what is to be packed
 

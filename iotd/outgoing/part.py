@@ -59,7 +59,7 @@ class Outgoing(Part):
         self._carrying: dict[int, Message] = {}  # in flight, with RETAIN
         self._standing: dict[str, tuple[int, Message]] = {}  # what stands retained, by topic
         self._scheduled = Scheduled(kernel, adapters.line_file(str(world.places.runtime / "batches.journal")),
-                                    self._keep_made, self._goes_at_once)
+                                    self._keep_made, self._goes_at_once, self._marked)
         self._scheduled.take_up(world.monotonic())
 
     def in_flight(self, now: float) -> list[str]:
@@ -186,14 +186,18 @@ class Outgoing(Part):
 
     def _goes_at_once(self) -> bool:
         """Tell whether a message that is made now goes out in this turn, as far as can be told."""
-        return self._kernel.clear and self._outbox.cursor >= self._spool.last_id and self._again_at == math.inf
+        return self._outbox.cursor >= self._spool.last_id and self._again_at == math.inf and self._kernel.clear
+
+    def _marked(self, now: float) -> None:
+        """A message has marks in the place of its times: by how much the clock is set until it goes out is told then.
+        """
+        if self._offset_s is None:
+            self._offset_s = self._world.wall() - now
 
     def _keep_made(self, made: list[Made], now: float) -> list[bool]:
         """Keep what was made, all of it at once, or send what is not worth keeping; tell what is on its way."""
         self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
         rows, kept = [], []
-        if self._offset_s is None and any(encoding.TIME in one.message.payload for one in made):
-            self._offset_s = self._world.wall() - now
         for message, offline, thing in made:
             if thing not in ("", self._thing):  # collected by an earlier run, for what was the thing then
                 self._spool.belong_to(thing)
@@ -277,8 +281,8 @@ class Outgoing(Part):
         return why
 
     def _give(self, chosen: Iterable[tuple[int, Message]]) -> None:
-        messages = [(number, self._finished(number, message) if encoding.TIME in message.payload or
-                     message.payload.startswith(encoding.GZIP) else message) for number, message in chosen]
+        messages = [(number, self._finished(number, message) if encoding.WAITS in message.payload else message)
+                    for number, message in chosen]
         self._kernel.hand_over(messages)
         for number, message in messages:
             if message.retain and message.topic in self._retained:

@@ -47,15 +47,17 @@ class Held:
 class Scheduled:
     """What is due, filled and collected. `keep` takes what was made; it is told which of it is on its way.
 
-    `at_once` tells whether a message that is made now goes out now; one that waits has marks in the place of its times.
+    `at_once` tells whether a message that is made now goes out now; one that waits has marks in the place of its times,
+    of which `marked` is told.
     """
 
     def __init__(self, kernel: Kernel, file: LineFile, keep: Callable[[list[Made], float], list[bool]],
-                 at_once: Callable[[], bool]) -> None:
+                 at_once: Callable[[], bool], marked: Callable[[float], None]) -> None:
         self._kernel = kernel
         self._world = kernel.world
         self._keep = keep
         self._at_once = at_once
+        self._marked = marked
         self._batches = Batches(file)
         self._entries: tuple[Publish, ...] = ()
         self._fills: list[Fill] = []
@@ -105,7 +107,7 @@ class Scheduled:
 
     def next_due(self) -> float:
         """Return when there is something to do."""
-        due_at = min(self._timetable.next_due, self._batches.next_due())
+        due_at = min(self._timetable.next_due, self._batches.next_due)
         return min(due_at, changes.next_due(self._said.values())) if self._said else due_at
 
     def make_due(self, now: float) -> None:
@@ -115,7 +117,7 @@ class Scheduled:
             due = self._with_changed(due, now)
         if due:
             self._make(due, now)
-        if now >= self._batches.next_due():
+        if now >= self._batches.next_due:
             self._send_batches(self._batches.due(now), now)
 
     def on_changed(self, event: Changed, now: float) -> None:
@@ -137,7 +139,8 @@ class Scheduled:
         for index in due:
             entry, fill, measured = self._entries[index], self._fills[index], self._measured[index]
             self._sequence[entry.topic] += 1
-            own = {"sequence": self._sequence[entry.topic], **self._marks(index, now)}
+            own = self._marks(index, now) if self._moments[index] else {}
+            own["sequence"] = self._sequence[entry.topic]
             if measured is None and entry.topic not in self._held:
                 self._put(entry, self._keys[index], fill({**found, **own}), now)
                 continue
@@ -151,12 +154,12 @@ class Scheduled:
 
     def _marks(self, index: int, now: float) -> dict[str, Json]:
         """Return what stands for the placeholders of the time, nothing where they can be filled now."""
-        names = self._moments[index]
-        if not names or self._entries[index].batch is None and self._at_once():
+        if self._entries[index].batch is None and self._at_once():
             return {}
         if not self._marks_always and self._world.wall_is_set():
             return {}  # on the disk at once, so that even after a power cut it is known
-        return {name: encoding.mark(name, self._world.boot_id, now) for name in names}
+        self._marked(now)
+        return {name: encoding.mark(name, self._world.boot_id, now) for name in self._moments[index]}
 
     def _fill(self, held: Held, found: Mapping[str, Json]) -> None:
         """Make a message of what was measured for it.
@@ -196,7 +199,8 @@ class Scheduled:
         made, self._made = self._made, []
         if made:
             for (held, _), kept in zip(made, self._keep([one for _, one in made], now)):
-                self._note_said(held, kept)
+                if held is not None:
+                    self._note_said(held, kept)
         self._batches.flush()
 
     def _send_batches(self, keys: Iterable[Key], now: float) -> None:

@@ -31,6 +31,18 @@ def test_a_bound_is_judged_by_medians_and_with_a_tolerance(
     assert (verdict.kept(), verdict.kept(0.25)) == (kept, nearly)
 
 
+@pytest.mark.parametrize("ours, theirs, floor, missed", [
+    ([8.0, 9.0], [4.0, 5.0], False, False), ([8.0, 9.0], [4.0, 4.1], False, True), ([4.0], [4.0], False, False),
+    ([1.5, 1.4], [4.0, 3.0], True, False), ([1.1, 1.2], [4.0, 3.5], True, True),
+])
+def test_a_bound_is_missed_for_sure_where_no_sample_would_keep_it(
+    ours: list[float], theirs: list[float], floor: bool, missed: bool
+) -> None:
+    bound = Bound(0.5 if floor else 1.5, "bare paho", floor)
+    [verdict] = verdicts([Section("", "", [Figure("CPU", "µs", {"iotd": ours, "bare paho": theirs}, [bound])])])
+    assert verdict.is_missed_for_sure(0.25) == missed
+
+
 def test_a_bound_against_one_that_was_not_measured_is_not_judged() -> None:
     assert list(verdicts([Section("", "", [figure(1.0, Bound(1.0, "SDK v2"))])])) == []
 

@@ -139,7 +139,8 @@ class SimulatedDisk:
     def connect(self) -> Connection:
         """Open the one database, as it stands."""
         if self._database is None:
-            database = Connection(":memory:", isolation_level=None)
+            # Garbage is collected on whichever thread allocates, which may be a client's of another test.
+            database = Connection(":memory:", isolation_level=None, check_same_thread=False)
             if self._snapshot:
                 database.deserialize(self._snapshot)
             database.disk = self
