@@ -95,7 +95,7 @@ def next_due(conversation: Conversation) -> float:
 def _get_accepted(conversation: Conversation, index: int, body: dict[str, Json], now: float) -> Outcome:
     if not _ours(conversation, index, "get", body):
         return conversation, []
-    conversation = _forget(conversation, body["clientToken"])
+    conversation = _forget(conversation, body["clientToken"])._replace(mute_told=False)
     state, version = body.get("state"), version_in(body)
     if not isinstance(state, dict) or version is None:
         conversation, more = _get_failed(conversation, index, now)
@@ -124,7 +124,7 @@ def _update_accepted(conversation: Conversation, index: int, body: dict[str, Jso
     if not _ours(conversation, index, "update", body) or version is None:
         return conversation, []
     request = conversation.requests.in_flight[body["clientToken"]]
-    conversation = _forget(conversation, body["clientToken"])
+    conversation = _forget(conversation, body["clientToken"])._replace(mute_told=False)
     effects: list[Effect] = [_accepted(conversation, index, version)]
     section, taken = request.section, request.body["state"][request.section]
     conversation, more = reports.taken(conversation, index, section, taken, now)
@@ -179,7 +179,7 @@ def _rejected(conversation: Conversation, index: int, body: dict[str, Json], now
     request = requests.found(conversation.requests, index, body.get("clientToken"))
     if request is None:
         return conversation, []
-    conversation = _forget(conversation, body["clientToken"])
+    conversation = _forget(conversation, body["clientToken"])._replace(mute_told=False)
     code, text = body.get("code"), str(body.get("message", ""))[:200]
     if request.verb == "get" and code == 404:
         # Not yet born: the first report creates it.

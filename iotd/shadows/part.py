@@ -173,7 +173,8 @@ class Shadows(Part):
     def sentences(self) -> list[str]:
         """Return the checks that say nothing, and the settings that are open to the cloud."""
         status = self.status()
-        return [*(f"check {doubt['check']} says nothing: {doubt['reason']}"
+        return [*["the shadow service does not answer"] * self._conversation.mute_told,
+                *(f"check {doubt['check']} says nothing: {doubt['reason']}"
                   for checks in status["checks"] for doubt in checks["unknown"]),
                 *(f"{name} is {found['value']}, from the {found['from']}"
                   for name, found in status["settings"].items())]

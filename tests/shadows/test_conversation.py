@@ -355,6 +355,11 @@ def test_at_most_ten_requests_are_unanswered_and_the_others_wait_their_turn() ->
     assert [topic for topic, _ in sent(effects)] == ["$aws/things/t/shadow/name/s10/get"]
     conversation, effects = keep(conversation, ANSWER_S)
     assert len(sent(effects)) == 9 and events(effects) == ["shadow.unanswered"]
+    assert conversation.mute_told
+    token, request = next(iter(conversation.requests.in_flight.items()))
+    topic, body = f"$aws/things/t/shadow/name/s{request.shadow}/get/rejected", {"code": 404, "clientToken": token}
+    conversation, _ = heard(conversation, Received(1, topic, json.dumps(body).encode(), 1, False), ANSWER_S)
+    assert not conversation.mute_told, "until it is silent again"
 
 
 def test_a_report_that_waits_is_replaced_by_a_newer_one() -> None:
