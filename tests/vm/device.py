@@ -103,13 +103,17 @@ class Device:
         started = [number for number, entry in enumerate(entries) if entry["event"] == "daemon.started"]
         return entries[started[-1]:] if started else []
 
-    def wait_for(self, event: str, since: float = 0.0, limit_s: float = PATIENCE_S, **fields: Any) -> dict[str, Any]:
-        """Return the first log line of this event since then with these fields; raises AssertionError at the limit."""
+    def wait_for(self, event: str, since: float = 0.0, limit_s: float = PATIENCE_S, reason: str = "", **fields: Any
+                 ) -> dict[str, Any]:
+        """Return the first log line of this event since then with these fields and this in its reason; raises
+        AssertionError at the limit.
+        """
         deadline = time.monotonic() + limit_s
         while True:
             entries = self.log()
             for entry in entries:
-                if entry["event"] == event and at(entry) >= since and fields.items() <= entry.items():
+                if (entry["event"] == event and at(entry) >= since and fields.items() <= entry.items()
+                        and reason in entry.get("reason", "")):
                     return entry
             assert time.monotonic() < deadline, f"no {event} {fields} in {limit_s:g} s: {entries}"
             time.sleep(0.1)

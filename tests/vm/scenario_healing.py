@@ -145,8 +145,7 @@ def test_a_wrong_network_is_left_for_the_right_one(device: Device, timetable: Ti
     air.join(machine, "guest", b"guest-ap")
     machine.wait_until(f"{air.CONNECTED} && iw dev wlan0 link | grep -q guest-ap")
     lost = device.wait_for("wifi.lost", cut_at)
-    step = device.wait_for("recovery.step", float(machine.run("date +%s.%N")))
-    assert f"associated with 'guest-ap', expected '{ESSID}'" in step["reason"]
+    device.wait_for("recovery.step", cut_at, reason=f"associated with 'guest-ap', expected '{ESSID}'")
     back_at = float(machine.run("date +%s.%N"))
     air.start_access_point(machine, "fleet", ESSID.encode())
     restored = device.wait_for("wifi.restored", back_at)
