@@ -504,7 +504,8 @@ def limits(bench: Bench) -> Verdict:
         if entry.retain and not entry.duplicate:
             gap_s = min(gap_s, at - latest.get(entry.topic, -9.0))
             latest[entry.topic] = at
-    return judged(in_flight <= 100 and rate <= 100 and gap_s >= 0.95,
+    # Seen here, where a busy machine may read the first of two late; without its pause it would be half a second.
+    return judged(in_flight <= 100 and rate <= 100 and gap_s >= 0.8,
                   f"{in_flight} in flight, at most {rate} a second, a retained topic again after {gap_s:.2f} s")
 
 
