@@ -327,7 +327,8 @@ def _journalled(place: Path) -> list[tuple[str, bytes, bool]]:
     """Return the same of the messages in the journal."""
     found: dict[int, tuple[str, bytes, bool]] = {}
     with suppress(FileNotFoundError):
-        for line in (place / "spool.journal").read_text("ascii").splitlines():
+        # What follows the last line end is a message whose writing a kill has cut off: nobody was told that it is kept.
+        for line in (place / "spool.journal").read_text("ascii").split("\n")[:-1]:
             said = json.loads(line)
             if isinstance(said, dict):
                 for number in said["gone"]:
