@@ -68,9 +68,9 @@ def _options(arguments: list[str]) -> Any:
             return SimpleNamespace(command="run", file=file)
         case [name, *rest] if name in OF_PROGRAMS:
             return _options_of_a_program(name, rest)
-    from argparse import ArgumentParser
+    from iotd.cli.parser import Parser
 
-    parser = ArgumentParser(
+    parser = Parser(
         prog="iotd", description="Keeps this device on AWS IoT Core, or any MQTT broker.",
         epilog="See iotd(8) and iotd.yaml(5).")
     parser.add_argument("--version", action="version", version=f"iotd {__version__}")
@@ -126,9 +126,9 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
 
 def _options_of_a_program(name: str, arguments: list[str]) -> Any:
-    from argparse import ArgumentParser
+    from iotd.cli.parser import Parser
 
-    parser = ArgumentParser(prog=f"iotd {name}", description=COMMANDS[name], epilog="See iotd(8).")
+    parser = Parser(prog=f"iotd {name}", description=COMMANDS[name], epilog="See iotd(8).")
     parser.add_argument("-c", dest="file", default=DEFAULT_FILE, metavar="FILE", help="as with all commands; not read")
     import_module(f"iotd.cli.{name}").arguments(parser)
     options = parser.parse_intermixed_args(list(_marked(arguments)))

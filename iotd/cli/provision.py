@@ -7,7 +7,6 @@ import pwd
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from iotd.cli import output
@@ -85,8 +84,7 @@ def _by_itself(file: str, word: str) -> int:
     """Be the daemon until there is an identity, or it is known why there is none. Raises ConfigError."""
     here = places()
     try:
-        for directory in dict.fromkeys(os.path.realpath(path) for path in here):
-            lock.take(Path(directory))
+        lock.take_all(here)
     except lock.Taken as error:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT

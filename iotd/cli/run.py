@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from iotd.cli import output
@@ -19,8 +17,7 @@ def run(options: Any) -> int:
     """Run until asked to stop; return the exit status. Raises ConfigError."""
     here = places()
     try:
-        for directory in dict.fromkeys(os.path.realpath(path) for path in here):
-            lock.take(Path(directory))
+        lock.take_all(here)
     except lock.Taken as error:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,12 @@ SHOWN_CHARACTERS = 80  # of the holder's command
 
 class Taken(Exception):
     """The directory is another's; the text says whose, and what to do."""
+
+
+def take_all(directories: Iterable[Path]) -> None:
+    """Hold each of the directories, once where two of the paths lead to the same. Raises Taken."""
+    for directory in dict.fromkeys(os.path.realpath(path) for path in directories):
+        take(Path(directory))
 
 
 def take(directory: Path) -> int | None:
