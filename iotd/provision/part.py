@@ -50,6 +50,7 @@ class Provisioning(Part):
         self._look_at = -math.inf
         self._spread = world.chance()
         self._ended = (0, "")  # how often a step, or all of it, has ended, and why not well
+        self._ended_at = -math.inf
 
     # What is configured
 
@@ -189,11 +190,14 @@ class Provisioning(Part):
             "ended": self._ended[0], "reason": self._ended[1] or None}}
 
     def problems(self) -> list[str]:
-        """Return why it has failed last."""
-        reason = self._ended[1]
+        """Return why it has failed last: while it is tried, for an hour, and for as long as the certificate is due."""
+        reason, idle = self._ended[1], self._steps.attempt is None and self._trial_until == math.inf
         if not self._settings.is_named:
             return [f"provisioning: {reason or 'the device has no identity yet'}"]
-        return [f"the certificate is not renewed: {reason}"] if reason else []
+        if idle and renewal.tried_in_vain(self._keeper.attempted, self._renew_at()):
+            return [f"the certificate is not renewed: {reason or 'it is due, and the last attempt has failed'}"]
+        told = not idle or self._world.monotonic() < self._ended_at + renewal.PAUSE_S
+        return [f"the certificate is not renewed: {reason}"] if reason and told else []
 
     def sentences(self) -> list[str]:
         """Return how far it is."""
@@ -246,7 +250,7 @@ class Provisioning(Part):
         self._end(f"{failure.step}: {failure.reason}")
 
     def _end(self, reason: str) -> None:
-        self._ended = self._ended[0] + 1, reason
+        self._ended, self._ended_at = (self._ended[0] + 1, reason), self._world.monotonic()
         self._kernel.status_changed()
 
     def _kept(self, do: Callable[[], None]) -> bool:
