@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from tests.aws.policy import ACCOUNT, REGION
 from tests.aws.provisioning import REGISTER, Provisioning, ProvisioningService, signed_by
 from tests.aws.provisioning import Template as FleetTemplate
 from tests.aws.service import ShadowService
+from tests.aws.test_readme import fleet_file
+from tests.aws.venv import VENV
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
 from tests.running import ROOT, Iotd, configuration
@@ -29,16 +30,7 @@ from tests.running import ROOT, Iotd, configuration
 FILE = ROOT / "docs/aws/fleet.yaml"
 TEXT = FILE.read_text("utf-8")
 TEMPLATE = Template(TEXT, Mail="somebody@example.com")
-VENV = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "iotd/aws"
-ON_TOP = """\
-mqtt:
-  host: abcdefghijklmn-ats.iot.eu-central-1.amazonaws.com
-  tls: {ca: system}
-provision:
-  template: plant-fleet
-  parameters: {SerialNumber: "{cpu_serial}", Model: "{model}"}
-jobs: {reboot: true, upgrade: [iotd]}
-"""
+ON_TOP = fleet_file()
 
 
 def lint(file: Path) -> str:
