@@ -272,11 +272,8 @@ class Opening:
         """Write down what the broker holds; in memory, since after a reboot to subscribe again is no harm."""
         held = {"session": self._session_key(), "filters": dict(self.subscriptions.held)}
         if held != self._held_written:
-            self._held_written = held
-            try:
-                self._world.files.write_json(self._held_file, held)
-            except OSError:
-                self._held_written = None
+            kept = self._world.files.keep(self._held_file, held, durable=False)
+            self._held_written = held if kept else None
 
     def _session_key(self) -> str:
         mqtt = self._settings.mqtt

@@ -238,6 +238,7 @@ class SimulatedFiles(Files):
     """The small files, on a simulated disk."""
 
     def __init__(self, disk: SimulatedDisk, requested: Callable[[str, dict[str, object]], None]) -> None:
+        super().__init__()
         self._disk = disk
         self._requested = requested
 
