@@ -102,7 +102,8 @@ class Daemon:
 
     def turn(self) -> None:
         """Take what has happened, do what is due, feed the watchdog."""
-        due_at = min(self._beat_at, self._line.next_due())
+        line_due_at = self._line.next_due()
+        due_at = min(self._beat_at, line_due_at)
         if not self._line.leaving:
             due_at = min(due_at, *self._due_at.values())
         self._session.go()
@@ -113,8 +114,9 @@ class Daemon:
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
         # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
-        self._stirred = bool(events) or now >= self._line.next_due()
-        self._line.keep(now)
+        self._stirred = bool(events) or now >= line_due_at
+        if self._stirred:
+            self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
                 if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
