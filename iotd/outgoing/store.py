@@ -224,8 +224,10 @@ class Store:
 
     def close(self) -> None:
         """Close the file; its write-ahead log is folded in. Of one that holds nothing no byte is left."""
-        empty = not self.last()
-        self._db.close()
+        try:
+            empty = not self.last()
+        finally:
+            self._db.close()
         if empty:
             os.truncate(self.path, 0)
 

@@ -433,6 +433,19 @@ def test_what_is_saved_from_damage_found_late_is_there_at_the_first_fetch(place:
     assert 1 in found and 300 in found and found == ids(spool)
 
 
+def test_a_file_that_cannot_be_read_is_closed_all_the_same(place: Place) -> None:
+    spool = place.spool(STRICT)
+    put(spool, *["a"] * 300, size=500)
+    spool.close(1.0, None)
+    store = Store(str(place.state / "spool.db"))
+    damage(place.state / "spool.db", "half")
+    store._db.execute("PRAGMA shrink_memory")  # what it knows by heart would not be read
+    with pytest.raises(sqlite3.DatabaseError):
+        store.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        store.last()
+
+
 def test_a_topic_that_is_no_text_any_more_is_damage(place: Place) -> None:
     spool = place.spool()
     put(spool, "a", "b", "c")
