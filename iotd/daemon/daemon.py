@@ -63,7 +63,7 @@ class Daemon:
         self._placeholders = Placeholders(world, self.run_id, self.outages.asked_for or self._boot.cause)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
-        self._fence = Fence()
+        self._fence = Fence(world.monotonic)
         self._ledger = Ledger(world)
         self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages, self._ledger,
                           _phase(world.identity), self._changed)
@@ -193,14 +193,14 @@ class Daemon:
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
-        found = self._placeholders.values(names)
+        found, asking = self._placeholders.values(names), self._fence.calling
 
         def measured(values: Mapping[str, Json]) -> None:
             self._stirred = True
-            then({**found, **values})
+            self._fence.call(asking, then, {**found, **values})
 
         for part in self._parts:
-            if part.fetch(names, measured):
+            if self._fence.call(part, part.fetch, names, measured):
                 self._due_at[part] = part.next_due()
                 return
         then(found)
@@ -252,11 +252,13 @@ class Daemon:
 
     def reboot(self, reason: str, ask: Callable[[], None]) -> None:
         """Say Rebooting, bring everything to the disk, write down why, and then `ask` for the reboot."""
+        asking = self._fence.calling
+
         def afterwards(now: float) -> None:
             for part in self._parts:
-                part.settle(now)
+                self._fence.call(part, part.settle, now)
             self.outages.leave(reason, self.outages.until(now, self._line.down_reason))
-            ask()
+            self._fence.call(asking, ask)
             self._line.dial_anew(now, REBOOT_S)
 
         if not self._line.leaving:

@@ -141,14 +141,7 @@ class HomeAssistantPart(Part):
         platforms = {name: component["platform"] for name, component in announced["components"].items()
                      if "unique_id" in component}
         self._standing = {"topic": self._topic, "digest": digest, "components": platforms}
-        self._write()
-
-    def _write(self) -> None:
-        """Write down what stands; where that fails it is announced once more by the next run, and that is all."""
-        try:
-            self._kernel.world.files.write_text(self._file, json.dumps(self._standing), durable=True)
-        except OSError:
-            pass
+        self._kernel.world.files.keep(self._file, self._standing, durable=True)
 
     def _on_health_changed(self, event: HealthChanged, now: float) -> None:
         if self.is_open:
