@@ -79,6 +79,16 @@ def impossible(settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
+def doubts(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what works and is probably not meant, between one section and the others."""
+    found: list[tuple[str, str]] = []
+    used = {key: list(section.uses(value_of(settings, key), settings.thing)) for key, section in sections(settings)}
+    for key, section in sections(settings):
+        others = [use for other, uses in used.items() if other != key for use in uses]
+        section.doubt(value_of(settings, key), others, lambda key, text: found.append((key, text)))
+    return found
+
+
 def in_force(settings: Settings) -> Settings:
     """Return the settings as they are in force: of a device that has no name yet what speaks of its host alone."""
     if settings.is_named:
