@@ -167,11 +167,12 @@ class Daemon:
 
     def about(self) -> dict[str, Json]:
         """Return what a shadow tells of iotd itself, null where there is nothing to tell: the problems of a
-        configuration that was refused, and the last outage.
+        configuration that was refused, the last outage, and what parts have to tell.
         """
         refused, last = [problem[:200] for problem in self._configuration.refused[:3]], self.outages.last
         return {"problems": refused or None,
-                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer}}
+                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer},
+                **{name: told for part in self._parts for name, told in part.about().items()}}
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""

@@ -167,18 +167,24 @@ class Outgoing(Part):
         return self._spool.count
 
     def status(self) -> dict[str, Json]:
-        """Return what waits and what was dropped."""
+        """Return what waits, what was dropped, and what is kept and not sent: by topic, and of other things."""
         return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
-                "set_aside": self._spool.others}
+                "poison": self._spool.poison, "set_aside": self._spool.others}
+
+    def about(self) -> dict[str, Json]:
+        """Return how many messages are kept and never sent."""
+        return {"set_aside": sum(self._spool.poison.values()) or None}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, and the topics that the broker denies."""
         return [*self._spool.failures, *(f"publish to {topic} denied" for topic in self._outbox.denied)]
 
     def sentences(self) -> list[str]:
-        """Return what waits and what was dropped."""
+        """Return the same for a person."""
         return [f"waiting for the broker: {self._spool.count} messages, {self._spool.size} bytes",
                 *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
+                *(f"set aside: {count} messages of {topic}, over which the line ended or which were never acknowledged"
+                  for topic, count in self._spool.poison.items()),
                 *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
     def _goes_at_once(self) -> bool:
