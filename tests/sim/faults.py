@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iotd.vocabulary import Message, Signalled, ThreadFailed
+from iotd.vocabulary import Message, PassedOver, Signalled, ThreadFailed
 from tests.sim.device import FEED_S
 from tests.sim.disk import FAILURES
+from tests.sim.jobs import DOCUMENTS
 from tests.sim.session import LATENCY_S
 from tests.sim.world import SIGHUP, SIGTERM
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 HOUR_S, DAY_S = 3600.0, 86400.0
+MOST_JOBS = 3  # that wait at a time
 PRESENCE = "MQTTServer/pi/will"
+CREATE = "$aws/certificates/create-from-csr/json"
 
 End = Callable[[], None]
 
@@ -96,10 +99,13 @@ def _places(simulation: Simulation, name: str) -> list[list[Any]]:
         filters.append([f"{prefix}{verb}/{word}" for verb in ("get", "update") for word in ("accepted", "rejected")])
     if name == "refused":
         return filters
+    ends = ("notify-next", "$next/get") if "jobs" in daemon.settings.sections else ()
+    jobs = [[f"$aws/things/pi/jobs/{end}"] for end in ends]
+    claims = [[CREATE], [f"{CREATE}/accepted"]] if "provision" in daemon.settings.sections else []
     if name == "poison":
         return [[f":{entry.topic.rpartition('/')[2]}:{digit}".encode()]
                 for entry in daemon.settings.sections["publish"] for digit in (2, 11, 123)]
-    return topics + filters + shadows if name == "denied" else topics + shadows
+    return topics + filters + shadows + jobs + claims if name == "denied" else topics + shadows + jobs
 
 
 def _choice(found: list[Any], way: float) -> Any:
@@ -213,7 +219,7 @@ def _lie(simulation: Simulation, fault: Fault) -> None:
 
 def _notice(simulation: Simulation, fault: Fault) -> None:
     bodies = (b"{}", b"\xff\xfe", b'{"a": NaN}', b"x" * 50_000, b"[" * 3000)
-    simulation.broker.publish(Message("plant/all/0", bodies[int(fault.way * len(bodies))]))
+    simulation.broker.publish(Message(f"plant/all/{int(fault.way * 7919) % 2}", bodies[int(fault.way * len(bodies))]))
 
 
 def _notices(simulation: Simulation, fault: Fault) -> None:
@@ -221,6 +227,13 @@ def _notices(simulation: Simulation, fault: Fault) -> None:
     for _ in range(1 + int(fault.way * 130)):
         simulation.notices += 1
         simulation.broker.publish(Message(f"plant/all/{int(fault.way * 7919) % 2}", b'{"n": %d}' % simulation.notices))
+
+
+def _too_large(simulation: Simulation, fault: Fault) -> None:
+    """A message comes in that is too large to take."""
+    session = simulation.session
+    if session is not None and session.up and simulation.daemon is not None:
+        simulation.daemon.post(PassedOver(session.line, "plant/all/0", 2 << 20))
 
 
 def _burst(simulation: Simulation, fault: Fault) -> None:
@@ -266,6 +279,77 @@ def _change_of_mind(simulation: Simulation, fault: Fault) -> End:
     simulation.schedule.after(fault.for_s / 3, lambda: _wish(simulation, fault))
     simulation.schedule.after(fault.for_s / 2, lambda: simulation.wishes.take_back(0.999))
     return end
+
+
+def _with(begin: Callable[[Simulation, Fault], End | None],
+          do: Callable[[Simulation, Fault], Any]) -> Callable[[Simulation, Fault], End | None]:
+    """Something that lasts, and what is done in the midst of it."""
+    def both(simulation: Simulation, fault: Fault) -> End | None:
+        simulation.schedule.after(min(1.0, fault.for_s / 2), lambda: do(simulation, fault))
+        return begin(simulation, fault)
+    return both
+
+
+def _again_and_again(do: Callable[[Simulation, Fault], Any]) -> Callable[[Simulation, Fault], End]:
+    """Something that is done every few seconds."""
+    def begin(simulation: Simulation, fault: Fault) -> End:
+        over: list[bool] = []
+
+        def come() -> None:
+            if not over:
+                do(simulation, fault)
+                simulation.schedule.after(0.5 + 20.0 * fault.way ** 2, come)
+
+        come()
+        return lambda: over.append(True)
+    return begin
+
+
+def _overrule(simulation: Simulation, fault: Fault) -> None:
+    simulation.wishes.overrule(fault.way)
+
+
+def _job(simulation: Simulation, fault: Fault) -> None:
+    """A job is given, in one case of four with a time that it may take."""
+    jobs, document = simulation.jobs, DOCUMENTS[int(fault.way * len(DOCUMENTS))]
+    if len(jobs.open()) >= MOST_JOBS or not any("\njobs:" in text for text in simulation.configurations):
+        return
+    part = fault.way * len(DOCUMENTS) % 1.0
+    jobs.create(f"job-{len(jobs.executions.all)}", document, 1200.0 * part if part < 0.25 else None)
+    _look_at_time(simulation)
+
+
+def _look_at_time(simulation: Simulation) -> None:
+    """As long as there is a job, the service looks whether it takes too long."""
+    simulation.jobs.run_timers()
+    if any(one.in_progress_s is not None for one in simulation.jobs.open()):
+        simulation.schedule.after(60.0, lambda: _look_at_time(simulation))
+
+
+def _job_for_a_while(simulation: Simulation, fault: Fault) -> End:
+    """A job is given, and later one that is open is cancelled."""
+    _job(simulation, fault)
+
+    def end() -> None:
+        found = simulation.jobs.open()
+        if found:
+            simulation.jobs.cancel(_choice(found, fault.way).job)
+
+    return end
+
+
+def _ask(word: str) -> Callable[[Simulation, Fault], None]:
+    """A person asks iotd for something."""
+    def begin(simulation: Simulation, fault: Fault) -> None:
+        if simulation.daemon is not None:
+            simulation.daemon.ask(word, simulation.clock.monotonic())
+    return begin
+
+
+def _move(simulation: Simulation, fault: Fault) -> None:
+    """The card is put into another board."""
+    simulation.identity = simulation.identity._replace(cpu_serial=f"{simulation.boots + 2:016x}")
+    simulation.reboot(orderly=fault.way < 0.5)
 
 
 def _delete(simulation: Simulation, fault: Fault) -> None:
@@ -330,20 +414,29 @@ KINDS: dict[str, Kind] = {
     "slow answers": Kind("broker", HOUR_S, _raised("answer_s", lambda fault: 25.0 * fault.way, LATENCY_S)),
     "late wills": Kind("broker", DAY_S, _raised("will_delay_s", lambda fault: 90.0 * fault.way, 0.0)),
     "sessions or retained lost": Kind("broker", 0.0, _forget),
+    "grants less": Kind("broker", DAY_S, _raised("grants", lambda fault: 0, 1)),
     "denied": Kind("policy", DAY_S, _added("denied")),
     "refused filter": Kind("policy", DAY_S, _added("refused")),
     "poison": Kind("policy", DAY_S, _added("poison")),
     "mute": Kind("policy", HOUR_S, _added("mute")),
     **{f"shadow answers {mood}": Kind("shadow", 6 * HOUR_S, _listed(
         lambda simulation: simulation.broker.shadows.moods, mood))
-       for mood in ("mixed", "twice", "lost", "refused", "late")},
+       for mood in ("mixed", "twice", "lost", "refused", "late", "garbled")},
     "wish": Kind("cloud", 0.0, _wish),
+    "wish that fails": Kind("cloud", HOUR_S, _with(_counted("commands fail"), _wish)),
+    "wish on a full disk": Kind("cloud", HOUR_S, _with(_listed(
+        lambda simulation: simulation.disk.failures, "full"), _wish)),
+    "wishes against each other": Kind("cloud", 2 * HOUR_S, _again_and_again(
+        lambda simulation, fault: simulation.wishes.wish(fault.way))),
+    "another reports": Kind("cloud", 2 * HOUR_S, _again_and_again(_overrule)),
     "wish taken back": Kind("cloud", 0.0, _take_back),
     "change of mind": Kind("cloud", HOUR_S, _change_of_mind),
     "shadow deleted": Kind("cloud", 0.0, _delete),
     "lie on the presence topic": Kind("cloud", 0.0, _lie),
     "notice": Kind("cloud", 0.0, _notice),
     "notices": Kind("cloud", 0.0, _notices),
+    "notices that fail": Kind("cloud", HOUR_S, _with(_counted("commands fail"), _notices)),
+    "notice too large": Kind("cloud", 0.0, _too_large),
     "commands fail": Kind("programs", 3 * HOUR_S, _counted("commands fail")),
     "commands are slow": Kind("programs", 3 * HOUR_S, _counted("commands are slow")),
     "values fail": Kind("programs", 6 * HOUR_S, _counted("values fail")),
@@ -353,6 +446,14 @@ KINDS: dict[str, Kind] = {
     "program in error": Kind("programs", 0.0, _err),
     "checks fail": Kind("programs", 6 * HOUR_S, _counted("checks fail")),
     "checks hang": Kind("programs", 6 * HOUR_S, _counted("checks hang")),
+    "job": Kind("jobs", 0.0, _job),
+    "job that is cancelled": Kind("jobs", HOUR_S, _job_for_a_while),
+    **{f"job answers {mood}": Kind("jobs", 6 * HOUR_S, _listed(lambda simulation: simulation.jobs.moods, mood))
+       for mood in ("twice", "lost", "refused", "late")},
+    "renewal asked for": Kind("provisioning", 0.0, _ask("renew")),
+    "claim asked for": Kind("provisioning", 0.0, _ask("provision again")),
+    **{f"provisioning answers {mood}": Kind("provisioning", 6 * HOUR_S, _listed(
+        lambda simulation: simulation.account.moods, mood)) for mood in ("twice", "lost", "refused", "late")},
     **{f"access point {wrong}": Kind("Wi-Fi", 12 * HOUR_S, _listed(lambda simulation: simulation.air.wrong, wrong))
        for wrong in ("gone", "other", "absent", "unknown")},
     "access point gone for a moment": Kind("Wi-Fi", 120.0, _listed(lambda simulation: simulation.air.wrong, "gone")),
@@ -374,6 +475,7 @@ KINDS: dict[str, Kind] = {
     "bad configuration": Kind("process", DAY_S, _bad_configuration),
     "power cut": Kind("power", 0.0, _power),
     "power cut in a write": Kind("power", 0.0, _die(power=True)),
+    "another board": Kind("power", 0.0, _move),
     "rebooted": Kind("power", 0.0, _reboot),
     "clock stepped": Kind("clock", DAY_S, _step),
     "clock drifts": Kind("clock", 3 * DAY_S, _drift),

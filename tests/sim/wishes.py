@@ -38,11 +38,19 @@ class Wishes:
         shadow, key = found[int(way * 997) % len(found)]
         self._count += 1
         values: list[Json] = [self._count, f"text {self._count}", {"deep": {"er": self._count, "b": [1, None]}},
-                              [self._count, True], -self._count / 3]
+                              [self._count, True], -self._count / 3, f"{self._count} {'long' * 1200}"]
         value = INTERVALS[int(way * 8)] if key == "every" else values[int(way * 7919) % len(values)]
         if isinstance(value, dict) and way > 0.5:
             value = {"deep": {"er": self._count}, "nothing": None}
         self._desire(shadow, key, value)
+
+    def overrule(self, way: float) -> None:
+        """Another program reports a key that has an action."""
+        found = [(name, key) for name, key in self._actions() if key != "unknown"]
+        if found:
+            shadow, key = found[int(way * len(found))]
+            self._count += 1
+            self._simulation.broker.shadows.write(THING, shadow, {"reported": {key: f"another's {self._count}"}})
 
     def take_back(self, way: float) -> None:
         """Take the newest wish back, or one of the newest."""
