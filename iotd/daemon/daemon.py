@@ -63,7 +63,7 @@ class Daemon:
         self._placeholders = Placeholders(world, self.run_id, self.outages.asked_for or self._boot.cause)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
-        self._fence = Fence()
+        self._fence = Fence(world.monotonic)
         self._ledger = Ledger(world)
         self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages, self._ledger,
                           _phase(world.identity), self._changed)
@@ -102,7 +102,8 @@ class Daemon:
 
     def turn(self) -> None:
         """Take what has happened, do what is due, feed the watchdog."""
-        due_at = min(self._beat_at, self._line.next_due())
+        line_due_at = self._line.next_due()
+        due_at = min(self._beat_at, line_due_at)
         if not self._line.leaving:
             due_at = min(due_at, *self._due_at.values())
         self._session.go()
@@ -113,8 +114,9 @@ class Daemon:
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
         # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
-        self._stirred = bool(events) or now >= self._line.next_due()
-        self._line.keep(now)
+        self._stirred = bool(events) or now >= line_due_at
+        if self._stirred:
+            self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
                 if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
@@ -193,14 +195,14 @@ class Daemon:
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
-        found = self._placeholders.values(names)
+        found, asking = self._placeholders.values(names), self._fence.calling
 
         def measured(values: Mapping[str, Json]) -> None:
             self._stirred = True
-            then({**found, **values})
+            self._fence.call(asking, then, {**found, **values})
 
         for part in self._parts:
-            if part.fetch(names, measured):
+            if self._fence.call(part, part.fetch, names, measured):
                 self._due_at[part] = part.next_due()
                 return
         then(found)
@@ -252,11 +254,13 @@ class Daemon:
 
     def reboot(self, reason: str, ask: Callable[[], None]) -> None:
         """Say Rebooting, bring everything to the disk, write down why, and then `ask` for the reboot."""
+        asking = self._fence.calling
+
         def afterwards(now: float) -> None:
             for part in self._parts:
-                part.settle(now)
+                self._fence.call(part, part.settle, now)
             self.outages.leave(reason, self.outages.until(now, self._line.down_reason))
-            ask()
+            self._fence.call(asking, ask)
             self._line.dial_anew(now, REBOOT_S)
 
         if not self._line.leaving:

@@ -64,6 +64,7 @@ class SimulatedDisk:
     """What is on the disk (`STATE`) and in memory (`RUNTIME`): as programs see it, and as a power cut would leave it.
 
     `failures` are the kinds of failure that every write to STATE meets now, `runtime_failures` those to RUNTIME.
+    `bugs` are the paths whose writing meets a bug in iotd.
     `overlay`: the root of the file system is one, so that a boot finds what the image had. `dies_in` counts the writes
     until the process dies in the midst of one; `dying` tells of it, and then `dies` is called. `kept` is told of every
     content that is written.
@@ -74,6 +75,7 @@ class SimulatedDisk:
         self.synced: dict[str, bytes] = {}
         self.failures: list[str] = []
         self.runtime_failures: list[str] = []
+        self.bugs: set[str] = set()
         self.overlay = overlay
         self.damaged = False
         self.dies_in = 0
@@ -97,6 +99,8 @@ class SimulatedDisk:
 
     def check(self, path: str) -> None:
         """Raise the error that a write to this path meets."""
+        if path in self.bugs:
+            raise ZeroDivisionError("a bug")
         failures = self.failures if path.startswith(str(STATE)) else self.runtime_failures
         if failures:
             number = FAILURES[failures[-1]][0]

@@ -260,6 +260,12 @@ def test_a_claim_whose_policy_allows_too_little_is_named_and_the_line_is_not_tor
 
 # Renewal
 
+def not_renewed(fleet: Fleet) -> str:
+    """Return the problem that `iotd status` tells of a renewal, nothing for none."""
+    assert fleet.daemon is not None
+    return "".join(problem for problem in fleet.daemon.status()["problems"] if "not renewed" in problem)
+
+
 def provisioned(renew_after: str = "0s", **rules: Any) -> Fleet:
     fleet = Fleet(renew_after, **rules)
     fleet.start()
@@ -311,12 +317,29 @@ def test_a_renewal_that_fails_is_tried_no_more_than_once_in_a_tenth_of_the_time(
     fleet = provisioned("20h", hook=lambda parameters: fleet_may[0])
     fleet_may[0] = False
     fleet.run(23 * 3600.0)
+    assert "AccessDenied" in not_renewed(fleet)
+    fleet.restart(0.0)
+    fleet.kill()
+    fleet.run(60.0)
+    assert "it is due" in not_renewed(fleet), "another run knows of it too"
     begun = len(fleet.entries("provision.started"))
     assert begun in (2, 3) and len(fleet.cloud.rules.certificates) <= begun
     fleet_may[0] = True
     fleet.run(3 * 3600.0)
     fleet.is_settled()
-    assert len(fleet.entries("provision.renewed")) == 1
+    assert len(fleet.entries("provision.renewed")) == 1 and not_renewed(fleet) == ""
+
+
+def test_a_renewal_that_was_asked_for_in_vain_is_no_problem_for_ever() -> None:
+    fleet = provisioned("900d", hook=lambda parameters: fleet_may[0])
+    fleet_may[0] = False
+    assert fleet.ask("renew") == ""
+    fleet.run(600.0)
+    assert fleet.provisioning["step"] is None and "AccessDenied" in not_renewed(fleet)
+    fleet.run(3600.0)
+    assert not_renewed(fleet) == "" and fleet.daemon is not None and fleet.daemon.status()["healthy"]
+    assert "AccessDenied" in fleet.provisioning["reason"]
+    fleet_may[0] = True
 
 
 fleet_may = [True]
