@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from tests.sim.device_truths import DEVICE
-from tests.sim.faults import KINDS
+from tests.sim.kinds import KINDS
 from tests.sim.fleet_truths import FLEET
 from tests.sim.judge import Finding, Judge
 from tests.sim.line_truths import LINE

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from tests.sim.faults import GROUPS, KINDS
+from tests.sim.kinds import GROUPS, KINDS
 from tests.sim.jobs import SECTION
 
 DAY_S = 86400.0
