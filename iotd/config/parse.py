@@ -84,6 +84,16 @@ def impossible(settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
+def doubts(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what works and is probably not meant, between one section and the others."""
+    found: list[tuple[str, str]] = []
+    used = {key: list(section.uses(value_of(settings, key), settings.thing)) for key, section in sections(settings)}
+    for key, section in sections(settings):
+        others = [use for other, uses in used.items() if other != key for use in uses]
+        section.doubt(value_of(settings, key), others, lambda key, text: found.append((key, text)))
+    return found
+
+
 def hidden(settings: Settings) -> list[tuple[str, str]]:
     """Return, with its key, what is named of this host and not there for the daemon, since its unit hides it."""
     return [(key, f"{word} is not there for the daemon: {why}") for _, section in sections(settings)

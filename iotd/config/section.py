@@ -1,7 +1,7 @@
 """What a wing, or the kernel, says of one key at the top of the YAML."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor
@@ -63,6 +63,7 @@ class Section(NamedTuple):
     it sees; `names` tells what the settings name of it. `filters` counts what it subscribes; `uses` names that and all
     that is published for it, of its value and the thing's name, and `claim` what a line without an identity of its own
     does. `iotd policy` prints these.
+    `doubt` notes what works and is probably not meant, of its value and what the other sections use.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
     file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
@@ -79,6 +80,7 @@ class Section(NamedTuple):
     names: Callable[[Any], Iterable[Named]] = lambda settings: ()
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
+    doubt: Callable[[Any, Sequence[Use], Note], None] = lambda value, others, note: None
     transient: bool = False
     of_host: bool = False
     identify: Callable[[Any, Any, Any], Any] | None = None

@@ -320,23 +320,28 @@ def test_the_topics_and_words_are_those_of_the_sample() -> None:
     assert sample["presence"]["retain"] is True
 
 
-@pytest.mark.parametrize("client, owners, allowed", [
-    ("claim-7", None, True),
-    ("claim-7", [], True),
-    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/new"], True),
-    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/old"], False),
-    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/brand-new"], False),
-    ("pi-7", ["arn:aws:iot:eu-central-1:1:cert/old"], True),
-    ("pi-8", ["arn:aws:iot:eu-central-1:1:cert/old"], False),
-], ids=["new thing", "prepared thing", "asked again", "other's thing", "other's id", "renewal", "other thing"])
+@pytest.mark.parametrize("client, owners, status, allowed", [
+    ("claim-7", None, "", True),
+    ("claim-7", [], "", True),
+    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/new"], "Connected", True),
+    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/old"], "Connected", False),
+    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/old"], "Communication lost", False),
+    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/old"], "", True),
+    ("claim-7", ["arn:aws:iot:eu-central-1:1:cert/brand-new"], "Connected", False),
+    ("pi-7", ["arn:aws:iot:eu-central-1:1:cert/old"], "Connected", True),
+    ("pi-8", ["arn:aws:iot:eu-central-1:1:cert/old"], "Connected", False),
+], ids=["new thing", "prepared thing", "asked again", "other's thing", "other's lost thing", "never came up",
+        "other's certificate", "renewal", "other thing"])
 def test_a_claim_makes_new_things_and_takes_over_none(
-    cloud: Cloud, client: str, owners: list[str] | None, allowed: bool
+    cloud: Cloud, client: str, owners: list[str] | None, status: str, allowed: bool
 ) -> None:
     if owners is not None:
         cloud.owners["pi-7"] = owners
+    if status:
+        stands(cloud, status=status)
     event = {"claimCertificateId": "claim", "certificateId": "new", "clientId": client,
              "parameters": {"SerialNumber": "7"}}
-    assert handler("Hook")(event, None, cloud) == {"allowProvisioning": allowed}
+    assert handler("Hook")(event, None, cloud, cloud) == {"allowProvisioning": allowed}
 
 
 def test_nobody_but_the_thing_itself_has_its_client_id() -> None:

@@ -1,4 +1,4 @@
-"""docs/aws/README.md: what it has people paste is what AWS, the shell and iotd take, and its figures are the sample's.
+"""docs/aws/README.md, and what other pages have people paste: AWS, the shell and iotd take it; its figures are right.
 
 What the AWS CLI adds to the models of botocore stands here as CUSTOM, after "AWS CLI Command Reference"; what a call
 does with its values is not looked at.
@@ -28,7 +28,8 @@ from tests.certificates import make_certificates
 from tests.running import ROOT
 
 PAGE = (ROOT / "docs/aws/README.md").read_text("utf-8")
-BLOCKS = re.findall(r"(?s)```sh\n(.+?)```", PAGE)
+BLOCKS = [block for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+          for block in re.findall(r"(?s)```sh\n(.+?)```", page.read_text("utf-8"))]
 TEMPLATE = cloudformation.Template((ROOT / "docs/aws/fleet.yaml").read_text("utf-8"), Mail="you@example.com")
 
 EVERYWHERE = {"query", "output", "region", "cli-binary-format"}
