@@ -137,6 +137,7 @@ def test_with_its_policies_a_claim_becomes_a_thing_that_does_all_of_the_sample(
                 **on_top["provision"], "parameters": {"SerialNumber": "7"},
                 "claim": {"cert": str(claim.cert), "key": str(claim.key)}})
         del settings["thing"], settings["mqtt"]["tls"]["cert"], settings["mqtt"]["tls"]["key"]
+        settings["mqtt"]["limits"] = "aws"
         device = stack.enter_context(Iotd(tmp_path / "device", {**settings, "log": {"level": "debug"}}))
         registered = device.wait_for("provision.registered", thing="pi-7")
         since = device.entries.index(registered)
