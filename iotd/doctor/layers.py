@@ -217,11 +217,12 @@ def backlog(facts: Facts) -> Judgement:
     if seen is None:
         return _unseen("only the running daemon knows what waits")
     waits = f"{seen.waiting} messages wait, {seen.waiting_bytes} bytes"
-    if seen.dropped:
-        return WARNING, f"{seen.dropped} messages had to go; {waits}", "journalctl -u iotd -g spool.dropped tells why"
+    gone = f"{seen.dropped} messages had to go; " if seen.dropped else ""
     if seen.set_aside:
-        return WARNING, f"{seen.set_aside} messages ended the line and are set aside; {waits}", \
-            "journalctl -u iotd -g publish.set_aside names their topic"
+        return WARNING, f"{gone}{seen.set_aside} messages ended the line, or were never acknowledged, and are set " \
+            f"aside; {waits}", "iotd status names their topics, journalctl -u iotd -g publish.set_aside tells why"
+    if gone:
+        return WARNING, f"{gone}{waits}", "journalctl -u iotd -g spool.dropped tells why"
     if seen.waiting > BACKLOG_WARNING:
         return WARNING, waits, "it drains once the line is good"
     return OK, waits, ""

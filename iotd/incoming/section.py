@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, listed, qos, template_text, timeout
-from iotd.config.section import SUBSCRIBE, Note, Section, Use, note_if
+from iotd.config.section import SUBSCRIBE, Named, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
@@ -46,12 +46,9 @@ def _check(settings: Settings, note: Note) -> None:
             note(key, f"{quoted(entry.filter)} is already subscribe[{first[entry.filter]}]; keep one of the two")
 
 
-def _look(settings: Settings, note: Note) -> None:
-    from iotd.host.command import program_problem  # a device without commands loads nothing that runs one
-
-    for position, entry in enumerate(settings.sections["subscribe"]):
-        if entry.command:
-            note_if(note, f"subscribe[{position}].run", program_problem(entry.command[0]))
+def _names(settings: Settings) -> list[Named]:
+    return [Named(f"subscribe[{position}].run", entry.command, True)
+            for position, entry in enumerate(settings.sections["subscribe"]) if entry.command]
 
 
 def _doubt(entries: Sequence[Subscription], others: Sequence[Use], note: Note) -> None:
@@ -71,6 +68,6 @@ def _doubt(entries: Sequence[Subscription], others: Sequence[Use], note: Note) -
 
 
 SECTIONS = {"subscribe": Section(
-    listed(_subscription, "- topic: …"), (), check=_check, filters=len, look=_look,
+    listed(_subscription, "- topic: …"), (), check=_check, filters=len, names=_names,
     uses=lambda entries, thing: [Use(SUBSCRIBE, entry.filter) for entry in entries],
     fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries), doubt=_doubt)}

@@ -69,7 +69,7 @@ def rests_s(attempted: Moment | None, here: Moment, pause: float) -> float:
 
 
 def tried_in_vain(attempted: Moment | None, at: float | None) -> bool:
-    """Tell whether the certificate in force has been due (`at`, epoch seconds, None for never) when it was tried last."""
+    """Tell whether the certificate in force was due (`at`, epoch seconds, None for never) when it was tried last."""
     return attempted is not None and attempted.wall is not None and at is not None and attempted.wall >= at
 
 

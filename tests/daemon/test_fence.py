@@ -10,7 +10,7 @@ from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
 from iotd.daemon.part import Part
 from iotd.home_assistant.discovery import state_topic
 from iotd.host import log
-from tests.sim.jobs import JobsSimulation
+from tests.sim.jobs import SECTION
 from tests.sim.world import Simulation
 
 CONFIGURATION = """\
@@ -113,10 +113,10 @@ shadows: [{reported: {level: "{level}"}}]
 
 
 def test_a_bug_in_asking_for_a_reboot_costs_that_reboot_and_the_line_comes_back() -> None:
-    device = JobsSimulation(1)
+    device = Simulation("mqtt: {host: broker, limits: aws}\n" + SECTION)
     device.disk.bugs.add("/runtime/jobs/reboot")
     device.start()
-    device.create("job-1", {"operation": "reboot"})
+    device.jobs.create("job-1", {"operation": "reboot"})
     device.run(300.0)
     assert parts_at_fault(device) == {"JobsPart"} and device.runs == 1 and device.boots == 0
     assert len(device.entries("session.connected")) == 2

@@ -80,7 +80,8 @@ def trials(chance: random.Random | None) -> Iterator[tuple[Trial, ...]]:
     if chance is not None:
         chance.shuffle(series)
     for calls, which, for_good, strict in series:
-        yield tuple(Trial(calls, CALLS[calls][which], number, for_good, strict) for number in range(1, MOST))
+        first = 1 if chance is None else chance.randrange(1, 4)
+        yield tuple(Trial(calls, CALLS[calls][which], number, for_good, strict) for number in range(first, MOST))
 
 
 def settings(port: int, thing: str, trial: Trial, silent: bool) -> dict[str, object]:
@@ -193,7 +194,7 @@ def run(minutes: float | None, seed: int) -> list[Found]:
 
             def count_up(series: tuple[Trial, ...]) -> list[Found]:
                 found: list[Found] = []
-                for trial in series if chance is None else series[chance.randrange(3):]:
+                for trial in series:
                     if time.monotonic() > deadline:
                         break
                     found.append(live(trial, broker, observer, Path(place) / f"t{next(numbers)}"))

@@ -1,5 +1,7 @@
 """A disk that remembers what was synced and forgets the rest at a power cut, and a tmpfs that forgets everything.
 
+What root has written is on the disk for sure, and meets no failure: its faults are another's.
+
 The one database of the spool is a real SQLite in memory; what its disk would refuse is refused to its statements.
 """
 
@@ -140,6 +142,10 @@ class SimulatedDisk:
         if durable:
             self.synced[path] = content
 
+    def write_by_root(self, path: str, content: bytes) -> None:
+        """Put the content in the place of a file of root's."""
+        self.content[path] = self.synced[path] = content
+
     def connect(self) -> Connection:
         """Open the one database, as it stands."""
         if self._database is None:
@@ -190,13 +196,13 @@ class SimulatedDisk:
     def reboot(self) -> None:
         """The host goes down in good order: what is in memory is gone, all else is synced."""
         self.sync_database()
-        self.synced.update({path: content for path, content in self.content.items() if path.startswith(str(STATE))})
+        self.synced.update({path: content for path, content in self.content.items() if not _is_in_memory(path)})
         self._boot()
 
     def cut(self) -> None:
         """The power fails: what was synced is left, and what the kernel has written back; the rest is chance's."""
         for path, content in self.content.items():
-            if path.startswith(str(STATE)) and self.synced.get(path) != content:
+            if not _is_in_memory(path) and self.synced.get(path) != content:
                 fate = 0.0 if self._is_written_back(path) else self.chance()
                 if fate < 0.3:
                     self.synced[path] = content
@@ -222,7 +228,7 @@ class SimulatedDisk:
         if self.overlay:
             self.synced, self._snapshot = {}, b""
         self._before = 0.0, b""
-        self.content = {path: content for path, content in self.synced.items() if path.startswith(str(STATE))}
+        self.content = {path: content for path, content in self.synced.items() if not _is_in_memory(path)}
 
     def _has_table(self) -> bool:
         return self._database is not None and bool(
@@ -361,6 +367,10 @@ class SimulatedSpoolDisk(Disk):
     def salvage(self) -> list[Row]:
         """Move the damaged file aside, and return what can still be read of it."""
         return self._disk.drop_database()
+
+
+def _is_in_memory(path: str) -> bool:
+    return path.startswith(str(RUNTIME))
 
 
 def _database_error(text: str, code: int) -> sqlite3.OperationalError:
