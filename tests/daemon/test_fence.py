@@ -2,14 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
 from iotd.daemon.part import Part
 from iotd.home_assistant.discovery import state_topic
-from iotd.host import log
 from tests.sim.jobs import SECTION
 from tests.sim.world import Simulation
 
@@ -34,14 +32,6 @@ class Faulty(Part):
 
     def next_due(self) -> float:
         return 1000.0
-
-
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    log.start("info", "json", False, stream)
-    yield stream
-    log.start("info", "json", False)
 
 
 def faults(said: io.StringIO) -> list[dict[str, str]]:

@@ -24,13 +24,6 @@ TOPIC = "plant/test-thing/a"
 
 
 @pytest.fixture
-def watcher(plain_broker: Mosquitto) -> Iterator[Observer]:
-    with Observer(plain_broker) as observer:
-        observer.subscribe("plant/#")
-        yield observer
-
-
-@pytest.fixture
 def iotd(tmp_path: Path, plain_broker: Mosquitto) -> Iterator[Iotd]:
     with device(tmp_path, plain_broker) as iotd:
         iotd.wait_for("session.connected")
