@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import io
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 
+from iotd.host import log
 from tests.certificates import Certificates, make_certificates
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
@@ -17,10 +20,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Find what a test has left open and only the garbage collector closes: its ResourceWarning is an error as well."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """One authority, a server on loopback and the client `test-thing`."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def said() -> Iterator[io.StringIO]:
+    """What is logged from now on, one JSON object a line."""
+    stream = io.StringIO()
+    log.start("info", "json", False, stream)
+    yield stream
+    log.start("info", "json", False)
 
 
 @pytest.fixture

@@ -67,6 +67,15 @@ def tls_context(ca: Path, identity: Identity) -> ssl.SSLContext:
     return context
 
 
+def client_of(broker: Mosquitto, name: str, *, clean_session: bool = True) -> Client:
+    """Return a client for this broker, with a certificate of its own where that asks for one."""
+    client = Client(name, clean_session=clean_session)
+    if broker.certificates is not None:
+        identity = broker.certificates.authority.issue(name)
+        client.tls_set_context(tls_context(broker.certificates.ca, identity))
+    return client
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message as it arrived; `order` counts from 0 for each observer."""
@@ -91,12 +100,9 @@ class Observer:
         self._subscribed: dict[int | None, list[int]] = {}
         self._connected = False
         self._refused: str | None = None
-        self._client = Client(name)
+        self._client = client_of(broker, name)
         if login is not None:
             self._client.username_pw_set(*login)
-        if broker.certificates is not None:
-            identity = broker.certificates.authority.issue(name)
-            self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message

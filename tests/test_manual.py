@@ -91,3 +91,22 @@ def test_every_placeholder_has_its_entry() -> None:
 def test_every_event_has_its_entry() -> None:
     found = set(events())
     assert len(found) > 30 and found - words(source("iotd.8")) == set()
+
+
+def links(page: Path) -> set[Path]:
+    """Return the files of the project that a page links to."""
+    found = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    return {(page.parent / target).resolve() for target in found}
+
+
+def test_every_link_of_a_page_leads_to_a_file() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert {page: gone for page in pages if (gone := [target for target in links(page) if not target.exists()])} == {}
+
+
+def test_the_pages_that_come_with_the_package_link_to_no_others() -> None:
+    lines = [line.split() for line in (ROOT / "debian/iotd.install").read_text("utf-8").splitlines()]
+    placed = [ROOT / source for source, where in lines if where == "usr/share/doc/iotd/docs"]
+    files = {file for path in placed for file in ([path] if path.is_file() else path.iterdir())}
+    assert ROOT / "docs/aws/fleet.yaml" in files
+    assert {page: away for page in files if page.suffix == ".md" and (away := links(page) - files)} == {}

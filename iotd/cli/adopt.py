@@ -75,7 +75,7 @@ def _planned(options: Any, items: list[Item]) -> tuple[list[Placed], list[str]]:
         f"{each.path} is there already, with something else in it; --force overwrites it"
         for each in placed if each.path.exists() and not adoption.same(each.path.read_bytes(), each.content)]
     try:
-        after, changes = adoption.configured(text, whole, host, thing, options.force)
+        after, changes = adoption.configured(text, above, host, thing, options.force)
     except Refused as refused:
         raise Refused(*in_the_way, *refused.lines) from None
     if in_the_way:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from iotd.config import edit
+from iotd.config import edit, layers
 from iotd.config.base import is_placeholder
 from iotd.host.openssl import Certificate
 from iotd.mqtt.addresses import host_problem
@@ -184,20 +184,25 @@ def places(text: str) -> Tls:
     return Tls(SYSTEM_CA if written["ca"] == "system" else written["ca"], written["cert"], written["key"])
 
 
-def configured(text: str, whole: str, host: str, thing: str, force: bool) -> tuple[str, list[str]]:
+def configured(
+    text: str, above: Sequence[tuple[str, str]], host: str, thing: str, force: bool
+) -> tuple[str, list[str]]:
     """Return the configuration with this host and this thing where they are known, and what has changed in it.
 
-    `whole` is the text with all that lies on top of it. Raises Refused for what was written before, unless `force`d,
-    and for what a file on top says otherwise; Unreadable.
+    `above` are the files that lie on top of it, each with its text. Raises Refused for what was written before, unless
+    `force`d, and for what one on top says otherwise; Unreadable.
     """
     changes, in_the_way = [], []
+    whole = layers.text_of(layers.merged(text, above))
     for path, value, unwritten in ((("thing",), thing, (DEFAULT_THING,)), (("mqtt", "host"), host, ())):
         before = edit.found(whole, *path)
         if not value or before == value:
             continue
         name = ".".join(path)
-        if before != edit.found(text, *path):
-            in_the_way.append(f"{name} is {before!r} in a file that lies on top of this one; write {value!r} there")
+        on_top = [file for file, other in above if edit.stands(other, *path)]
+        if on_top:
+            in_the_way.append(f"{name} is {before!r} in {on_top[-1]}, which lies on top of this file; write {value!r} "
+                              "there")
             continue
         if before and before not in unwritten and not (path[-1] == "host" and is_placeholder(before)) and not force:
             in_the_way.append(f"{name} is {before!r}, and would become {value!r}; --force writes it all the same")

@@ -87,7 +87,7 @@ def _judged(path: str) -> Json:
         return {**told, "problems": error.lines()}
     settings = parsed.settings
     told["warnings"] = [warning.render(path) for warning in parsed.warnings]
-    told["warnings"] += [f"{key}: {problem}" for key, problem in broker.warnings(settings)]
+    told["warnings"] += [f"{key}: {problem}" for key, problem in (*broker.warnings(settings), *parse.hidden(settings))]
     if not _is_a_guest():  # who may not see every program
         told["warnings"] += [f"{key}: {problem}" for key, problem in parse.impossible(settings)]
     tls = settings.mqtt.tls

@@ -94,10 +94,11 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
                                for key, text in found] for found in (problems, warnings))
     if not running:
         problems += parse.impossible(parsed.settings)
+        warnings += parse.hidden(parsed.settings)
     if problems:
         raise ConfigError(file, [parsed.problem(key, problem) for key, problem in problems])
-    found = [*parsed.warnings,
-             *(parsed.problem(key, problem) for key, problem in (*broker.warnings(parsed.settings), *warnings))]
+    warnings = [*broker.warnings(parsed.settings), *parse.doubts(parsed.settings), *warnings]
+    found = [*parsed.warnings, *(parsed.problem(key, problem) for key, problem in warnings)]
     return Checked(parsed.settings, tuple(problem.render(file, "warning: ") for problem in sorted(found)), text)
 
 

@@ -15,6 +15,7 @@ from iotd.config.section import RETAIN, Claim, Note, Section, Use, note_if
 from iotd.config.settings import Presence, Settings
 from iotd.errors import ConfigError, Problem
 from iotd.host.identity import Given, Identity
+from iotd.host.unit import hides
 from iotd.mqtt import topics
 from iotd.mqtt.settings import Tls
 from iotd.wings import WINGS, Wing
@@ -73,10 +74,30 @@ def problems(settings: Settings) -> list[Problem]:
 
 def impossible(settings: Settings) -> list[tuple[str, str]]:
     """Return, with its key, what can never work on this host; this looks at files."""
+    from iotd.host.command import program_problem  # a device loads it where it runs one
+
     found: list[tuple[str, str]] = []
     for _, section in sections(settings):
         section.look(settings, lambda key, text: found.append((key, text)))
+        for key, words, runs in section.names(settings):
+            note_if(lambda key, text: found.append((key, text)), key, program_problem(words[0]) if runs else None)
     return found
+
+
+def doubts(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what works and is probably not meant, between one section and the others."""
+    found: list[tuple[str, str]] = []
+    used = {key: list(section.uses(value_of(settings, key), settings.thing)) for key, section in sections(settings)}
+    for key, section in sections(settings):
+        others = [use for other, uses in used.items() if other != key for use in uses]
+        section.doubt(value_of(settings, key), others, lambda key, text: found.append((key, text)))
+    return found
+
+
+def hidden(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what is named of this host and not there for the daemon, since its unit hides it."""
+    return [(key, f"{word} is not there for the daemon: {why}") for _, section in sections(settings)
+            for key, words, _ in section.names(settings) for word in words if (why := hides(word))]
 
 
 def in_force(settings: Settings) -> Settings:

@@ -1,7 +1,7 @@
 """What a wing, or the kernel, says of one key at the top of the YAML."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor
@@ -47,13 +47,23 @@ class Claim(NamedTuple):
     uses: tuple[Use, ...]
 
 
+class Named(NamedTuple):
+    """What a section names of this host, with its key: a path, or a command that it `runs`, with its arguments."""
+
+    key: str
+    words: tuple[str, ...]
+    runs: bool
+
+
 class Section(NamedTuple):
     """How one key is read and judged.
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees. `filters` counts what it subscribes; `uses` names that and all that is published for it, of its value and
-    the thing's name, and `claim` what a line without an identity of its own does. `iotd policy` prints these.
+    it sees; `names` tells what the settings name of it. `filters` counts what it subscribes; `uses` names that and all
+    that is published for it, of its value and the thing's name, and `claim` what a line without an identity of its own
+    does. `iotd policy` prints these.
+    `doubt` notes what works and is probably not meant, of its value and what the other sections use.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
     file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
@@ -67,8 +77,10 @@ class Section(NamedTuple):
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
+    names: Callable[[Any], Iterable[Named]] = lambda settings: ()
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
+    doubt: Callable[[Any, Sequence[Use], Note], None] = lambda value, others, note: None
     transient: bool = False
     of_host: bool = False
     identify: Callable[[Any, Any, Any], Any] | None = None

@@ -4,9 +4,6 @@ the thing along, and two boards with the same name end each other's line.
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-
 from iotd.daemon.world import World
 from iotd.host import log
 from iotd.vocabulary import Json
@@ -32,6 +29,5 @@ def recognised(world: World, thing: str) -> dict[str, Json]:
         found["moved_from"] = str(before)[:64]
         log.warning("identity.moved", "this card has run on another board under the same thing; were it a copy, both "
                                       "would end each other's line", thing=thing, **found)
-    with suppress(OSError):  # it is named again at the next start
-        world.files.write_text(file, json.dumps({"thing": thing, **found}), durable=True)
+    world.files.keep(file, {"thing": thing, **found}, durable=True)
     return found

@@ -7,7 +7,6 @@ power cut, or of a host that hung. Nothing is written while iotd runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from iotd.daemon.world import Places
@@ -30,15 +29,13 @@ class Boot:
             self.cause = str(seen["cause"])
         else:
             self.cause = self._judged(places.state, uptime_s, by_watchdog)
-        with suppress(OSError):
-            files.write_json(places.runtime / "boot.json", {"boot_id": boot_id, "cause": self.cause})
+        files.keep(places.runtime / "boot.json", {"boot_id": boot_id, "cause": self.cause}, durable=False)
         if files.read_json(self._mark) is not None:
             files.remove(self._mark)
 
     def ended(self) -> None:
         """The run ends in order."""
-        with suppress(OSError):  # a disk that takes nothing is told by who has something to lose
-            self._files.write_text(self._mark, f'{{"boot_id": "{self._boot_id}"}}', durable=True)
+        self._files.keep(self._mark, {"boot_id": self._boot_id}, durable=True)
 
     def _judged(self, state: Path, uptime_s: float, by_watchdog: Callable[[], bool]) -> str:
         """Judge by the files of the boots before this one."""

@@ -27,20 +27,19 @@ from iotd.daemon.outage import Outages
 from iotd.daemon.part import Part
 from iotd.daemon.placeholders import Placeholders
 from iotd.daemon.retained import Ledger
+from iotd.daemon.status import Status
 from iotd.daemon.world import World
 from iotd.errors import EXIT_FAULT
 from iotd.host import clock, log
 from iotd.host.identity import Identity
 from iotd.vocabulary import (
-    Acknowledged, Dialled, Down, HealthChanged, Json, Message, Offer, Overridden, PassedOver, Received, Reread,
+    Acknowledged, Dialled, Down, Json, Message, Offer, Overridden, PassedOver, Received, Reread,
     Signalled, Subscribed, Taken, ThreadFailed,
 )
 from iotd.wings import module
 
-BEAT_S = 15.0  # how often status.json is renewed where systemd's watchdog asks for nothing
 CLOSE_S = 5.0  # for the MQTT thread to end
 REBOOT_S = 60.0  # for the host to go down; then the line is dialled again, since it did not
-SETTLED_S = 1.0  # after a change, until status.json is renewed: what came of it is told too
 
 
 class Daemon:
@@ -63,18 +62,15 @@ class Daemon:
         self._placeholders = Placeholders(world, self.run_id, self.outages.asked_for or self._boot.cause)
         self._parts: list[Part] = []
         self._by_wing: dict[str, Part] = {}
-        self._fence = Fence()
+        self._fence = Fence(world.monotonic)
         self._ledger = Ledger(world)
         self._line = Line(world, self._session, self.settings, self._parts, self._fence, self.outages, self._ledger,
                           _phase(world.identity), self._changed)
+        self._status = Status(world, self._session, self.settings, self._parts, self._line, self._fence, self.outages,
+                              self._ledger, self._configuration)
         self._due_at: dict[Part, float] = {}
-        self._beat_from = self._beat_at = now  # a beat is due at the one, and no trouble at a turn from the other on
-        self._stuck = ""
-        self._healthy = False
         self._stirred = False
         self._stopping = False
-        self._status_file = world.places.runtime / "status.json"
-        self._status_failed = False
         self.exit_status: int | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {}
 
@@ -102,7 +98,8 @@ class Daemon:
 
     def turn(self) -> None:
         """Take what has happened, do what is due, feed the watchdog."""
-        due_at = min(self._beat_at, self._line.next_due())
+        line_due_at = self._line.next_due()
+        due_at = min(self._status.next_due(), line_due_at)
         if not self._line.leaving:
             due_at = min(due_at, *self._due_at.values())
         self._session.go()
@@ -113,14 +110,14 @@ class Daemon:
             if handler is not None:  # else its part has left with the configuration
                 handler(event, now)
         # What the line does may open parts, and let messages go; what was measured may be what a part waits for.
-        self._stirred = bool(events) or now >= self._line.next_due()
-        self._line.keep(now)
+        self._stirred = bool(events) or now >= line_due_at
+        if self._stirred:
+            self._line.keep(now)
         if not self._line.leaving:
             for part in self._parts:
                 if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
                     self._due_at[part] = self._fence.keep(part, now)
-        if now >= self._beat_from:
-            self._beat(now)
+        self._status.keep(now)
 
     # What parts ask for
 
@@ -166,41 +163,27 @@ class Daemon:
 
     def status(self) -> dict[str, Json]:
         """Return what `iotd status` shows."""
-        now, mqtt, up_since = self.world.monotonic(), self.settings.mqtt, self._line.up_since
-        problems = [*filter(None, [self._configuration.problem()]), *self._line.problems(),
-                    *self._fence.problems(self._parts, now),
-                    *(problem for part in self._parts for problem in part.problems())]
-        status: dict[str, Json] = {
-            "version": __version__, "pid": self.world.pid, "written_s": self.world.uptime(),
-            "boot_id": self.world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
-            "connected": self._line.up, "for_s": None if up_since is None else round(now - up_since),
-            "down": None if self._line.up else self._down(now), "contested": self._line.contested(),
-            "healthy": not problems, "problems": problems,
-            "configuration": {"problems": list(self._configuration.refused)}, "retained": self._ledger.status(),
-        }
-        for part in self._parts:
-            status.update(part.status())
-        sentences = [sentence for part in self._parts for sentence in part.sentences()]
-        return {**status, "sentences": sentences + self._ledger.sentences()}
+        return self._status.told(self.world.monotonic())
 
     def about(self) -> dict[str, Json]:
         """Return what a shadow tells of iotd itself, null where there is nothing to tell: the problems of a
-        configuration that was refused, and the last outage.
+        configuration that was refused, the last outage, and what parts have to tell.
         """
         refused, last = [problem[:200] for problem in self._configuration.refused[:3]], self.outages.last
         return {"problems": refused or None,
-                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer}}
+                "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer},
+                **{name: told for part in self._parts for name, told in part.about().items()}}
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
-        found = self._placeholders.values(names)
+        found, asking = self._placeholders.values(names), self._fence.calling
 
         def measured(values: Mapping[str, Json]) -> None:
             self._stirred = True
-            then({**found, **values})
+            self._fence.call(asking, then, {**found, **values})
 
         for part in self._parts:
-            if part.fetch(names, measured):
+            if self._fence.call(part, part.fetch, names, measured):
                 self._due_at[part] = part.next_due()
                 return
         then(found)
@@ -248,15 +231,17 @@ class Daemon:
 
     def status_changed(self) -> None:
         """Renew status.json once what has changed just now has settled."""
-        self._beat_from = self._beat_at = min(self._beat_at, self.world.monotonic() + SETTLED_S)
+        self._status.changed(self.world.monotonic())
 
     def reboot(self, reason: str, ask: Callable[[], None]) -> None:
         """Say Rebooting, bring everything to the disk, write down why, and then `ask` for the reboot."""
+        asking = self._fence.calling
+
         def afterwards(now: float) -> None:
             for part in self._parts:
-                part.settle(now)
+                self._fence.call(part, part.settle, now)
             self.outages.leave(reason, self.outages.until(now, self._line.down_reason))
-            ask()
+            self._fence.call(asking, ask)
             self._line.dial_anew(now, REBOOT_S)
 
         if not self._line.leaving:
@@ -303,6 +288,7 @@ class Daemon:
         if self.settings.is_named:  # else what is kept for the thing stays so
             self._ledger.apply(retained_topics(self.settings))
         self._line.apply(self.settings, now)
+        self._status.settings = self.settings
         if self.settings.is_named:
             self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
         self._due_at = {part: part.next_due() for part in self._parts}
@@ -343,49 +329,8 @@ class Daemon:
 
     def _changed(self, now: float) -> None:
         """The line has come up or gone down: tell it at once, and what comes of it a little later."""
-        self._beat(now)
-        self.status_changed()
-
-    def _beat(self, now: float) -> None:
-        """Tell systemd and status.json how it stands; the watchdog is fed only where every thread lives."""
-        systemd, every_s = self.world.systemd, self.world.systemd.feed_every_s or BEAT_S
-        self._beat_from, self._beat_at = now + every_s / 2, now + every_s
-        names = ["" if self._session.alive(now) else "mqtt", *(part.stuck(now) for part in self._parts)]
-        stuck = ", ".join(filter(None, names))
-        if stuck and stuck != self._stuck:
-            log.error("watchdog.withheld", f"the {stuck} thread is stuck; systemd will start iotd again",
-                      reason=f"thread {stuck} is stuck")
-        self._stuck = stuck
-        if not stuck:
-            systemd.feed()
-        status = self.status()
-        if status["healthy"] != self._healthy:
-            self._healthy = status["healthy"]
-            self.post(HealthChanged(self._healthy))
-        try:
-            self.world.files.write_json(self._status_file, status, mode=0o644)
-            self._status_failed = False
-        except OSError as error:
-            if not self._status_failed:
-                log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
-                            path=str(self._status_file), reason=str(error))
-            self._status_failed = True
-        mqtt = self.settings.mqtt
-        line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
-                f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
-        doing = (part.doing() for part in self._parts)
-        systemd.status("; ".join(filter(None, (*doing, line, self._configuration.problem()))))
-
-    def _down(self, now: float) -> dict[str, Json]:
-        """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set
-        the clock), and when it is dialled next.
-        """
-        line, outage = self._line, self.outages.until(now, self._line.down_reason)
-        # To ask whether the clock is set takes 1 MB and 3 ms the first time, which no start needs.
-        wall = self.world.known_wall() if outage.for_s >= BEAT_S else None
-        return {"for_s": outage.for_s, "since": None if wall is None else round(wall - outage.for_s),
-                "cause": line.down_cause, "reason": line.down_reason, "layer": outage.layer,
-                "retry_in_s": line.retry_in_s(now)}
+        self._status.renew(now)
+        self._status.changed(now)
 
     def close(self, exit_status: int) -> int:
         """End every part in order, each in its own try, so that none keeps the next from ending.
@@ -396,7 +341,7 @@ class Daemon:
         self.world.systemd.stopping()
         ends: list[Callable[[], Any]] = [
             partial(self._session.close, CLOSE_S, exit_status == 0),
-            *(partial(part.close, now) for part in self._parts), partial(self.world.files.remove, self._status_file)]
+            *(partial(part.close, now) for part in self._parts), self._status.remove]
         if exit_status == 0:
             ends.append(self._boot.ended)
         for end in ends:

@@ -15,9 +15,14 @@ TOLD_S = 3600.0  # for so long a failure is a problem in the status
 
 
 class Fence:
-    """Calls parts, and knows which have failed."""
+    """Calls parts, and knows which have failed.
 
-    def __init__(self) -> None:
+    `calling` is the part that is called just now, if any: what it hands over to be called back is its own.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.calling: Part | None = None
+        self._monotonic = monotonic
         self._told: dict[Part, str] = {}
         self._failed_at: dict[Part, float] = {}
         self._in_a_row: dict[Part, int] = {}
@@ -29,6 +34,7 @@ class Fence:
 
     def keep(self, part: Part, now: float) -> float:
         """Have a part do what is due; return when it is due next. The third failure in a row goes on to the caller."""
+        self.calling = part
         try:
             part.keep(now)
             due_at = part.next_due()
@@ -39,16 +45,24 @@ class Fence:
                 raise
             self._rest_until[part] = now + REST_S
             return now + REST_S
+        finally:
+            self.calling = None
         if self._in_a_row:
             self._in_a_row.pop(part, None)
         return due_at
 
-    def call(self, part: Part, do: Callable[[Any, float], None], event: Any, now: float) -> None:
-        """Give an event to a part."""
+    def call(self, part: Part | None, do: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what is a part's, or was handed over by it; return None where that fails. None is the kernel itself."""
+        if part is None:
+            return do(*arguments)
+        before, self.calling = self.calling, part
         try:
-            do(event, now)
+            return do(*arguments)
         except Exception:
-            self._tell(part, now)
+            self._tell(part, self._monotonic())
+            return None
+        finally:
+            self.calling = before
 
     def problems(self, parts: list[Part], now: float) -> list[str]:
         """Return which parts have failed within the last hour, a sentence each."""

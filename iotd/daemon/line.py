@@ -46,7 +46,7 @@ class Line:
         self.number = 0
         self.up_since: float | None = None
         self.down_reason, self.down_cause = "not dialled yet", ""
-        self.opening = Opening(world, session, parts, settings)
+        self.opening = Opening(world, session, parts, fence, settings)
         self._world = world
         self._session = session
         self._settings = settings
@@ -54,7 +54,8 @@ class Line:
         self._fence = fence
         self._outages = outages
         self._ledger = ledger
-        self._awaited: dict[int, Callable[[str], None]] = {}  # by its token, who waits for an acknowledgement
+        # By its token, who waits for an acknowledgement: the part, None for the kernel, and what it is told by.
+        self._awaited: dict[int, tuple[Part | None, Callable[[str], None]]] = {}
         self._last_token = HELLO
         self._changed = changed
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, phase)
@@ -123,7 +124,7 @@ class Line:
             then("the broker denies it; it rests for an hour")
         else:
             self._last_token -= 1
-            self._awaited[self._last_token] = then
+            self._awaited[self._last_token] = self._fence.calling, then
             self.opening.sent[self._last_token] = message.topic
             self._publish(message, self._last_token)
 
@@ -229,10 +230,10 @@ class Line:
         elif event.line == self.number and event.token == HELLO:
             self._outages.told()
             for part in self._parts:
-                part.welcomed(now)
+                self._fence.call(part, part.welcomed, now)
         elif event.line == self.number and event.token in self._awaited:
             self.opening.arrived(event.token)
-            self._awaited.pop(event.token)("")
+            self._fence.call(*self._awaited.pop(event.token), "")
 
     def on_received(self, event: Received, now: float) -> None:
         """Take a message that came in."""
@@ -357,10 +358,10 @@ class Line:
         self.up_since = None
         for part in self._parts:
             part.is_open = False
-            part.closed(blamed, now)
+            self._fence.call(part, part.closed, blamed, now)
         awaited, self._awaited = self._awaited, {}
-        for then in awaited.values():
-            then(f"the line went down over it, or beside it: {event.reason}")
+        for part_or_kernel, then in awaited.values():
+            self._fence.call(part_or_kernel, then, f"the line went down over it, or beside it: {event.reason}")
 
     def _log_down(self, event: Down, cause: str, now: float) -> None:
         """Log the end of a line; a failure that lasts once, and again every hour with a count."""

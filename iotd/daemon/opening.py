@@ -12,6 +12,7 @@ from functools import partial
 
 from iotd.config.settings import Settings
 from iotd.daemon import denial, subscriptions
+from iotd.daemon.fence import Fence
 from iotd.daemon.part import Part
 from iotd.daemon.world import World
 from iotd.host import log
@@ -24,12 +25,13 @@ LOOK_S = 1.0  # on a careful line, until it is seen whether what a step waits fo
 class Opening:
     """The opening of each line in turn: what the broker holds and has refused, and what is suspected of it."""
 
-    def __init__(self, world: World, session: Session, parts: list[Part], settings: Settings) -> None:
+    def __init__(self, world: World, session: Session, parts: list[Part], fence: Fence, settings: Settings) -> None:
         self.suspicion = denial.Suspicion()
         self.known: dict[str, Json] = {}  # of this device and of another under its name, for whoever looks for them
         self._world = world
         self._session = session
         self._parts = parts
+        self._fence = fence
         self._settings = settings
         self._line = 0
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
@@ -73,7 +75,7 @@ class Opening:
         self._calm_at, self._kept_at = now + denial.QUIET_S, now
         if not event.session_present and not settings.mqtt.clean_session:
             for part in self._parts:
-                part.session_lost(now)
+                self._fence.call(part, part.session_lost, now)
         self.further(now)
 
     def change(self, settings: Settings, up: bool, now: float) -> None:
@@ -199,7 +201,7 @@ class Opening:
         self._steps.extend(self._plan(plan))
         for part in self._parts:
             if part.is_open and self._tried_anew in part.actions().values():
-                part.closed(False, now)
+                self._fence.call(part, part.closed, False, now)
                 part.is_open = False
 
     def _plan(self, plan: subscriptions.Plan) -> Iterable[tuple[list[str], Callable[[], None]]]:
@@ -221,7 +223,7 @@ class Opening:
             if not part.is_open and self.subscriptions.settled(part.filters()):
                 part.is_open = True
                 careful = self.suspicion.careful or self._tried_anew in part.actions().values()
-                part.opened(now, careful, self.suspicion.resting)
+                self._fence.call(part, part.opened, now, careful, self.suspicion.resting)
 
     def _wanted(self) -> dict[str, int]:
         wanted = {self._settings.presence.topic: self._settings.presence.qos}
@@ -253,7 +255,7 @@ class Opening:
             return {together.get(name, _subscription(name)) for name in spent.names}
         if spent.token is not None and spent.token > 0:
             for part in self._parts:
-                part.unacknowledged(spent.token, now)
+                self._fence.call(part, part.unacknowledged, spent.token, now)
         if spent.token in self.sent:
             return {_message(self.sent[spent.token])}
         return {together[name] for name in spent.names if name in together}
@@ -270,11 +272,8 @@ class Opening:
         """Write down what the broker holds; in memory, since after a reboot to subscribe again is no harm."""
         held = {"session": self._session_key(), "filters": dict(self.subscriptions.held)}
         if held != self._held_written:
-            self._held_written = held
-            try:
-                self._world.files.write_json(self._held_file, held)
-            except OSError:
-                self._held_written = None
+            kept = self._world.files.keep(self._held_file, held, durable=False)
+            self._held_written = held if kept else None
 
     def _session_key(self) -> str:
         mqtt = self._settings.mqtt

@@ -232,6 +232,11 @@ class Part:
         """Return what it adds to status.json."""
         return {}
 
+    def about(self) -> Mapping[str, Json]:
+        """Return what a shadow tells of it beside that, null where there is nothing to tell; short, since it goes out.
+        """
+        return {}
+
     def problems(self) -> list[str]:
         """Return what is not as it should be, a sentence each."""
         return []

@@ -19,8 +19,8 @@ CONNECTED = "Connected"
 STOPPED = "Stopped"
 REBOOTING = "Rebooting"
 
-# AWS IoT Core takes one retained publish a second for a topic.
-PAUSE_S = 1.0
+# AWS IoT Core takes one retained publish a second for a topic, as they arrive: the first may have been the slower one.
+PAUSE_S = 1.5
 EARLIER_SESSIONS = 8
 
 

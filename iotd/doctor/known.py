@@ -19,8 +19,8 @@ def known(status: Mapping[str, Json], expected: tuple[str, ...] = ()) -> dict[st
     found: dict[str, Any] = {
         "policy": Policy(tuple(one for one in problems if one.endswith((" denied", " refused")))),
         "backlog": Backlog(_count(status.get("waiting")), _count(status.get("waiting_bytes")),
-                           sum(_count(count) for count in _object(status.get("dropped")).values()),
-                           len(_list(status.get("set_aside")))),
+                           _sum(status.get("dropped")),
+                           _sum(status.get("poison"))),
         "mqtt": Mqtt(status.get("connected") is True, _text(down.get("cause")), _text(down.get("reason")), BY,
                      status.get("contested") is True)}
     if refused := _object(status.get("configuration")).get("problems"):
@@ -62,6 +62,10 @@ def _list(value: Json) -> list[Json]:
 
 def _text(value: Json) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _sum(value: Json) -> int:
+    return sum(map(_count, _object(value).values()))
 
 
 def _count(value: Json) -> int:

@@ -1,4 +1,4 @@
-"""How each layer is judged by what is known of it: the finding, and what to do about it. Pure."""
+"""How each layer is judged by what was seen of it, beside all other facts: the finding, and what to do. Pure."""
 
 import math
 from datetime import datetime, timezone
@@ -22,14 +22,7 @@ OF_THIS_DEVICE = "this device's certificate"  # as a broker refuses it in TLS, a
 Judgement = tuple[str, str, str]  # level, finding, what to do
 
 
-def _unseen(what: str) -> Judgement:
-    return NOT_SEEN, what, ""
-
-
-def configuration(facts: Facts) -> Judgement:
-    seen: Configuration | None = facts.configuration
-    if seen is None:
-        return _unseen("the configuration was not looked at")
+def configuration(seen: Configuration, facts: Facts) -> Judgement:
     if seen.problems:
         return FAILED, seen.problems[0] + _more(seen.problems), f"mend it in {seen.file}, then: iotd check"
     if seen.warnings:
@@ -37,10 +30,7 @@ def configuration(facts: Facts) -> Judgement:
     return OK, f"{seen.file} has no problem", ""
 
 
-def certificates(facts: Facts) -> Judgement:
-    seen: Certificates | None = facts.certificates
-    if seen is None:
-        return _unseen("the connection is without certificates, or they may not be read")
+def certificates(seen: Certificates, facts: Facts) -> Judgement:
     if seen.problems:
         key, text = next(iter(seen.problems.items()))
         return FAILED, f"mqtt.tls.{key}: {text}" if key else text, \
@@ -54,10 +44,7 @@ def certificates(facts: Facts) -> Judgement:
     return OK, "fit each other" + (f", until {_date(seen.ends_at)}" if seen.ends_at is not None else ""), ""
 
 
-def clock(facts: Facts) -> Judgement:
-    seen: Clock | None = facts.clock
-    if seen is None:
-        return _unseen("the clock was not looked at")
+def clock(seen: Clock, facts: Facts) -> Judgement:
     sync = "let time come in: systemctl enable --now systemd-timesyncd; timedatectl tells how it goes"
     if seen.wall < seen.built_at:
         return FAILED, f"it is {_date(seen.wall)} here, before this iotd was built ({_date(seen.built_at)})", sync
@@ -71,10 +58,7 @@ def clock(facts: Facts) -> Judgement:
     return OK, f"{_date(seen.wall)}" + ("" if seen.is_set is None else ", synchronised"), ""
 
 
-def interface(facts: Facts) -> Judgement:
-    seen: Interface | None = facts.interface
-    if seen is None:
-        return _unseen("no interface is watched, and none leads out")
+def interface(seen: Interface, facts: Facts) -> Judgement:
     if not seen.exists:
         return FAILED, f"there is no interface {seen.name}", "look at: ip link; dmesg | grep -i firmware"
     if seen.blocked:
@@ -92,12 +76,9 @@ def interface(facts: Facts) -> Judgement:
     return OK, f"{seen.name} is there", ""
 
 
-def association(facts: Facts) -> Judgement:
-    seen: Association | None = facts.association
-    if seen is None:
-        return _unseen("no Wi-Fi is watched")
+def association(seen: Association, facts: Facts) -> Judgement:
     if seen.outcome == "unknown":
-        return _unseen(seen.reason)
+        return NOT_SEEN, seen.reason, ""
     expected = " or ".join(map(repr, seen.expected))
     if seen.outcome != "associated":
         return FAILED, f"{seen.reason}{f', expected {expected}' if expected else ''}", \
@@ -112,10 +93,7 @@ def association(facts: Facts) -> Judgement:
     return OK, f"associated with {seen.essid!r}{signal}", ""
 
 
-def address(facts: Facts) -> Judgement:
-    seen: Address | None = facts.address
-    if seen is None:
-        return _unseen("no interface to look at")
+def address(seen: Address, facts: Facts) -> Judgement:
     if not seen.addresses and _is_near(facts):
         return OK, f"{seen.interface} has none, and none is needed to reach the broker", ""
     if not seen.addresses:
@@ -127,10 +105,7 @@ def address(facts: Facts) -> Judgement:
     return OK, f"{seen.interface} has {', '.join(seen.addresses[:2])}", ""
 
 
-def gateway(facts: Facts) -> Judgement:
-    seen: Gateway | None = facts.gateway
-    if seen is None:
-        return _unseen("the routes were not looked at")
+def gateway(seen: Gateway, facts: Facts) -> Judgement:
     if seen.address is None:
         if _is_near(facts):
             return OK, "no default route, and none is needed to reach the broker", ""
@@ -145,10 +120,7 @@ def gateway(facts: Facts) -> Judgement:
     return OK, f"{seen.address} answers", ""
 
 
-def dns(facts: Facts) -> Judgement:
-    seen: Dns | None = facts.dns
-    if seen is None:
-        return _unseen("no name to look up")
+def dns(seen: Dns, facts: Facts) -> Judgement:
     if seen.addresses:
         return OK, f"{seen.host} is {', '.join(seen.addresses[:3])}", ""
     if seen.servers == ():
@@ -158,10 +130,7 @@ def dns(facts: Facts) -> Judgement:
             f": {', '.join(seen.servers[:3])}" if seen.servers else "")
 
 
-def tcp(facts: Facts) -> Judgement:
-    seen: Tcp | None = facts.tcp
-    if seen is None:
-        return _unseen("no address to connect to")
+def tcp(seen: Tcp, facts: Facts) -> Judgement:
     if seen.connected:
         return OK, f"{seen.connected} port {seen.port} answers", ""
     address, why = next(iter(seen.failures.items()), ("", "no address"))
@@ -169,10 +138,7 @@ def tcp(facts: Facts) -> Judgement:
         f"is port {seen.port} open on the way out? on AWS mqtt.port: 443 passes more firewalls"
 
 
-def tls(facts: Facts) -> Judgement:
-    seen: Tls | None = facts.tls
-    if seen is None:
-        return _unseen("the connection is without TLS, or there was nobody to shake hands with")
+def tls(seen: Tls, facts: Facts) -> Judgement:
     if not seen.cause:
         return OK, f"the broker's certificate is verified{f', issued by {seen.issuer}' if seen.issuer else ''}", ""
     if OF_THIS_DEVICE in seen.reason:
@@ -185,10 +151,7 @@ def tls(facts: Facts) -> Judgement:
     return FAILED, seen.reason, "does this port speak TLS? 8883 does, 1883 does not; and what does the broker ask for?"
 
 
-def mqtt(facts: Facts) -> Judgement:
-    seen: Mqtt | None = facts.mqtt
-    if seen is None:
-        return _unseen("nobody is connected and nobody has tried")
+def mqtt(seen: Mqtt, facts: Facts) -> Judgement:
     if seen.contested:
         return FAILED, "a second client has the same client id: each ends the line of the other", \
             "find the copied card, or the second thing of this name; give each device its own"
@@ -198,39 +161,31 @@ def mqtt(facts: Facts) -> Judgement:
         return FAILED, seen.reason, "is the certificate, or the user, registered and active at the broker, and its " \
             "policy one that allows to connect under this client id?"
     if not seen.cause:
-        return _unseen("the daemon dials for the first time")
+        return NOT_SEEN, "the daemon dials for the first time", ""
     return FAILED, seen.reason or "not connected", "the reason is in: journalctl -u iotd -g session"
 
 
-def policy(facts: Facts) -> Judgement:
-    seen: Policy | None = facts.policy
-    if seen is None:
-        return _unseen("only the running daemon knows what is denied")
+def policy(seen: Policy, facts: Facts) -> Judgement:
     if seen.denied:
         return FAILED, f"denied: {seen.denied[0]}{_more(seen.denied)}", \
             "allow it in the policy of this device's certificate"
     return OK, "nothing is denied", ""
 
 
-def backlog(facts: Facts) -> Judgement:
-    seen: Backlog | None = facts.backlog
-    if seen is None:
-        return _unseen("only the running daemon knows what waits")
+def backlog(seen: Backlog, facts: Facts) -> Judgement:
     waits = f"{seen.waiting} messages wait, {seen.waiting_bytes} bytes"
-    if seen.dropped:
-        return WARNING, f"{seen.dropped} messages had to go; {waits}", "journalctl -u iotd -g spool.dropped tells why"
+    gone = f"{seen.dropped} messages had to go; " if seen.dropped else ""
     if seen.set_aside:
-        return WARNING, f"{seen.set_aside} messages ended the line and are set aside; {waits}", \
-            "journalctl -u iotd -g publish.set_aside names their topic"
+        return WARNING, f"{gone}{seen.set_aside} messages ended the line, or were never acknowledged, and are set " \
+            f"aside; {waits}", "iotd status names their topics, journalctl -u iotd -g publish.set_aside tells why"
+    if gone:
+        return WARNING, f"{gone}{waits}", "journalctl -u iotd -g spool.dropped tells why"
     if seen.waiting > BACKLOG_WARNING:
         return WARNING, waits, "it drains once the line is good"
     return OK, waits, ""
 
 
-def disk(facts: Facts) -> Judgement:
-    seen: Disk | None = facts.disk
-    if seen is None:
-        return _unseen("the state directory was not looked at")
+def disk(seen: Disk, facts: Facts) -> Judgement:
     if seen.read_only:
         return FAILED, f"{seen.path} is read-only", \
             "dmesg | grep -i 'i/o error'; a worn card turns read-only: replace it"
@@ -243,10 +198,7 @@ def disk(facts: Facts) -> Judgement:
     return OK, f"{seen.free_bytes >> 20} MB are free at {seen.path}", ""
 
 
-def host(facts: Facts) -> Judgement:
-    seen: Host | None = facts.host
-    if seen is None:
-        return _unseen("the host was not looked at")
+def host(seen: Host, facts: Facts) -> Judgement:
     if seen.throttled is not None and seen.throttled & 1:
         return WARNING, "the supply voltage is too low now", "a supply with enough current, and a short, thick cable"
     if seen.throttled is not None and seen.throttled & 1 << 16:
@@ -267,10 +219,7 @@ def host(facts: Facts) -> Judgement:
     return OK, "power, memory and services are as they should be", ""
 
 
-def daemon(facts: Facts) -> Judgement:
-    seen: Daemon | None = facts.daemon
-    if seen is None:
-        return _unseen("systemd was not asked")
+def daemon(seen: Daemon, facts: Facts) -> Judgement:
     if not seen.running:
         why = f" ({seen.active}, {seen.result})" if seen.result not in ("", "success") else f" ({seen.active})"
         return FAILED, f"iotd does not run{why}", "systemctl start iotd; why it ended: journalctl -u iotd -n 20"

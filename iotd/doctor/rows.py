@@ -5,18 +5,21 @@ failed cause is the verdict's. So a missing route is named, and not the name ser
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iotd.doctor import layers
-from iotd.doctor.facts import FAILED, WARNING, Facts, Finding
+from iotd.doctor.facts import FAILED, NOT_SEEN, WARNING, Facts, Finding
 
 
 class Row(NamedTuple):
-    """One layer: `after` names those whose failure explains its own, `judge` takes all facts."""
+    """One layer: `after` names those whose failure explains its own; `judge` takes what was seen of it, and all facts;
+    `unseen` says what it was that was not seen.
+    """
 
     layer: str
     after: tuple[str, ...]
-    judge: Callable[[Facts], layers.Judgement]
+    judge: Callable[[Any, Facts], layers.Judgement]
+    unseen: str
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -24,7 +27,8 @@ def judge(facts: Facts) -> list[Finding]:
     found: dict[str, Finding] = {}
     roots: dict[str, str] = {}
     for row in ROWS:
-        level, finding, fix = row.judge(facts)
+        seen = getattr(facts, row.layer)
+        level, finding, fix = (NOT_SEEN, row.unseen, "") if seen is None else row.judge(seen, facts)
         cause = next((roots[layer] for layer in row.after if layer in roots), None)
         if level == FAILED:
             roots[row.layer] = cause or row.layer
@@ -47,21 +51,23 @@ def verdict(findings: list[Finding]) -> str:
 
 
 ROWS = (
-    Row("configuration", (), layers.configuration),
-    Row("certificates", ("configuration",), layers.certificates),
-    Row("clock", (), layers.clock),
-    Row("interface", (), layers.interface),
-    Row("association", ("interface",), layers.association),
-    Row("address", ("association", "interface"), layers.address),
-    Row("gateway", ("address", "association", "interface"), layers.gateway),
-    Row("dns", ("gateway", "address", "association", "interface"), layers.dns),
-    Row("tcp", ("dns", "gateway", "address", "association", "interface"), layers.tcp),
-    Row("tls", ("clock", "tcp", "dns", "gateway", "address", "association", "interface"), layers.tls),
+    Row("configuration", (), layers.configuration, "the configuration was not looked at"),
+    Row("certificates", ("configuration",), layers.certificates,
+        "the connection is without certificates, or they may not be read"),
+    Row("clock", (), layers.clock, "the clock was not looked at"),
+    Row("interface", (), layers.interface, "no interface is watched, and none leads out"),
+    Row("association", ("interface",), layers.association, "no Wi-Fi is watched"),
+    Row("address", ("association", "interface"), layers.address, "no interface to look at"),
+    Row("gateway", ("address", "association", "interface"), layers.gateway, "the routes were not looked at"),
+    Row("dns", ("gateway", "address", "association", "interface"), layers.dns, "no name to look up"),
+    Row("tcp", ("dns", "gateway", "address", "association", "interface"), layers.tcp, "no address to connect to"),
+    Row("tls", ("clock", "tcp", "dns", "gateway", "address", "association", "interface"), layers.tls,
+        "the connection is without TLS, or there was nobody to shake hands with"),
     Row("mqtt", ("configuration", "certificates", "clock", "tls", "tcp", "dns", "gateway", "address", "association",
-                 "interface"), layers.mqtt),
-    Row("policy", ("mqtt",), layers.policy),
-    Row("backlog", ("mqtt",), layers.backlog),
-    Row("disk", (), layers.disk),
-    Row("host", (), layers.host),
-    Row("daemon", ("configuration",), layers.daemon),
+                 "interface"), layers.mqtt, "nobody is connected and nobody has tried"),
+    Row("policy", ("mqtt",), layers.policy, "only the running daemon knows what is denied"),
+    Row("backlog", ("mqtt",), layers.backlog, "only the running daemon knows what waits"),
+    Row("disk", (), layers.disk, "the state directory was not looked at"),
+    Row("host", (), layers.host, "the host was not looked at"),
+    Row("daemon", ("configuration",), layers.daemon, "systemd was not asked"),
 )

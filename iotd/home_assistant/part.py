@@ -17,7 +17,7 @@ from iotd.vocabulary import HealthChanged, Json, Message, Received
 
 FILE = "home_assistant.json"  # in the state directory: what the broker has taken last
 STATE_S = 60.0
-STATE_PAUSE_S = 1.0  # AWS IoT Core takes one retained message a second for a topic
+STATE_PAUSE_S = 1.5  # AWS IoT Core takes one retained message a second for a topic, as they arrive
 OBSERVED = ("uptime", "rssi", "temperature")
 
 
@@ -141,14 +141,7 @@ class HomeAssistantPart(Part):
         platforms = {name: component["platform"] for name, component in announced["components"].items()
                      if "unique_id" in component}
         self._standing = {"topic": self._topic, "digest": digest, "components": platforms}
-        self._write()
-
-    def _write(self) -> None:
-        """Write down what stands; where that fails it is announced once more by the next run, and that is all."""
-        try:
-            self._kernel.world.files.write_text(self._file, json.dumps(self._standing), durable=True)
-        except OSError:
-            pass
+        self._kernel.world.files.keep(self._file, self._standing, durable=True)
 
     def _on_health_changed(self, event: HealthChanged, now: float) -> None:
         if self.is_open:

@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from iotd.host import log
 from iotd.vocabulary import Json
 
 MAX_FILE_BYTES = 1 << 20
@@ -20,6 +21,9 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 class Files:
     """Reads and writes; a simulated disk stands in for it."""
+
+    def __init__(self) -> None:
+        self._unwritable: set[Path] = set()
 
     def read_text(self, path: Path) -> str:
         """Return the file's text. Raises OSError, ValueError where it is no UTF-8."""
@@ -54,6 +58,19 @@ class Files:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+
+    def keep(self, path: Path, value: Json, durable: bool) -> bool:
+        """Write what nothing is lost without, as JSON; tell whether that went. That it does not is said once."""
+        try:
+            self.write_text(path, _encode(value), durable)
+        except OSError as error:
+            if path not in self._unwritable:
+                log.warning("file.unwritable", "a file cannot be written; what it says is found out anew, or is not"
+                            " known after a restart", path=str(path), reason=str(error))
+            self._unwritable.add(path)
+            return False
+        self._unwritable.discard(path)
+        return True
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that nobody else may look into, where there is none. Raises OSError."""

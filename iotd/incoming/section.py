@@ -1,10 +1,11 @@
 """The section `subscribe`: whose messages are taken, and what is done with them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, listed, qos, template_text, timeout
-from iotd.config.section import SUBSCRIBE, Note, Section, Use, note_if
+from iotd.config.section import SUBSCRIBE, Named, Note, Section, Use, note_if
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE
 from iotd.mqtt import topics
@@ -45,15 +46,28 @@ def _check(settings: Settings, note: Note) -> None:
             note(key, f"{quoted(entry.filter)} is already subscribe[{first[entry.filter]}]; keep one of the two")
 
 
-def _look(settings: Settings, note: Note) -> None:
-    from iotd.host.command import program_problem  # a device without commands loads nothing that runs one
+def _names(settings: Settings) -> list[Named]:
+    return [Named(f"subscribe[{position}].run", entry.command, True)
+            for position, entry in enumerate(settings.sections["subscribe"]) if entry.command]
 
-    for position, entry in enumerate(settings.sections["subscribe"]):
-        if entry.command:
-            note_if(note, f"subscribe[{position}].run", program_problem(entry.command[0]))
+
+def _doubt(entries: Sequence[Subscription], others: Sequence[Use], note: Note) -> None:
+    """Note a subscription that takes what this device itself publishes. A topic that its section subscribes as well,
+    as presence does, is meant to come back; a filter of what programs may publish says nothing of what they do.
+    """
+    heard = {use.filter for use in others if use.verb == SUBSCRIBE}
+    said = [use.filter for use in others
+            if use.verb != SUBSCRIBE and use.filter not in heard and not set(use.filter) & set("+#")]
+    for position, entry in enumerate(entries):
+        for own in (topic for topic in said if topics.matches(entry.filter, topic)):
+            where = "" if own == entry.filter else f" on {quoted(own)}"
+            note(f"subscribe[{position}].topic",
+                 f"{quoted(entry.filter)} takes what this device itself publishes{where}: each message comes back, and "
+                 "is paid twice where messages cost; subscribe what others publish")
+            break
 
 
 SECTIONS = {"subscribe": Section(
-    listed(_subscription, "- topic: …"), (), check=_check, filters=len, look=_look,
+    listed(_subscription, "- topic: …"), (), check=_check, filters=len, names=_names,
     uses=lambda entries, thing: [Use(SUBSCRIBE, entry.filter) for entry in entries],
-    fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries))}
+    fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries), doubt=_doubt)}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from iotd.config import template
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, listed, text, timeout
-from iotd.config.section import PUBLISH, SUBSCRIBE, Note, Section, Use, note_if
+from iotd.config.section import PUBLISH, SUBSCRIBE, Named, Section, Use
 from iotd.config.settings import Settings
 from iotd.jobs.names import PATTERN, is_unit
 
@@ -98,14 +98,12 @@ def _pattern(at: Cursor) -> str:
     return name
 
 
-def _look(settings: Settings, note: Note) -> None:
-    from iotd.host.command import program_problem
-
-    for name, handler in settings.sections["jobs"].handlers.items():
-        note_if(note, f"jobs.handlers.{name}.run", program_problem(handler.command[0]))
+def _names(settings: Settings) -> list[Named]:
+    return [Named(f"jobs.handlers.{name}.run", handler.command, True)
+            for name, handler in settings.sections["jobs"].handlers.items()]
 
 
 SECTIONS = {"jobs": Section(
-    jobs, None, filters=lambda section: len(HEARD), look=_look,
+    jobs, None, filters=lambda section: len(HEARD), names=_names,
     uses=lambda section, thing: [*(Use(SUBSCRIBE, f"{prefix(thing)}/{end}") for end in HEARD),
                                  *(Use(PUBLISH, f"{prefix(thing)}/{end}") for end in SAID)])}

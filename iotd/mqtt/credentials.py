@@ -17,12 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from iotd.host.identity import name_of, user_name
+from iotd.host.unit import HOMES
 from iotd.mqtt.settings import SYSTEM_CA, Tls
 
 DAEMON_USER = "iotd"
 DIRECTORY = "/etc/iotd"
 MAX_BYTES = 1024 * 1024
-HIDDEN = ("/home", "/root", "/run/user")  # from the unit (systemd.exec(5), ProtectHome=)
 MAX_PASSWORD_BYTES = 65535  # MQTT 3.1.1, 3.1.3.5
 
 # Forward secret, authenticated, and in every security policy of AWS IoT that has TLS 1.2 (AWS IoT "Transport
@@ -128,7 +128,7 @@ def open_to_all(path: str) -> str | None:
 
 def hidden(path: str) -> str | None:
     """Return that a person may read this file here and the daemon may not: the unit hides it."""
-    if not any(Path(path).is_relative_to(place) for place in HIDDEN):
+    if not any(Path(path).is_relative_to(place) for place in HOMES):
         return None
     return f"{path} is not there for the daemon: the unit hides home directories (ProtectHome=yes); {_MOVE}"
 

@@ -62,12 +62,13 @@ def dated(rows: list[Row], now: float, at: float | None) -> list[Row]:
 class Journal:
     """The messages by id. What raises OSError has changed nothing, or says so; what does not is done in memory.
 
-    `count` is of those that wait, which another thing's do not.
+    `count` is of those that wait, which another thing's do not; `poison` of those set aside, by topic.
     """
 
     def __init__(self, file: LineFile) -> None:
         self.path = file.path
         self.count = self.size = 0
+        self.poison = Counter[str]()
         self.behind = False  # whether the file lacks something that is true here
         self._file = file
         self._thing = ""
@@ -231,7 +232,10 @@ class Journal:
     def _delete(self, rows: list[Row]) -> list[tuple[int, str]]:
         for row in rows:
             del self._rows[row.id]
-            self.count -= self._waits(row)
+            if self._waits(row):
+                self.count -= 1
+            elif row.aside and row.thing == self._thing:
+                self.poison[row.topic] -= 1
             self.size -= row.size
             self._gone.append(row.id)
         return [(row.id, row.topic) for row in rows]
@@ -239,6 +243,7 @@ class Journal:
     def _recount(self) -> None:
         self.count = sum(map(self._waits, self._rows.values()))
         self.size = sum(row.size for row in self._rows.values())
+        self.poison = Counter(row.topic for row in self._rows.values() if row.aside and row.thing == self._thing)
 
     def _waits(self, row: Row) -> bool:
         return not row.aside and row.thing == self._thing

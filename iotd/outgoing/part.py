@@ -51,7 +51,6 @@ class Outgoing(Part):
                             self._thing)
         self._outbox = outbox.Outbox()
         self._transient: dict[int, str] = {}
-        self._acknowledged: list[int] = []
         self._again_at = self._settle_at = math.inf
         self._reopened = self._spool.reopened
         self._offset_s: float | None = None  # of the wall clock to the monotonic one, as a message was filled by it
@@ -99,15 +98,13 @@ class Outgoing(Part):
 
     def keep(self, now: float) -> None:
         """Make what is due, hand over what may go, and let the spool do what is due."""
+        self._forget_acknowledged()  # first, since the journal is told of it and of what is made in one write(2)
         self._scheduled.make_due(now)
         if self._kernel.clear:
             self._pump(now)
             crowded = self._outbox.cursor < self._spool.last_id
-            self._acknowledged += self._kernel.acknowledged(eager=crowded)
-            if crowded and self._acknowledged:  # those that came before it was said
+            if self._forget_acknowledged(eager=crowded) and crowded:  # those that came before it was said
                 self._pump(now)
-        else:
-            self._forget_acknowledged()
         if now >= self._settle_at and not self._spool.open_disk(now):  # which on a slow card is a turn's work
             self._spool.settle(now, self._world.known_wall() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()
@@ -170,18 +167,24 @@ class Outgoing(Part):
         return self._spool.count
 
     def status(self) -> dict[str, Json]:
-        """Return what waits and what was dropped."""
+        """Return what waits, what was dropped, and what is kept and not sent: by topic, and of other things."""
         return {"waiting": self._spool.count, "waiting_bytes": self._spool.size, "dropped": dict(self._spool.dropped),
-                "set_aside": self._spool.others}
+                "poison": self._spool.poison, "set_aside": self._spool.others}
+
+    def about(self) -> dict[str, Json]:
+        """Return how many messages are kept and never sent."""
+        return {"set_aside": sum(self._spool.poison.values()) or None}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, and the topics that the broker denies."""
         return [*self._spool.failures, *(f"publish to {topic} denied" for topic in self._outbox.denied)]
 
     def sentences(self) -> list[str]:
-        """Return what waits and what was dropped."""
+        """Return the same for a person."""
         return [f"waiting for the broker: {self._spool.count} messages, {self._spool.size} bytes",
                 *(f"dropped: {count} messages of {topic}" for topic, count in self._spool.dropped.items()),
+                *(f"set aside: {count} messages of {topic}, over which the line ended or which were never acknowledged"
+                  for topic, count in self._spool.poison.items()),
                 *(f"set aside: {count} messages of the thing {thing}" for thing, count in self._spool.others.items())]
 
     def _goes_at_once(self) -> bool:
@@ -196,7 +199,6 @@ class Outgoing(Part):
 
     def _keep_made(self, made: list[Made], now: float) -> list[bool]:
         """Keep what was made, all of it at once, or send what is not worth keeping; tell what is on its way."""
-        self._forget_acknowledged()  # first, since the journal is told of both in one write(2)
         rows, kept = [], []
         for message, offline, thing in made:
             if thing not in ("", self._thing):  # collected by an earlier run, for what was the thing then
@@ -211,8 +213,7 @@ class Outgoing(Part):
         return kept
 
     def _pump(self, now: float) -> None:
-        """Forget what is acknowledged, and hand over what waits, as far as the limits allow."""
-        self._forget_acknowledged()
+        """Hand over what waits, as far as the limits allow."""
         self._again_at = math.inf
         publishes, size = self._kernel.passed()
         self._outbox = outbox.spent(self._outbox, publishes, size, now)
@@ -306,10 +307,10 @@ class Outgoing(Part):
 
         return message._replace(payload=encoding.finished(message.payload, offset_of))
 
-    def _forget_acknowledged(self) -> None:
-        self._acknowledged += self._kernel.acknowledged()
-        if self._acknowledged:
-            ids, self._acknowledged = self._acknowledged, []
+    def _forget_acknowledged(self, eager: bool | None = None) -> bool:
+        """Forget what has been acknowledged since the last call, and tell whether anything was."""
+        ids = self._kernel.acknowledged(eager)
+        if ids:
             self._outbox = outbox.acknowledged(self._outbox, ids)
             for number in ids:
                 message = self._carrying.pop(number, None)
@@ -318,3 +319,4 @@ class Outgoing(Part):
             kept = [number for number in ids if self._transient.pop(number, None) is None]
             if kept:
                 self._spool.forget(kept)
+        return bool(ids)

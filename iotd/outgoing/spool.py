@@ -96,6 +96,14 @@ class Spool:
         return dict(others)
 
     @property
+    def poison(self) -> dict[str, int]:
+        """How many messages of each topic are set aside: kept, and never sent."""
+        poison: Counter[str] = Counter()
+        for store in self._stores.all:
+            poison.update(store.poison)
+        return dict(+poison)
+
+    @property
     def failures(self) -> list[str]:
         """What is wrong with the files, a sentence each."""
         return self._stores.failures.sentences()

@@ -61,12 +61,13 @@ def _make(database: sqlite3.Connection) -> None:
 class Store:
     """The messages of one SQLite file. Any method may raise `Error`.
 
-    `count` is of those that wait, which another thing's do not.
+    `count` is of those that wait, which another thing's do not; `poison` of those set aside, by topic.
     """
 
     def __init__(self, path: str, connect: Callable[[str], sqlite3.Connection] = connect) -> None:
         self.path = path
         self.count = self.size = 0
+        self.poison: dict[str, int] = {}
         self._thing = ""
         self._db = connect(path)
         try:
@@ -99,7 +100,7 @@ class Store:
 
     def add_all(self, rows: Iterable[Row]) -> None:
         """Add all of the messages or none; one whose id is here already stays as it is."""
-        count, size = self.count, self.size
+        count, size, poison = self.count, self.size, self.poison
         insert = f"INSERT OR IGNORE INTO message ({_COLUMNS}) VALUES ({_VALUES})"
         with self._synced():
             self._db.execute("BEGIN IMMEDIATE")
@@ -108,9 +109,10 @@ class Store:
                     if self._db.execute(insert, row).rowcount:
                         self.count += self._waits(row.aside, row.thing)
                         self.size += row.size
+                        self._note_poison(row.topic, row.aside, row.thing, 1)
                 self._db.execute("COMMIT")
             except sqlite3.Error:
-                self.count, self.size = count, size
+                self.count, self.size, self.poison = count, size, poison
                 raise
             finally:
                 if self._db.in_transaction:
@@ -174,8 +176,8 @@ class Store:
 
     def take_back(self, topic: str) -> None:
         """Let what was set aside of the topic be fetched again."""
-        self.count += self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ? AND thing = ?",
-                                       (topic, self._thing)).rowcount
+        self._db.execute("UPDATE message SET aside = 0 WHERE aside AND topic = ? AND thing = ?", (topic, self._thing))
+        self._recount()
 
     def offset_of(self, number: int, boot: str) -> float | None:
         """Return how far the wall clock was ahead of the monotonic one when this message was made in that boot."""
@@ -222,26 +224,35 @@ class Store:
 
     def close(self) -> None:
         """Close the file; its write-ahead log is folded in. Of one that holds nothing no byte is left."""
-        empty = not self.last()
-        self._db.close()
+        try:
+            empty = not self.last()
+        finally:
+            self._db.close()
         if empty:
             os.truncate(self.path, 0)
 
     def _delete(self, where: str, values: Sequence[object]) -> list[tuple[int, str]]:
         gone = self._db.execute(f"DELETE FROM message WHERE {where} RETURNING id, topic, size, aside, thing",
                                 values).fetchall()
-        for _, _, size, aside, thing in gone:
+        for _, topic, size, aside, thing in gone:
             self.count -= self._waits(aside, thing)
             self.size -= size
+            self._note_poison(topic, aside, thing, -1)
         if gone and not self.count:
             self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         return [(number, topic) for number, topic, *_ in gone]
 
     def _recount(self) -> None:
-        """Take the count and the size from the file."""
-        self.count, self.size = self._db.execute(
-            "SELECT ifnull(sum(NOT aside AND thing = ?), 0), ifnull(sum(size), 0) FROM message",
+        """Take the counts and the size from the file."""
+        self.count, self.size, aside = self._db.execute(
+            "SELECT ifnull(sum(NOT aside AND thing = ?), 0), ifnull(sum(size), 0), ifnull(sum(aside), 0) FROM message",
             (self._thing,)).fetchone()
+        self.poison = dict(self._db.execute("SELECT topic, count(*) FROM message WHERE aside AND thing = ? GROUP BY"
+                                            " topic", (self._thing,))) if aside else {}
+
+    def _note_poison(self, topic: str, aside: bool, thing: str, more: int) -> None:
+        if aside and thing == self._thing:
+            self.poison = {**self.poison, topic: self.poison.get(topic, 0) + more}
 
     def _waits(self, aside: bool, thing: str) -> bool:
         return not aside and thing == self._thing

@@ -19,6 +19,7 @@ from iotd.vocabulary import Json
 STEP_S = 10.0
 CEILING_S = 3600.0
 TOKEN_S = 3600.0
+MAX_FAILURES = 8  # of one attempt to renew
 MAX_TEXT = 20_000  # characters of a certificate or a token
 MAX_SHOWN = 300
 BAD_TOKEN = "InvalidCertificateOwnershipToken"
@@ -107,6 +108,12 @@ def key_made(attempt: Attempt, csr: str, now: float) -> Next:
 def opened(attempt: Attempt, now: float) -> Next:
     """The line is up, and the broker has granted the subscriptions to the answers."""
     return _go(attempt._replace(is_open=True), now)
+
+
+def denied(attempt: Attempt, wait_s: float, now: float) -> Next:
+    """The broker denies it; the line of a thing is not torn for a renewal again."""
+    attempt = attempt._replace(failures=MAX_FAILURES) if attempt.thing else attempt
+    return failed(attempt, "the broker denies it, probably by policy", wait_s, now)
 
 
 def closed(attempt: Attempt, wait_s: float, now: float) -> Next:

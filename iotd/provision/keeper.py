@@ -8,7 +8,7 @@ power cut leaves the old identity or the new one. While a new one has yet to be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +152,12 @@ class Keeper:
 
     def _write(self, name: str, body: Mapping[str, Json]) -> None:
         self._files.write_text(self._folder / name, json.dumps(body, ensure_ascii=False), durable=True)
+
+
+def problem_with(keep: Callable[[], None]) -> str:
+    """Keep something; return why that cannot be, nothing where it is."""
+    try:
+        keep()
+    except OSError as error:
+        return f"the identity cannot be kept: {error.strerror}"
+    return ""

@@ -68,6 +68,11 @@ def rests_s(attempted: Moment | None, here: Moment, pause: float) -> float:
     return 0.0 if passed is None else max(0.0, pause - passed)
 
 
+def tried_in_vain(attempted: Moment | None, at: float | None) -> bool:
+    """Tell whether the certificate in force was due (`at`, epoch seconds, None for never) when it was tried last."""
+    return attempted is not None and attempted.wall is not None and at is not None and attempted.wall >= at
+
+
 def described(life: Mapping[str, Any]) -> Life:
     """Return the life as it is on the disk. Raises KeyError, TypeError, ValueError."""
     return Life(float(life["begins_at"]), float(life["ends_at"]))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from iotd.config.document import Cursor, Reader, Wrong, quoted
 from iotd.config.readers import boolean, command, duration, number, path, size, text, timeout
 from iotd.errors import nearest
-from iotd.host.command import last_line, program_problem
+from iotd.host.command import last_line
 from iotd.host.facts import HOST, Roots
 from iotd.mqtt.addresses import host_problem
 from iotd.shadows import checks, gateway
@@ -99,8 +99,7 @@ KINDS: dict[str, Kind] = {
     "process": Kind(_process, checks.process, quick=True),
     "tcp": Kind(_endpoint, checks.port, named=lambda place: "{}:{}".format(*place)),
     "file": Kind(path, checks.file, limit=("max_age", duration)),
-    "command": Kind(command(frozenset()), checks.command, named=lambda words: str(words[0].rpartition("/")[2]),
-                    impossible=lambda words: program_problem(words[0])),
+    "command": Kind(command(frozenset()), checks.command, named=lambda words: str(words[0].rpartition("/")[2])),
     "disk": Kind(path, checks.disk, limit=("min_free", size), impossible=checks.no_disk),
     "temperature": Kind(_celsius, checks.temperature, named=_unnamed, quick=True),
     "throttled": Kind(_only(False), checks.throttled, named=_unnamed, quick=True),

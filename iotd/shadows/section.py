@@ -1,13 +1,13 @@
 """The section `shadows`: what is reported and desired, what decides {health}, and what is done about a delta."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from iotd.config import override
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text, timeout
-from iotd.config.section import PUBLISH, SUBSCRIBE, Note, Section, Use, note_if, period_of_an_item
+from iotd.config.section import PUBLISH, SUBSCRIBE, Named, Note, Section, Use, note_if, period_of_an_item
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
 from iotd.mqtt import topics
@@ -153,10 +153,17 @@ def _look(settings: Settings, note: Note) -> None:
         for place, check in enumerate(shadow.checks):
             kind = kinds.KINDS[check.kind]
             note_if(note, f"shadows[{position}].checks[{place}].{check.kind}", kind.impossible(check.subject))
+
+
+def _names(settings: Settings) -> Iterator[Named]:
+    for position, shadow in enumerate(settings.sections["shadows"]):
+        for place, check in enumerate(shadow.checks):
+            if check.kind in ("file", "disk", "command"):
+                words = check.subject if check.kind == "command" else (check.subject,)
+                yield Named(f"shadows[{position}].checks[{place}].{check.kind}", words, check.kind == "command")
         for key, action in shadow.on_delta.items():
             if isinstance(action, Run):
-                note_if(note, f"shadows[{position}].on_delta.{key}.run",
-                        kinds.KINDS["command"].impossible(action.command))
+                yield Named(f"shadows[{position}].on_delta.{key}.run", action.command, True)
 
 
 def _uses(shadows: tuple[Shadow, ...], thing: str) -> list[Use]:
@@ -179,4 +186,4 @@ def _depth(tree: Json) -> int:
 
 SECTIONS = {"shadows": Section(
     listed(_shadow, "- name: …"), (), check=_check, filters=lambda shadows: FILTERS * len(shadows),
-    settable=(period_of_an_item("shadows"),), look=_look, uses=_uses)}
+    settable=(period_of_an_item("shadows"),), look=_look, names=_names, uses=_uses)}

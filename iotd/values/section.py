@@ -1,11 +1,12 @@
 """The section `values`: what is measured, how it is read, and what is made of it."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor, Wrong
 from iotd.config.readers import boolean, choice, command, duration, number, path, timeout, whole
-from iotd.config.section import Note, Section, note_if
+from iotd.config.section import Named, Section
 from iotd.config.settings import Settings
 from iotd.config.template import REPORT
 
@@ -113,12 +114,11 @@ def _true(at: Cursor) -> bool:
     return True
 
 
-def _look(settings: Settings, note: Note) -> None:
-    from iotd.host.command import program_problem  # a device without commands loads nothing that runs one
-
+def _names(settings: Settings) -> Iterator[Named]:
     for value in settings.sections["values"]:
-        if value.source == "command":
-            note_if(note, f"values.{value.name}.command", program_problem(value.subject[0]))
+        words = (value.subject,) if isinstance(value.subject, str) else value.subject
+        if value.source != "socket":
+            yield Named(f"values.{value.name}.{value.source}", words, value.source == "command")
 
 
-SECTIONS = {"values": Section(_values, look=_look, of_host=True)}
+SECTIONS = {"values": Section(_values, names=_names, of_host=True)}

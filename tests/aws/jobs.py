@@ -10,20 +10,19 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from tests.aws.answering import Answering
 from tests.aws.executions import Answer, Execution, Executions, Json
 from tests.mosquitto import Mosquitto
-from tests.observer import Client, tls_context
 
 NAME = "jobs-service"
-FILTERS_AT_QOS_1 = [(f"$aws/things/+/jobs/{verb}", 1) for verb in ("get", "start-next", "+/get", "+/update")]
+FILTERS = [f"$aws/things/+/jobs/{verb}" for verb in ("get", "start-next", "+/get", "+/update")]
 
 
-class JobsService:
+class JobsService(Answering):
     """A client of the broker that keeps the job executions of all things, in memory.
 
     `courier` is given the answers to each request and what they bring about, and returns what is delivered of them:
@@ -33,40 +32,9 @@ class JobsService:
     def __init__(self, broker: Mosquitto, *, clock: Callable[[], float] = time.time) -> None:
         self.courier: Callable[[Sequence[Answer]], Sequence[Answer]] = lambda answers: answers
         self.executions = Executions(clock)
-        self._broker = broker
         self._lock = threading.RLock()
         self._failures: list[str] = []
-        self._subscribed = threading.Event()
-        self._client = Client(NAME, clean_session=False)
-        if broker.certificates is not None:
-            identity = broker.certificates.authority.issue(NAME)
-            self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
-        soon_s: Any = 0.1  # paho's annotation asks for whole seconds, its code does not
-        self._client.reconnect_delay_set(soon_s, soon_s)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
-
-    def __enter__(self) -> JobsService:
-        self._client.connect(self._broker.host, self._broker.port)
-        self._client.loop_start()
-        try:
-            self.wait_until_ready()
-        except BaseException:
-            self._client.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def wait_until_ready(self, timeout_s: float = 10.0) -> None:
-        """Return once the broker of this moment has acknowledged the subscriptions; ask again after its restart."""
-        self._subscribed.clear()
-        self._client.subscribe(FILTERS_AT_QOS_1)
-        assert self._subscribed.wait(timeout_s), f"the jobs service was not subscribed within {timeout_s:g} s"
+        super().__init__(broker, NAME, FILTERS)
 
     def create(self, thing: str, job: str, document: Json, in_progress_s: float | None = None) -> None:
         """Queue a job for a thing, or its next attempt."""
@@ -92,13 +60,6 @@ class JobsService:
         """Refuse the next request with a word such as RequestThrottled; several calls queue up."""
         with self._lock:
             self._failures.append(code)
-
-    def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, code: Any, properties: Any = None) -> None:
-        if code == 0:
-            client.subscribe(FILTERS_AT_QOS_1)
-
-    def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, codes: Any, properties: Any = None) -> None:
-        self._subscribed.set()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         if message.retain:  # AWS takes no RETAIN on a reserved topic

@@ -14,14 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as mqtt
 
+from tests.aws.answering import Answering
 from tests.certificates import Authority
 from tests.mosquitto import Mosquitto
-from tests.observer import Client, tls_context
 
 NAME = "provisioning-service"
 TOKEN_S = 3600.0  # the life of an ownership token, and of the certificate that nobody registers by it
@@ -175,7 +174,7 @@ def signed_by(authority: Authority, name: str = "") -> Callable[[str], str]:
 Courier = Callable[[Answer], Iterable[Answer]]
 
 
-class ProvisioningService:
+class ProvisioningService(Answering):
     """A client of the broker that answers requests. `courier` delivers each answer: it may lose it or say it twice, and
     may be replaced at any time. `heard` are the topics of the requests that came.
     """
@@ -186,30 +185,9 @@ class ProvisioningService:
         self.rules = rules
         self.courier = courier
         self.heard: list[str] = []
-        self._broker = broker
         self._lock = threading.Lock()
         self._held: list[Answer] | None = None
-        self._subscribed = threading.Event()
-        self._client = Client(NAME)
-        if broker.certificates is not None:
-            identity = broker.certificates.authority.issue(NAME)
-            self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
-
-    def __enter__(self) -> ProvisioningService:
-        self._client.connect(self._broker.host, self._broker.port)
-        self._client.loop_start()
-        if not self._subscribed.wait(10.0):
-            self._client.close()
-            raise AssertionError("the provisioning service was not subscribed within 10 s")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
+        super().__init__(broker, NAME, [CREATE, REGISTER.format("+")])
 
     def hold(self) -> None:
         """Do what is asked for, and let the answers wait."""
@@ -221,13 +199,6 @@ class ProvisioningService:
         with self._lock:
             held, self._held = self._held or [], None
             self._deliver(held)
-
-    def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, code: Any, properties: Any = None) -> None:
-        if code == 0:
-            client.subscribe([(CREATE, 1), (REGISTER.format("+"), 1)])
-
-    def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, codes: Any, properties: Any = None) -> None:
-        self._subscribed.set()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         with self._lock:

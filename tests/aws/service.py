@@ -7,15 +7,14 @@ import threading
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import paho.mqtt.client as mqtt
 
 from tests.aws import document, limits
+from tests.aws.answering import Answering
 from tests.aws.document import Document, Object, Refusal, Rules
 from tests.mosquitto import Mosquitto
-from tests.observer import Client, tls_context
 
 NAME = "device-shadow-service"
 MAX_IN_FLIGHT = 10
@@ -23,8 +22,8 @@ ORDER = ("accepted", "delta", "documents")
 
 # One filter for each request and kind of shadow: `#` reaches no topic that starts with `$`,
 # and `shadow/#` would bring the service its own answers.
-FILTERS_AT_QOS_1 = [
-    (f"$aws/things/+/shadow/{named}{operation}", 1)
+FILTERS = [
+    f"$aws/things/+/shadow/{named}{operation}"
     for named in ("", "name/+/")
     for operation in ("get", "update", "delete")
 ]
@@ -83,7 +82,7 @@ def in_order(*kinds: str) -> Courier:
     return courier
 
 
-class ShadowService:
+class ShadowService(Answering):
     """A client of the broker that keeps the shadows of all things, in memory.
 
     `courier` is asked to deliver the answers to each request: it may drop, double or reorder them, as AWS
@@ -101,43 +100,12 @@ class ShadowService:
         self.courier = courier
         self._rules = rules
         self._clock = clock
-        self._broker = broker
         self._lock = threading.RLock()
         self._shadows: dict[tuple[str, str | None], Document] = {}
         self._failures: list[tuple[str | None, Refusal]] = []
         self._held: list[Request] | None = None
         self._passed: defaultdict[str, deque[float]] = defaultdict(deque)
-        self._subscribed = threading.Event()
-        self._client = Client(NAME, clean_session=False)
-        if broker.certificates is not None:
-            identity = broker.certificates.authority.issue(NAME)
-            self._client.tls_set_context(tls_context(broker.certificates.ca, identity))
-        soon_s: Any = 0.1  # paho's annotation asks for whole seconds, its code does not
-        self._client.reconnect_delay_set(soon_s, soon_s)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
-
-    def __enter__(self) -> ShadowService:
-        self._client.connect(self._broker.host, self._broker.port)
-        self._client.loop_start()
-        try:
-            self.wait_until_ready()
-        except BaseException:
-            self._client.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def wait_until_ready(self, timeout_s: float = 10.0) -> None:
-        """Return once the broker of this moment has acknowledged the subscriptions; ask again after its restart."""
-        self._subscribed.clear()
-        self._client.subscribe(FILTERS_AT_QOS_1)  # on a line that is gone, the one of the next connect is awaited
-        assert self._subscribed.wait(timeout_s), f"the shadow service was not subscribed within {timeout_s:g} s"
+        super().__init__(broker, NAME, FILTERS)
 
     def update(self, thing: str, shadow: str | None, state: Object | None, **more: Any) -> Object:
         """Write to a shadow as a user of the cloud would and return what was accepted; raises Refusal.
@@ -179,13 +147,6 @@ class ShadowService:
             held, self._held = self._held or [], None
             for request in held:
                 self._deliver(self._answer(request))
-
-    def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, code: Any, properties: Any = None) -> None:
-        if code == 0:
-            client.subscribe(FILTERS_AT_QOS_1)
-
-    def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, codes: Any, properties: Any = None) -> None:
-        self._subscribed.set()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         parts = _TOPIC.fullmatch(message.topic)

@@ -301,10 +301,22 @@ def test_what_lies_on_top_of_the_file_counts_and_is_not_written(tmp_path: Path, 
                                       "ca: system}}\n")
     archive = device.hand("p.zip", package(certificates.client))
     assert device.adopt(archive, "--host", "other.example", "--force") == 1
-    assert "mqtt.host is 'b.example' in a file that lies on top of this one; write 'other.example' there" in device.said
+    assert f"mqtt.host is 'b.example' in {above}/fleet.yaml, which lies on top of this file" in device.said
     assert not (tmp_path / "c").exists() and device.file.read_text() == device.before
     assert device.adopt(archive, "--host", "b.example") == 0, device.said
     assert (tmp_path / "k").exists() and device.file.read_text() == f"thing: pi-7\n{device.before}"
+
+
+def test_what_would_lie_below_the_same_again_is_refused(tmp_path: Path, certificates: Certificates) -> None:
+    device = Device(tmp_path, "mqtt: {host: b.example}\nthing: pi-1\n")
+    above = tmp_path / "iotd.d"
+    above.mkdir()
+    (above / "device.yaml").write_text("thing: pi-1\nmqtt: {host: b.example}\n")
+    archive = device.hand("p.zip", package(certificates.client))
+    assert device.adopt(archive, "--host", "other.example", "--force") == 1
+    for words in ("mqtt.host is 'b.example' in", "thing is 'pi-1' in", "device.yaml, which lies on top of this file"):
+        assert words in device.said
+    assert device.file.read_text() == device.before and not device.certs.exists()
 
 
 def test_a_place_that_cannot_be_written_changes_nothing(device: Device, certificates: Certificates) -> None:

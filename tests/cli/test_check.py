@@ -12,6 +12,7 @@ import pytest
 
 from iotd.cli.user import as_daemon
 from iotd.host.command import program_problem
+from iotd.host.unit import hides
 from tests.running import ROOT
 
 
@@ -99,3 +100,34 @@ def test_the_program_of_a_value_and_of_a_message_is_looked_for_too(tmp_path: Pat
     (tmp_path / "iotd.yaml").write_text(f"mqtt: {{host: localhost}}\n{text}")
     result = check("iotd.yaml", tmp_path)
     assert result.returncode == 78 and result.stderr.startswith(f"iotd.yaml:{found}"), result.stderr
+
+
+@pytest.mark.parametrize("text, line", [
+    ("values:\n  level: {command: [sh, /home/pi/level.sh]}\n",
+     "3: warning: values.level.command: /home/pi/level.sh is not there for the daemon: the unit hides home "),
+    ("values:\n  level: {file: /root/level}\n", "3: warning: values.level.file: /root/level is not there for the"),
+    ("values:\n  level: {file: /tmp/level}\n", "3: warning: values.level.file: /tmp/level is not there for the daemon: "
+                                               "the unit has a /tmp of its own (PrivateTmp=yes)"),
+    ("shadows:\n  - checks: [{file: /home/pi/alive, max_age: 1m}]\n",
+     "3: warning: shadows[0].checks[0].file: /home/pi/alive is not"),
+    ("shadows:\n  - checks: [{command: [sh, /home/pi/x]}]\n",
+     "3: warning: shadows[0].checks[0].command: /home/pi/x is"),
+    ("shadows:\n  - on_delta: {fan: {run: [sh, /home/pi/fan, '{value}']}}\n",
+     "3: warning: shadows[0].on_delta.fan.run: /home/pi/fan is not"),
+    ("subscribe:\n  - topic: a\n    run: [sh, /home/pi/horn]\n", "4: warning: subscribe[0].run: /home/pi/horn is not"),
+    ("jobs:\n  handlers: {clean: {run: [sh, /home/pi/clean]}}\n",
+     "3: warning: jobs.handlers.clean.run: /home/pi/clean"),
+])
+def test_what_the_unit_hides_from_the_daemon_is_a_warning(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "iotd.yaml").write_text(f"mqtt: {{host: localhost}}\n{text}")
+    result = check("iotd.yaml", tmp_path)
+    assert result.returncode == 0 and result.stderr.startswith(f"iotd.yaml:{line}"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_unit_hides_what_check_says_that_it_hides() -> None:
+    unit = (ROOT / "systemd" / "iotd.service").read_text().splitlines()
+    paths = ("/home/pi/x", "/root", "/tmp/x", "/homes")
+    lines = [hides(path).partition("(")[2].partition(")")[0] for path in paths]
+    assert lines == ["ProtectHome=yes", "ProtectHome=yes", "PrivateTmp=yes", ""]
+    assert {"ProtectHome=yes", "PrivateTmp=yes"} < set(unit)

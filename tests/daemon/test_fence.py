@@ -2,13 +2,13 @@
 
 import io
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
 from iotd.daemon.part import Part
-from iotd.host import log
+from iotd.home_assistant.discovery import state_topic
+from tests.sim.jobs import SECTION
 from tests.sim.world import Simulation
 
 CONFIGURATION = """\
@@ -34,20 +34,17 @@ class Faulty(Part):
         return 1000.0
 
 
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    log.start("info", "json", False, stream)
-    yield stream
-    log.start("info", "json", False)
-
-
 def faults(said: io.StringIO) -> list[dict[str, str]]:
     return [entry for entry in map(json.loads, said.getvalue().splitlines()) if entry["event"] == "part.fault"]
 
 
+def parts_at_fault(device: Simulation) -> set[str]:
+    assert device.entries("daemon.fault") == []
+    return {fault["part"] for fault in device.entries("part.fault")}
+
+
 def test_a_part_that_fails_rests_is_told_once_and_is_called_again(said: io.StringIO) -> None:
-    fence, part = Fence(), Faulty(FAILURES - 1)
+    fence, part = Fence(lambda: 0.0), Faulty(FAILURES - 1)
     assert fence.keep(part, 5.0) == 5.0 + REST_S
     assert fence.rests(part, 5.0 + REST_S - 1) and not fence.rests(part, 5.0 + REST_S)
     [problem] = fence.problems([part], 6.0)
@@ -59,7 +56,7 @@ def test_a_part_that_fails_rests_is_told_once_and_is_called_again(said: io.Strin
 
 
 def test_one_that_fails_again_and_again_ends_the_daemon_for_systemd_to_start_it_anew(said: io.StringIO) -> None:
-    fence, part = Fence(), Faulty(FAILURES)
+    fence, part = Fence(lambda: 0.0), Faulty(FAILURES)
     for number in range(FAILURES - 1):
         fence.keep(part, number * 100.0)
     with pytest.raises(KeyError):
@@ -77,3 +74,39 @@ def test_a_bug_in_the_judgement_of_the_wifi_stops_no_message(said: io.StringIO) 
     assert len(device.broker.on("state")) - before >= 59
     [fault] = device.entries("part.fault")
     assert "ZeroDivisionError: a bug" in fault["traceback"] and device.entries("daemon.fault") == []
+
+
+def test_a_bug_in_what_is_told_of_an_acknowledgement_ends_neither_the_daemon_nor_another_part() -> None:
+    device = Simulation(CONFIGURATION + "home_assistant: {discovery: homeassistant}\n")
+    device.disk.bugs.add("/state/home_assistant.json")
+    device.start()
+    device.run(300.0)
+    assert parts_at_fault(device) == {"HomeAssistantPart"} and device.runs == 1
+    assert len(device.broker.on("state")) >= 29 and len(device.broker.on(state_topic("homeassistant", "pi"))) >= 4
+
+
+def test_a_bug_in_what_waits_for_a_value_keeps_nobody_else_from_it() -> None:
+    device = Simulation("""\
+mqtt: {host: broker}
+values: {level: {command: [read-level]}}
+publish: [{topic: state, every: 1h, payload: {level: "{level}"}}]
+shadows: [{reported: {level: "{level}"}}]
+""")
+    device.measured["level"], device.takes_s["level"] = b"42", 3.0
+    device.start()
+    device.run(2.0)
+    device.disk.bugs.add("/runtime/spool.journal")
+    device.run(2.0)
+    assert parts_at_fault(device) == {"Outgoing"}
+    [report] = device.broker.on("$aws/things/pi/shadow/update")
+    assert report.json()["state"]["reported"] == {"level": 42}
+
+
+def test_a_bug_in_asking_for_a_reboot_costs_that_reboot_and_the_line_comes_back() -> None:
+    device = Simulation("mqtt: {host: broker, limits: aws}\n" + SECTION)
+    device.disk.bugs.add("/runtime/jobs/reboot")
+    device.start()
+    device.jobs.create("job-1", {"operation": "reboot"})
+    device.run(300.0)
+    assert parts_at_fault(device) == {"JobsPart"} and device.runs == 1 and device.boots == 0
+    assert len(device.entries("session.connected")) == 2

@@ -5,23 +5,13 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
 from iotd.daemon.outage import Legacy, Outage, Outages
-from iotd.host import log
 from iotd.host.files import Files
 
 OUTAGE = Outage("silence", 100.0, {}, 2)
-
-
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    log.start("info", "json", False, stream)
-    yield stream
-    log.start("info", "json", False)
 
 
 def booted(state: Path, boot: str = "first", uptime: float = 7.0) -> Outages:

@@ -136,13 +136,30 @@ def test_what_a_status_says_is_judged_by_the_same_rows(told: dict[str, Any], lay
 
 
 @pytest.mark.parametrize("told", [
-    {"down": 7, "problems": "x", "wifi": [], "dropped": 3, "waiting": "many", "set_aside": {}},
+    {"down": 7, "problems": "x", "wifi": [], "dropped": 3, "waiting": "many", "poison": []},
     {"down": {"cause": [], "reason": {}}, "problems": [None, {}], "wifi": {"outcome": 5, "rssi_dbm": "x"},
      "dropped": {"a": "b"}, "waiting": -1, "configuration": {"problems": 5}},
     {"connected": "yes", "contested": 1, "waiting": 1e999, "down": None, "configuration": []},
 ])
 def test_a_status_of_another_shape_is_seen_as_far_as_it_makes_sense(told: dict[str, Any]) -> None:
     rows.judge(Facts(**known(told)))
+
+
+def test_messages_that_are_set_aside_are_told_by_their_topics_in_the_status_the_shadow_and_by_doctor() -> None:
+    simulation = Simulation("mqtt: {host: broker}\npublish: [{topic: bad, every: 1h, payload: {n: '{sequence}'}}]\n"
+                            "shadows: [{name: a, every: 30s, on_delta: {x: {run: [/bin/true, '{value}']}}}]\n")
+    simulation.broker.denied = {"bad"}
+    simulation.start()
+    simulation.run(900.0)
+    assert status(simulation)["poison"] == {"bad": 1}
+    assert any(said.startswith("set aside: 1 messages of bad") for said in status(simulation)["sentences"])
+    assert simulation.broker.shadows.state("pi", "a")["reported"]["iotd"]["set_aside"] == 1
+    [finding] = [row for row in rows.judge(Facts(**known(status(simulation)))) if row.layer == "backlog"]
+    assert finding.level == "warning" and "1 messages ended the line" in finding.finding
+    simulation.kill()
+    simulation.start()
+    simulation.run(10.0)
+    assert status(simulation)["poison"] == {"bad": 1}
 
 
 def test_a_shadow_tells_of_the_last_outage_in_its_own_key() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import threading
 from pathlib import Path
 
 import pytest
 
+from iotd.host import log
 from iotd.host.files import MAX_FILE_BYTES, Files, read_line
 
 FILES = Files()
@@ -39,6 +41,25 @@ def test_what_is_written_as_json_is_read_again(tmp_path: Path, value: object) ->
     FILES.write_json(tmp_path / "file", value)
     assert FILES.read_json(tmp_path / "file") == value
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_good_to_have_and_cannot_be_written_is_said_once_until_it_can(tmp_path: Path) -> None:
+    stream = io.StringIO()
+
+    def logged() -> list[dict[str, str]]:
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    log.start("info", "json", False, stream)
+    files, path = Files(), tmp_path / "folder" / "file"
+    assert [files.keep(path, [number], durable=True) for number in range(2)] == [False, False]
+    [said] = logged()
+    assert (said["event"], said["path"]) == ("file.unwritable", str(path)) and "No such file" in said["reason"]
+    path.parent.mkdir()
+    assert files.keep(path, {"a": "\ud800"}, durable=False) and files.read_json(path) == {"a": "\ud800"}
+    path.unlink()
+    path.parent.rmdir()
+    assert not files.keep(path, [], durable=True) and len(logged()) == 2, "it could in between"
+    log.start("info", "json", False)
 
 
 @pytest.mark.parametrize("durable", [False, True])

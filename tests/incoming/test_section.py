@@ -41,3 +41,27 @@ def test_a_wrong_subscription_is_one_problem(yaml: str, problem: str) -> None:
         load(yaml)
     [found] = raised.value.lines()
     assert found.startswith(f"f:2: subscribe[0]{problem}")
+
+
+def doubts(yaml: str) -> list[tuple[str, str]]:
+    return parse.doubts(parse.parse(f"thing: pi-7\nmqtt: {{host: b}}\n{yaml}\n", "f", HOST).settings)
+
+
+@pytest.mark.parametrize("filter, words", [
+    ("plant/{thing}/state", "'plant/pi-7/state' takes what this device itself publishes: each"),
+    ("plant/+/state", "'plant/+/state' takes what this device itself publishes on 'plant/pi-7/state': each"),
+    ("$share/a/plant/#", "'$share/a/plant/#' takes what this device itself publishes on 'plant/pi-7/state': each"),
+])
+def test_a_subscription_that_takes_what_the_device_publishes_is_doubted(filter: str, words: str) -> None:
+    [(key, text)] = doubts(f"publish: [{{topic: 'plant/{{thing}}/state', every: 1s, payload: {{}}}}]\n"
+                           f"subscribe: [{{topic: other}}, {{topic: '{filter}'}}]")
+    assert key == "subscribe[1].topic" and text.startswith(words) and "paid twice" in text
+
+
+@pytest.mark.parametrize("yaml", [
+    "publish: [{topic: 'plant/{thing}/state', every: 1s, payload: {}}]\nsubscribe: [{topic: 'plant/{thing}/in'}]",
+    "subscribe: [{topic: 'MQTTServer/+/will'}]",  # whoever watches others; iotd listens to its own anyway
+    "local: {publish: ['plant/#']}\nsubscribe: [{topic: plant/horn}]",  # programs may, and perhaps never do
+])
+def test_another_is_not(yaml: str) -> None:
+    assert doubts(yaml) == []

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import yaml
 
-from iotd.wings import WINGS
 from tests.mosquitto import Mosquitto
 from tests.observer import Observer
 from tests.running import ROOT, Iotd, configuration
@@ -26,7 +25,6 @@ from tests.running import ROOT, Iotd, configuration
 PAGE = (ROOT / "docs/programs.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"<!-- (.+?) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 HOST = socket.gethostname()
-HAS_VALUES = "values" in {key for wing in WINGS for key in wing.keys}
 
 
 class Device:
@@ -64,13 +62,6 @@ class Device:
                               capture_output=True, cwd=self._path, timeout=30)
         assert (done.returncode, done.stderr) == (0, ""), done
         return done.stdout
-
-
-@pytest.fixture
-def watcher(plain_broker: Mosquitto) -> Iterator[Observer]:
-    with Observer(plain_broker) as observer:
-        observer.subscribe("plant/#")
-        yield observer
 
 
 @pytest.fixture
@@ -190,7 +181,6 @@ def test_a_command_reads_a_serial_sensor(device: Device, serial_line: Path) -> N
     assert device.run(str(read_level(device, serial_line)), "1").strip() == "12.5"
 
 
-@pytest.mark.skipif(not HAS_VALUES, reason="the wing of values is not built yet")
 @pytest.mark.parametrize(("example", "replaced", "key", "value"), [
     ("values: water", "/sys/bus/w1/devices/28-0316a2f5c1ff/temperature {path}/temperature", "celsius", 21.1),
     ("values: level", "/usr/local/bin/read-level {path}/read-level", "cm", 12.5)])

@@ -24,13 +24,6 @@ TOPIC = "plant/test-thing/a"
 
 
 @pytest.fixture
-def watcher(plain_broker: Mosquitto) -> Iterator[Observer]:
-    with Observer(plain_broker) as observer:
-        observer.subscribe("plant/#")
-        yield observer
-
-
-@pytest.fixture
 def iotd(tmp_path: Path, plain_broker: Mosquitto) -> Iterator[Iotd]:
     with device(tmp_path, plain_broker) as iotd:
         iotd.wait_for("session.connected")
@@ -202,6 +195,7 @@ def test_the_whole_talk_on_one_connection(iotd: Iotd, watcher: Observer) -> None
         assert "no JSON" in json.loads(answers.readline())["refused"]
         status = json.loads(answers.readline())
         assert (status["connected"], status["thing"], status["healthy"]) == (True, "test-thing", True)
+        watcher.wait_for(TOPIC)  # which has followed the subscriptions on iotd's line
         watcher.publish("plant/one", b"1")
         assert json.loads(answers.readline())["payload"] == 1
         program.sendall(b'{"publish": "MQTTServer/test-thing/will", "text": "Stopped"}\n')

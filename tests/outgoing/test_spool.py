@@ -433,6 +433,19 @@ def test_what_is_saved_from_damage_found_late_is_there_at_the_first_fetch(place:
     assert 1 in found and 300 in found and found == ids(spool)
 
 
+def test_a_file_that_cannot_be_read_is_closed_all_the_same(place: Place) -> None:
+    spool = place.spool(STRICT)
+    put(spool, *["a"] * 300, size=500)
+    spool.close(1.0, None)
+    store = Store(str(place.state / "spool.db"))
+    damage(place.state / "spool.db", "half")
+    store._db.execute("PRAGMA shrink_memory")  # what it knows by heart would not be read
+    with pytest.raises(sqlite3.DatabaseError):
+        store.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        store.last()
+
+
 def test_a_topic_that_is_no_text_any_more_is_damage(place: Place) -> None:
     spool = place.spool()
     put(spool, "a", "b", "c")
@@ -796,11 +809,27 @@ def test_what_is_set_aside_is_kept_and_never_fetched_again(place: Place) -> None
     spool.settle(10.0, None)
     put(spool, "a", now=10.0)
     spool.set_aside(1)
-    assert (ids(spool), spool.count) == ([2, 3], 2)
+    spool.set_aside(3)
+    assert (ids(spool), spool.count, spool.poison) == ([2], 1, {"a": 2})
     spool.close(20.0, None)
     spool = place.spool()
-    assert (ids(spool), spool.count) == ([2, 3], 2)
+    assert (ids(spool), spool.count, spool.poison) == ([2], 1, {"a": 2})
     assert place.on_disk() == [1, 2, 3]
+    spool.take_back("a")
+    assert (ids(spool), spool.count, spool.poison) == ([1, 2, 3], 3, {})
+
+
+def test_what_is_set_aside_and_too_old_is_counted_no_more(place: Place) -> None:
+    spool = place.spool(Bounds(max_age_s=100.0))
+    put(spool, "a", "b")
+    spool.settle(10.0, None)
+    put(spool, "a", now=20.0)
+    for number in (1, 3):
+        spool.set_aside(number)
+    spool.settle(110.0, None)
+    assert spool.poison == {"a": 1} and spool.dropped == {"a": 1, "b": 1}
+    spool.settle(130.0, None)
+    assert spool.poison == {}
 
 
 def test_the_file_gives_its_room_back_when_the_backlog_is_gone(place: Place) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from iotd.host import log
 from iotd.outgoing.part import Outgoing, build
 from iotd.outgoing.section import Batch, Bounds, Publish
 from iotd.outgoing.spool import SETTLE_S
@@ -74,12 +73,9 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 
 @pytest.fixture
-def told() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+def told(said: io.StringIO) -> Callable[[str], list[dict[str, Any]]]:
     """Return what was logged of an event."""
-    stream = io.StringIO()
-    log.start("info", "json", False, stream)
-    yield lambda event: [entry for entry in map(json.loads, stream.getvalue().splitlines()) if entry["event"] == event]
-    log.start("info", "json", False)
+    return lambda event: [entry for entry in map(json.loads, said.getvalue().splitlines()) if entry["event"] == event]
 
 
 def timed(every_s: float = 10.0, **more: Any) -> Publish:

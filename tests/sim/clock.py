@@ -62,6 +62,10 @@ class Clock:
         """Return the seconds since this boot."""
         return self._schedule.now - self._booted_at
 
+    def true(self) -> float:
+        """Return the epoch seconds that everybody else believes in."""
+        return EPOCH_S + self._schedule.now
+
     def wall(self) -> float:
         """Return the epoch seconds that the host believes in."""
         now = self._schedule.now

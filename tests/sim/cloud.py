@@ -48,7 +48,7 @@ class SimulatedBroker:
     `is_up`: it takes connections at all. `denied` are the topics and filters over which it closes the line, `refused`
     the filters that get 0x80, after which it closes the line too where it is `strict`, `poison` the payload parts over
     which it closes it, `mute` the topics and filters that it never acknowledges. It `says_present` of a session
-    whatever is true.
+    whatever is true, and `grants` no more than this QoS.
     """
 
     def __init__(self, simulation: Simulation, keep_seen: bool) -> None:
@@ -59,6 +59,7 @@ class SimulatedBroker:
         self.is_up = True
         self.says_present = False
         self.strict = False
+        self.grants = 1
         self.refusal = ""
         self.connack_s = 0.0
         self.answer_s = LATENCY_S
@@ -131,7 +132,7 @@ class SimulatedBroker:
             if name in self.refused:
                 codes.append((name, 128))
                 continue
-            codes.append((name, qos))
+            codes.append((name, min(qos, self.grants)))
             client.filters[name] = qos
             for message in [kept for topic, kept in self.retained.items() if matches(name, topic)]:
                 session.deliver(message, retained=True)
@@ -170,7 +171,10 @@ class SimulatedBroker:
             if message.topic in client.filters or any(
                     matches(name, message.topic) for name in client.filters if "+" in name or "#" in name):
                 self._pass(client, message._replace(retain=False))
-        self.shadows.take(message)
+        if message.topic.startswith("$aws/"):
+            self.shadows.take(message)
+            self._simulation.jobs.take(message, by)
+            self._simulation.account.take(message)
 
     def acknowledged(self, session: SimulatedSession, message: Message) -> None:
         """The device has sent PUBACK."""

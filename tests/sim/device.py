@@ -38,6 +38,10 @@ class SimulatedTasks:
         if key in self._running:
             return False
         self._running.add(key)
+        if isinstance(key, tuple) and key[0] in ("job", "provision"):
+            takes_s = self._simulation.jobs.begin(key[1]) if key[0] == "job" else LATENCY_S
+            self._later(partial(self._do, key, work, failed), takes_s)
+            return True
         if not self._simulation.judged and isinstance(key, tuple) and key[0] == "order":
             from iotd.shadows.findings import Performed  # a device without shadows does not even import them
 

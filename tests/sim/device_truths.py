@@ -17,6 +17,7 @@ DAY_S = 86400.0
 DRIFT_S = 700.0  # by how much a clock that drifts may be wrong about a day
 WATCHDOG_S = 4 * FEED_S
 LINES_A_DAY, LINES_A_FAULT = 900, 1500  # what is dropped is told every ten minutes for each topic
+LINES_A_WISH = 5  # what the cloud desires is told, and what becomes of it
 OBJECTS = 20_000  # within reach of a daemon whose backlog is empty
 PRIVATE = ("iotd", "every")  # keys of a report that are not an order's
 
@@ -205,11 +206,11 @@ class Quiet(Invariant):
     """The log is bounded."""
 
     name = "log"
-    says = "The log has at most so many lines a day, and so many more for each fault"
+    says = "The log has at most so many lines a day, and so many more for each fault and each wish of the cloud's"
 
     def __init__(self, judge: Judge) -> None:
         super().__init__(judge)
-        self._lines = 0
+        self._lines = self._wishes = 0
         self._from = 0.0
 
     def logged(self, entry: dict[str, Any]) -> None:
@@ -217,12 +218,13 @@ class Quiet(Invariant):
         if entry["level"] == "debug" or entry["event"] == "message.received":
             return
         if self.now - self._from > DAY_S:
-            self._from, self._lines = self.now, 0
+            self._from, self._lines, self._wishes = self.now, 0, self.simulation.wishes.count
         self._lines += 1
         if self._lines % 50:
             return
         faults = sum(1 for fault in self.plan.faults if fault.at_s <= self.now <= fault.at_s + fault.for_s + 2 * DAY_S)
-        if self._lines > LINES_A_DAY + LINES_A_FAULT * faults:
+        wishes = self.simulation.wishes.count - self._wishes
+        if self._lines > LINES_A_DAY + LINES_A_FAULT * faults + LINES_A_WISH * wishes:
             self.broken(f"{self._lines} lines within {self.now - self._from:.0f} s, with {faults} faults; the last is"
                         f" {entry['event']}")
 

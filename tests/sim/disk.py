@@ -1,5 +1,7 @@
 """A disk that remembers what was synced and forgets the rest at a power cut, and a tmpfs that forgets everything.
 
+What root has written is on the disk for sure, and meets no failure: its faults are another's.
+
 The one database of the spool is a real SQLite in memory; what its disk would refuse is refused to its statements.
 """
 
@@ -62,6 +64,7 @@ class SimulatedDisk:
     """What is on the disk (`STATE`) and in memory (`RUNTIME`): as programs see it, and as a power cut would leave it.
 
     `failures` are the kinds of failure that every write to STATE meets now, `runtime_failures` those to RUNTIME.
+    `bugs` are the paths whose writing meets a bug in iotd.
     `overlay`: the root of the file system is one, so that a boot finds what the image had. `dies_in` counts the writes
     until the process dies in the midst of one; `dying` tells of it, and then `dies` is called. `kept` is told of every
     content that is written.
@@ -72,6 +75,7 @@ class SimulatedDisk:
         self.synced: dict[str, bytes] = {}
         self.failures: list[str] = []
         self.runtime_failures: list[str] = []
+        self.bugs: set[str] = set()
         self.overlay = overlay
         self.damaged = False
         self.dies_in = 0
@@ -95,6 +99,8 @@ class SimulatedDisk:
 
     def check(self, path: str) -> None:
         """Raise the error that a write to this path meets."""
+        if path in self.bugs:
+            raise ZeroDivisionError("a bug")
         failures = self.failures if path.startswith(str(STATE)) else self.runtime_failures
         if failures:
             number = FAILURES[failures[-1]][0]
@@ -135,6 +141,10 @@ class SimulatedDisk:
         self.changed_at[path] = self.now()
         if durable:
             self.synced[path] = content
+
+    def write_by_root(self, path: str, content: bytes) -> None:
+        """Put the content in the place of a file of root's."""
+        self.content[path] = self.synced[path] = content
 
     def connect(self) -> Connection:
         """Open the one database, as it stands."""
@@ -186,13 +196,13 @@ class SimulatedDisk:
     def reboot(self) -> None:
         """The host goes down in good order: what is in memory is gone, all else is synced."""
         self.sync_database()
-        self.synced.update({path: content for path, content in self.content.items() if path.startswith(str(STATE))})
+        self.synced.update({path: content for path, content in self.content.items() if not _is_in_memory(path)})
         self._boot()
 
     def cut(self) -> None:
         """The power fails: what was synced is left, and what the kernel has written back; the rest is chance's."""
         for path, content in self.content.items():
-            if path.startswith(str(STATE)) and self.synced.get(path) != content:
+            if not _is_in_memory(path) and self.synced.get(path) != content:
                 fate = 0.0 if self._is_written_back(path) else self.chance()
                 if fate < 0.3:
                     self.synced[path] = content
@@ -218,7 +228,7 @@ class SimulatedDisk:
         if self.overlay:
             self.synced, self._snapshot = {}, b""
         self._before = 0.0, b""
-        self.content = {path: content for path, content in self.synced.items() if path.startswith(str(STATE))}
+        self.content = {path: content for path, content in self.synced.items() if not _is_in_memory(path)}
 
     def _has_table(self) -> bool:
         return self._database is not None and bool(
@@ -234,6 +244,7 @@ class SimulatedFiles(Files):
     """The small files, on a simulated disk."""
 
     def __init__(self, disk: SimulatedDisk, requested: Callable[[str, dict[str, object]], None]) -> None:
+        super().__init__()
         self._disk = disk
         self._requested = requested
 
@@ -356,6 +367,10 @@ class SimulatedSpoolDisk(Disk):
     def salvage(self) -> list[Row]:
         """Move the damaged file aside, and return what can still be read of it."""
         return self._disk.drop_database()
+
+
+def _is_in_memory(path: str) -> bool:
+    return path.startswith(str(RUNTIME))
 
 
 def _database_error(text: str, code: int) -> sqlite3.OperationalError:

@@ -6,12 +6,11 @@ Each is told by its `way` (0 to 1) which of its ways it takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from iotd.vocabulary import Message, Signalled, ThreadFailed
+from iotd.vocabulary import Message, PassedOver, Signalled, ThreadFailed
 from tests.sim.device import FEED_S
-from tests.sim.disk import FAILURES
-from tests.sim.session import LATENCY_S
+from tests.sim.jobs import DOCUMENTS
 from tests.sim.world import SIGHUP, SIGTERM
 
 if TYPE_CHECKING:
@@ -19,20 +18,14 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 HOUR_S, DAY_S = 3600.0, 86400.0
+MOST_JOBS = 3  # that wait at a time
 PRESENCE = "MQTTServer/pi/will"
+CREATE = "$aws/certificates/create-from-csr/json"
 
 End = Callable[[], None]
 
 
-class Kind(NamedTuple):
-    """One kind: `begin` lets it begin and returns what ends it, nothing where it is over at once."""
-
-    group: str
-    longest_s: float
-    begin: Callable[[Simulation, Fault], End | None]
-
-
-def _counted(mood: str) -> Callable[[Simulation, Fault], End]:
+def counted(mood: str) -> Callable[[Simulation, Fault], End]:
     """A mood of the device's surroundings, which lasts as long as anything has it."""
     def begin(simulation: Simulation, fault: Fault) -> End:
         simulation.air.moods[mood] += 1
@@ -46,7 +39,7 @@ def _counted(mood: str) -> Callable[[Simulation, Fault], End]:
     return begin
 
 
-def _listed(where: Callable[[Simulation], Any], what: str) -> Callable[[Simulation, Fault], End]:
+def listed(where: Callable[[Simulation], Any], what: str) -> Callable[[Simulation, Fault], End]:
     """One more in a list, and out of it again; the Wi-Fi may have to do with it."""
     def begin(simulation: Simulation, fault: Fault) -> End:
         where(simulation).append(what)
@@ -60,7 +53,7 @@ def _listed(where: Callable[[Simulation], Any], what: str) -> Callable[[Simulati
     return begin
 
 
-def _raised(name: str, value: Callable[[Fault], Any], well: Any) -> Callable[[Simulation, Fault], End]:
+def raised(name: str, value: Callable[[Fault], Any], well: Any) -> Callable[[Simulation, Fault], End]:
     """A number of the broker's, worse for a while."""
     def begin(simulation: Simulation, fault: Fault) -> End:
         setattr(simulation.broker, name, value(fault))
@@ -68,7 +61,7 @@ def _raised(name: str, value: Callable[[Fault], Any], well: Any) -> Callable[[Si
     return begin
 
 
-def _added(name: str) -> Callable[[Simulation, Fault], End]:
+def added(name: str) -> Callable[[Simulation, Fault], End]:
     """Topics, filters or payloads that the broker does not like for a while."""
     def begin(simulation: Simulation, fault: Fault) -> End:
         chosen = _choice(_places(simulation, name), fault.way)
@@ -96,17 +89,20 @@ def _places(simulation: Simulation, name: str) -> list[list[Any]]:
         filters.append([f"{prefix}{verb}/{word}" for verb in ("get", "update") for word in ("accepted", "rejected")])
     if name == "refused":
         return filters
+    ends = ("notify-next", "$next/get") if "jobs" in daemon.settings.sections else ()
+    jobs = [[f"$aws/things/pi/jobs/{end}"] for end in ends]
+    claims = [[CREATE], [f"{CREATE}/accepted"]] if "provision" in daemon.settings.sections else []
     if name == "poison":
         return [[f":{entry.topic.rpartition('/')[2]}:{digit}".encode()]
                 for entry in daemon.settings.sections["publish"] for digit in (2, 11, 123)]
-    return topics + filters + shadows if name == "denied" else topics + shadows
+    return topics + filters + shadows + jobs + claims if name == "denied" else topics + shadows + jobs
 
 
 def _choice(found: list[Any], way: float) -> Any:
     return found[int(way * len(found))] if found else []
 
 
-def _die(power: bool) -> Callable[[Simulation, Fault], None]:
+def die(power: bool) -> Callable[[Simulation, Fault], None]:
     """The process, or the power, goes in the midst of one of the next writes."""
     def begin(simulation: Simulation, fault: Fault) -> None:
         disk = simulation.disk
@@ -116,43 +112,47 @@ def _die(power: bool) -> Callable[[Simulation, Fault], None]:
             if power:
                 simulation.reboot(orderly=False)
             else:
-                _kill(simulation, fault)
+                kill(simulation, fault)
 
         disk.dies = dies
     return begin
 
 
-def _kill(simulation: Simulation, fault: Fault) -> None:
+def kill(simulation: Simulation, fault: Fault) -> None:
+    """The process is killed, and systemd starts it again."""
     simulation.kill()
     simulation.restart()
 
 
-def _stop(simulation: Simulation, fault: Fault) -> None:
+def stop(simulation: Simulation, fault: Fault) -> None:
+    """The process is asked to end, and started again later."""
     if simulation.daemon is not None:
         simulation.daemon.post(Signalled(SIGTERM))
         simulation.restart(1.0 + 60.0 * fault.way)
 
 
-def _thread_fails(simulation: Simulation, fault: Fault) -> None:
+def thread_fails(simulation: Simulation, fault: Fault) -> None:
+    """The MQTT thread ends in a bug."""
     if simulation.daemon is not None:
         simulation.daemon.post(ThreadFailed("mqtt", "as the seed has it"))
 
 
-def _hang(simulation: Simulation, fault: Fault) -> None:
+def hang(simulation: Simulation, fault: Fault) -> None:
     """The MQTT thread hangs, until systemd's watchdog has had enough."""
     session = simulation.session
     if session is not None and simulation.daemon is not None:
         session.hung = True
         runs = simulation.runs
-        simulation.schedule.after(4 * FEED_S, lambda: _kill(simulation, fault) if simulation.runs == runs else None)
+        simulation.schedule.after(4 * FEED_S, lambda: kill(simulation, fault) if simulation.runs == runs else None)
 
 
-def _reload(simulation: Simulation, fault: Fault) -> None:
+def reload(simulation: Simulation, fault: Fault) -> None:
+    """Another configuration, or the same, is read anew."""
     simulation.configuration = _choice(simulation.configurations, fault.way)
     _signal(simulation, SIGHUP)
 
 
-def _step(simulation: Simulation, fault: Fault) -> End:
+def step(simulation: Simulation, fault: Fault) -> End:
     """Somebody sets the clock wrong, by years either way, until a time service sets it right."""
     years = (-20.0, -1.0, -0.001, 0.0001, 0.01, 1.0, 8.0)[int(fault.way * 7)]
     simulation.clock.set(years * 365 * DAY_S)
@@ -160,7 +160,8 @@ def _step(simulation: Simulation, fault: Fault) -> End:
     return lambda: simulation.clock.set()
 
 
-def _drift(simulation: Simulation, fault: Fault) -> End:
+def drift(simulation: Simulation, fault: Fault) -> End:
+    """The clock goes wrong slowly."""
     simulation.clock.set(simulation.clock.error_s)
     simulation.clock.drift = (fault.way - 0.5) * 2e-3
 
@@ -171,7 +172,7 @@ def _drift(simulation: Simulation, fault: Fault) -> End:
     return end
 
 
-def _steal(simulation: Simulation, fault: Fault) -> End:
+def steal(simulation: Simulation, fault: Fault) -> End:
     """A second client with the same id comes again and again."""
     over: list[bool] = []
 
@@ -184,7 +185,7 @@ def _steal(simulation: Simulation, fault: Fault) -> End:
     return lambda: over.append(True)
 
 
-def _flap(simulation: Simulation, fault: Fault) -> End:
+def flap(simulation: Simulation, fault: Fault) -> End:
     """Lines are lost at random moments."""
     over: list[bool] = []
 
@@ -198,12 +199,13 @@ def _flap(simulation: Simulation, fault: Fault) -> End:
     return lambda: over.append(True)
 
 
-def _reset(simulation: Simulation, fault: Fault) -> None:
+def reset(simulation: Simulation, fault: Fault) -> None:
+    """The line is reset."""
     if simulation.session is not None:
         simulation.session.lose("reset")
 
 
-def _lie(simulation: Simulation, fault: Fault) -> None:
+def lie(simulation: Simulation, fault: Fault) -> None:
     """Somebody else writes on the presence topic."""
     bodies = (b'{"Hostname": "pi", "status": "Communication lost", "session": "old"}', b"",
               b'{"Hostname": "pi", "status": "Stopped", "session": "old"}', b"nonsense",
@@ -211,28 +213,37 @@ def _lie(simulation: Simulation, fault: Fault) -> None:
     simulation.broker.publish(Message(PRESENCE, bodies[int(fault.way * len(bodies))], 1, True))
 
 
-def _notice(simulation: Simulation, fault: Fault) -> None:
+def notice(simulation: Simulation, fault: Fault) -> None:
+    """A message comes in that is whatever it likes."""
     bodies = (b"{}", b"\xff\xfe", b'{"a": NaN}', b"x" * 50_000, b"[" * 3000)
-    simulation.broker.publish(Message("plant/all/0", bodies[int(fault.way * len(bodies))]))
+    simulation.broker.publish(Message(f"plant/all/{int(fault.way * 7919) % 2}", bodies[int(fault.way * len(bodies))]))
 
 
-def _notices(simulation: Simulation, fault: Fault) -> None:
+def notices(simulation: Simulation, fault: Fault) -> None:
     """Many at once, more than wait for a command."""
     for _ in range(1 + int(fault.way * 130)):
         simulation.notices += 1
         simulation.broker.publish(Message(f"plant/all/{int(fault.way * 7919) % 2}", b'{"n": %d}' % simulation.notices))
 
 
-def _burst(simulation: Simulation, fault: Fault) -> None:
+def too_large(simulation: Simulation, fault: Fault) -> None:
+    """A message comes in that is too large to take."""
+    session = simulation.session
+    if session is not None and session.up and simulation.daemon is not None:
+        simulation.daemon.post(PassedOver(session.line, "plant/all/0", 2 << 20))
+
+
+def burst(simulation: Simulation, fault: Fault) -> None:
     """A program publishes as fast as it can."""
     simulation.programs.burst(1 + int(fault.way * 1500))
 
 
-def _err(simulation: Simulation, fault: Fault) -> None:
+def err(simulation: Simulation, fault: Fault) -> None:
+    """A program asks for what makes no sense."""
     simulation.programs.err(fault.way)
 
 
-def _bad_configuration(simulation: Simulation, fault: Fault) -> End:
+def bad_configuration(simulation: Simulation, fault: Fault) -> End:
     """The file has a problem for a while, over starts and reloads."""
     good, simulation.configuration = simulation.configuration, "mqtt: {host: 1, prot: x}\n"
     _signal(simulation, SIGHUP)
@@ -252,27 +263,88 @@ def _signal(simulation: Simulation, number: int) -> None:
         simulation.daemon.post(Signalled(number))
 
 
-def _wish(simulation: Simulation, fault: Fault) -> None:
+def wish(simulation: Simulation, fault: Fault) -> None:
+    """The cloud desires something."""
     simulation.wishes.wish(fault.way)
 
 
-def _take_back(simulation: Simulation, fault: Fault) -> None:
-    simulation.wishes.take_back(fault.way)
-
-
-def _change_of_mind(simulation: Simulation, fault: Fault) -> End:
+def change_of_mind(simulation: Simulation, fault: Fault) -> End:
     """Something is desired while the device is away, and taken back before it is there again."""
-    end = _counted("network is down")(simulation, fault)
-    simulation.schedule.after(fault.for_s / 3, lambda: _wish(simulation, fault))
+    end = counted("network is down")(simulation, fault)
+    simulation.schedule.after(fault.for_s / 3, lambda: wish(simulation, fault))
     simulation.schedule.after(fault.for_s / 2, lambda: simulation.wishes.take_back(0.999))
     return end
 
 
-def _delete(simulation: Simulation, fault: Fault) -> None:
-    simulation.wishes.delete(fault.way)
+def in_the_midst(
+    begin: Callable[[Simulation, Fault], End | None], do: Callable[[Simulation, Fault], Any]
+) -> Callable[[Simulation, Fault], End | None]:
+    """Something that lasts, and what is done in the midst of it."""
+    def both(simulation: Simulation, fault: Fault) -> End | None:
+        simulation.schedule.after(min(1.0, fault.for_s / 2), lambda: do(simulation, fault))
+        return begin(simulation, fault)
+    return both
 
 
-def _stick(simulation: Simulation, fault: Fault) -> End:
+def again_and_again(do: Callable[[Simulation, Fault], Any]) -> Callable[[Simulation, Fault], End]:
+    """Something that is done every few seconds."""
+    def begin(simulation: Simulation, fault: Fault) -> End:
+        over: list[bool] = []
+
+        def come() -> None:
+            if not over:
+                do(simulation, fault)
+                simulation.schedule.after(0.5 + 20.0 * fault.way ** 2, come)
+
+        come()
+        return lambda: over.append(True)
+    return begin
+
+
+def job(simulation: Simulation, fault: Fault) -> None:
+    """A job is given, in one case of four with a time that it may take."""
+    jobs, document = simulation.jobs, DOCUMENTS[int(fault.way * len(DOCUMENTS))]
+    if len(jobs.open()) >= MOST_JOBS or not any("\njobs:" in text for text in simulation.configurations):
+        return
+    part = fault.way * len(DOCUMENTS) % 1.0
+    jobs.create(f"job-{len(jobs.executions.all)}", document, 1200.0 * part if part < 0.25 else None)
+    _look_at_time(simulation)
+
+
+def _look_at_time(simulation: Simulation) -> None:
+    """As long as there is a job, the service looks whether it takes too long."""
+    simulation.jobs.run_timers()
+    if any(one.in_progress_s is not None for one in simulation.jobs.open()):
+        simulation.schedule.after(60.0, lambda: _look_at_time(simulation))
+
+
+def job_for_a_while(simulation: Simulation, fault: Fault) -> End:
+    """A job is given, and later one that is open is cancelled."""
+    job(simulation, fault)
+
+    def end() -> None:
+        found = simulation.jobs.open()
+        if found:
+            simulation.jobs.cancel(_choice(found, fault.way).job)
+
+    return end
+
+
+def ask(word: str) -> Callable[[Simulation, Fault], None]:
+    """A person asks iotd for something."""
+    def begin(simulation: Simulation, fault: Fault) -> None:
+        if simulation.daemon is not None:
+            simulation.daemon.ask(word, simulation.clock.monotonic())
+    return begin
+
+
+def move(simulation: Simulation, fault: Fault) -> None:
+    """The card is put into another board."""
+    simulation.identity = simulation.identity._replace(cpu_serial=f"{simulation.boots + 2:016x}")
+    simulation.reboot(orderly=fault.way < 0.5)
+
+
+def stick(simulation: Simulation, fault: Fault) -> End:
     """The driver hangs, and one step alone, or a boot, brings it back; in the end somebody does."""
     simulation.air.stuck = ("reconnect", "radio-cycle", "restart-network", "reboot", "reboot")[int(fault.way * 5)]
     simulation.air.changed()
@@ -284,7 +356,8 @@ def _stick(simulation: Simulation, fault: Fault) -> End:
     return end
 
 
-def _another_route(simulation: Simulation, fault: Fault) -> End:
+def another_route(simulation: Simulation, fault: Fault) -> End:
+    """Something beside the Wi-Fi leads out."""
     simulation.air.other_route = True
     simulation.air.changed()
 
@@ -295,91 +368,27 @@ def _another_route(simulation: Simulation, fault: Fault) -> End:
     return end
 
 
-def _damage(simulation: Simulation, fault: Fault) -> None:
+def damage(simulation: Simulation, fault: Fault) -> None:
+    """The database is damaged."""
     simulation.disk.damaged = True
 
 
-def _power(simulation: Simulation, fault: Fault) -> None:
+def power(simulation: Simulation, fault: Fault) -> None:
+    """The power fails."""
     simulation.reboot(orderly=False, for_s=20.0 + 3600.0 * fault.way ** 4)
 
 
-def _reboot(simulation: Simulation, fault: Fault) -> None:
+def reboot(simulation: Simulation, fault: Fault) -> None:
+    """The host is rebooted in good order."""
     simulation.reboot(orderly=True)
 
 
-def _kick(simulation: Simulation, fault: Fault) -> None:
+def kick(simulation: Simulation, fault: Fault) -> None:
+    """The broker closes every line."""
     simulation.broker.close("closed", "the broker closed the line")
 
 
-def _forget(simulation: Simulation, fault: Fault) -> None:
+def forget(simulation: Simulation, fault: Fault) -> None:
+    """The broker loses sessions, or what is retained, or both."""
     simulation.broker.forget(sessions=fault.way < 0.7, retained=fault.way > 0.4)
     simulation.broker.close("closed", "the broker closed the line")
-
-
-KINDS: dict[str, Kind] = {
-    **{f"{step} fails": Kind("network", DAY_S, _listed(lambda simulation: simulation.network.failing, step))
-       for step in ("dns", "tcp", "tls", "proxy")},
-    "nothing passes": Kind("network", 3 * DAY_S, _counted("network is down")),
-    "half-open for a moment": Kind("network", 90.0, _counted("network is down")),
-    "lines fall": Kind("network", HOUR_S, _flap),
-    "line reset": Kind("network", 0.0, _reset),
-    "kicked": Kind("broker", 0.0, _kick),
-    "duplicate client": Kind("broker", 2 * HOUR_S, _steal),
-    "refused": Kind("broker", 6 * HOUR_S, _raised("refusal", lambda fault: "it is not available", "")),
-    "slow CONNACK": Kind("broker", HOUR_S, _raised("connack_s", lambda fault: 14.0 * fault.way, 0.0)),
-    "slow answers": Kind("broker", HOUR_S, _raised("answer_s", lambda fault: 25.0 * fault.way, LATENCY_S)),
-    "late wills": Kind("broker", DAY_S, _raised("will_delay_s", lambda fault: 90.0 * fault.way, 0.0)),
-    "sessions or retained lost": Kind("broker", 0.0, _forget),
-    "denied": Kind("policy", DAY_S, _added("denied")),
-    "refused filter": Kind("policy", DAY_S, _added("refused")),
-    "poison": Kind("policy", DAY_S, _added("poison")),
-    "mute": Kind("policy", HOUR_S, _added("mute")),
-    **{f"shadow answers {mood}": Kind("shadow", 6 * HOUR_S, _listed(
-        lambda simulation: simulation.broker.shadows.moods, mood))
-       for mood in ("mixed", "twice", "lost", "refused", "late")},
-    "wish": Kind("cloud", 0.0, _wish),
-    "wish taken back": Kind("cloud", 0.0, _take_back),
-    "change of mind": Kind("cloud", HOUR_S, _change_of_mind),
-    "shadow deleted": Kind("cloud", 0.0, _delete),
-    "lie on the presence topic": Kind("cloud", 0.0, _lie),
-    "notice": Kind("cloud", 0.0, _notice),
-    "notices": Kind("cloud", 0.0, _notices),
-    "commands fail": Kind("programs", 3 * HOUR_S, _counted("commands fail")),
-    "commands are slow": Kind("programs", 3 * HOUR_S, _counted("commands are slow")),
-    "values fail": Kind("programs", 6 * HOUR_S, _counted("values fail")),
-    "values hang": Kind("programs", 6 * HOUR_S, _counted("values hang")),
-    "programs are away": Kind("programs", 6 * HOUR_S, _counted("programs are away")),
-    "program in a hurry": Kind("programs", 0.0, _burst),
-    "program in error": Kind("programs", 0.0, _err),
-    "checks fail": Kind("programs", 6 * HOUR_S, _counted("checks fail")),
-    "checks hang": Kind("programs", 6 * HOUR_S, _counted("checks hang")),
-    **{f"access point {wrong}": Kind("Wi-Fi", 12 * HOUR_S, _listed(lambda simulation: simulation.air.wrong, wrong))
-       for wrong in ("gone", "other", "absent", "unknown")},
-    "access point gone for a moment": Kind("Wi-Fi", 120.0, _listed(lambda simulation: simulation.air.wrong, "gone")),
-    "driver stuck": Kind("Wi-Fi", DAY_S, _stick),
-    "another route": Kind("Wi-Fi", DAY_S, _another_route),
-    "helper does nothing": Kind("Wi-Fi", 6 * HOUR_S, _counted("helper does nothing")),
-    "looks hang": Kind("Wi-Fi", 3 * FEED_S, _counted("looks hang")),
-    **{f"disk {failure}": Kind("disk", DAY_S, _listed(lambda simulation: simulation.disk.failures, failure))
-       for failure in FAILURES},
-    "runtime directory full": Kind("disk", HOUR_S, _listed(
-        lambda simulation: simulation.disk.runtime_failures, "full")),
-    "database damaged": Kind("disk", 0.0, _damage),
-    "killed": Kind("process", 0.0, _kill),
-    "killed in a write": Kind("process", 0.0, _die(power=False)),
-    "stopped": Kind("process", 0.0, _stop),
-    "thread fails": Kind("process", 0.0, _thread_fails),
-    "thread hangs": Kind("process", 0.0, _hang),
-    "reload": Kind("process", 0.0, _reload),
-    "bad configuration": Kind("process", DAY_S, _bad_configuration),
-    "power cut": Kind("power", 0.0, _power),
-    "power cut in a write": Kind("power", 0.0, _die(power=True)),
-    "rebooted": Kind("power", 0.0, _reboot),
-    "clock stepped": Kind("clock", DAY_S, _step),
-    "clock drifts": Kind("clock", 3 * DAY_S, _drift),
-    "no time service": Kind("clock", DAY_S, _counted("no time service")),
-    "certificate not yet valid": Kind("clock", DAY_S, _listed(lambda simulation: simulation.network.failing, "clock")),
-}
-GROUPS: dict[str, list[str]] = {}
-for _name, _kind_of in KINDS.items():
-    GROUPS.setdefault(_kind_of.group, []).append(_name)

@@ -12,15 +12,16 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from tests.sim.device_truths import DEVICE
-from tests.sim.work_truths import WORK
-from tests.sim.faults import KINDS
+from tests.sim.kinds import KINDS
+from tests.sim.fleet_truths import FLEET
 from tests.sim.judge import Finding, Judge
 from tests.sim.line_truths import LINE
 from tests.sim.messages import Kept, Order, Slot
 from tests.sim.swarm import DAY_S, Fault, Plan, topics_of, yaml_text
+from tests.sim.work_truths import WORK
 from tests.sim.world import Simulation
 
-INVARIANTS = (Kept, Order, Slot, *LINE, *DEVICE, *WORK)
+INVARIANTS = (Kept, Order, Slot, *LINE, *DEVICE, *WORK, *FLEET)
 QUIET_S = 300.0  # after the last change things have calmed down
 CONVERGES_S = 4 * 3600.0  # a denial and a failed order each wait for an hour at most
 TAIL = 400
@@ -80,6 +81,7 @@ class Life:
         texts = [yaml_text(profile) for profile in plan.profiles]
         self.simulation = Simulation(texts[0], plan.seed, judge=self.judge, log=cast(io.StringIO, self.log),
                                      overlay=plan.overlay)
+        self.simulation.identity = self.simulation.identity._replace(cpu_serial=f"{1:016x}")
         self.simulation.configurations = texts
         self.simulation.programs.follow(plan.profiles)
         self._changed_at = 0.0

@@ -18,7 +18,8 @@ from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 PACKAGE = Path(__file__).parents[2] / "iotd"
-LIVED = ("daemon", "values", "outgoing", "incoming", "shadows", "local", "wifi")  # the folders that lives are about
+# The folders that lives are about.
+LIVED = ("daemon", "values", "outgoing", "incoming", "shadows", "local", "wifi", "jobs", "provision")
 _T = TypeVar("_T")
 
 

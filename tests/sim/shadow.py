@@ -30,7 +30,8 @@ class Change(NamedTuple):
 
 
 class SimulatedShadows:
-    """The shadows of all things; `moods` are the faults that answers meet: late, lost, twice, mixed, refused.
+    """The shadows of all things; `moods` are the faults that answers meet: late, lost, twice, mixed, refused,
+    garbled.
 
     A test may have its own say: `refuse` is asked about each request of a device's, `courier` delivers the answers to
     each: it may reorder, double or lose them. `history` is every change, where no judge looks on.
@@ -47,8 +48,6 @@ class SimulatedShadows:
 
     def take(self, message: Message) -> None:
         """Answer what is a request."""
-        if not message.topic.startswith("$aws/"):
-            return
         found = _TOPIC.fullmatch(message.topic)
         if found is None:
             return
@@ -116,6 +115,8 @@ class SimulatedShadows:
         if "mixed" in self.moods:
             messages.sort(key=lambda _: self._chance())
         for message in messages:
+            if "garbled" in self.moods and self._chance() < 0.3:
+                message = message._replace(payload=(b"{", b"[]", b"\xff", b'{"state": 7}')[int(self._chance() * 4)])
             if "lost" in self.moods and self._chance() < 0.3:
                 continue
             for _ in range(2 if "twice" in self.moods and self._chance() < 0.5 else 1):

@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from tests.sim.faults import GROUPS, KINDS
+from tests.sim.kinds import GROUPS, KINDS
+from tests.sim.jobs import SECTION
 
 DAY_S = 86400.0
 THING = "pi"
@@ -77,7 +78,9 @@ class Wifi(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """One configuration. `programs` is what programs publish, `runs`: notices have a command."""
+    """One configuration. `programs` is what programs publish, `runs`: notices have a command. All profiles of a plan
+    take jobs or none does, and are provisioned or none is.
+    """
 
     topics: tuple[Topic, ...] = (Topic("a0", 600),)
     shadows: tuple[Shadow, ...] = ()
@@ -94,6 +97,8 @@ class Profile(NamedTuple):
     values: tuple[Value, ...] = ()
     programs: tuple[Topic, ...] = ()
     runs: bool = False
+    jobs: bool = False
+    renew_after_s: int | None = None  # of a certificate, where the device is provisioned; 0 for never
 
 
 class Fault(NamedTuple):
@@ -129,7 +134,9 @@ def draw(seed: int) -> Plan:
     lengths, most = WEATHER[weather]
     days = chance.choice((0.25, 1.0)) if brisk else chance.choice(lengths)
     pace = "brisk" if brisk else "slow" if weather == "calm" else "usual"
-    profiles = [_profile(chance, "a", pace)]
+    profiles = [_profile(chance, "a", pace)._replace(
+        jobs=chance.random() < 0.3,
+        renew_after_s=chance.choice((0, 72_000, 864_000)) if chance.random() < 0.25 else None)]
     for letter in "bc"[:chance.choice((0, 0, 1, 2))]:
         profiles.append(_changed(chance, profiles[-1], letter, pace))
     faults = _faults(chance, days, chance.uniform(0.0, most), brisk)
@@ -138,9 +145,12 @@ def draw(seed: int) -> Plan:
 
 def yaml_text(profile: Profile) -> str:
     """Return the configuration file."""
+    provisioned = profile.renew_after_s is not None
     lines = [
-        f"thing: {THING}",
-        f"mqtt: {{host: broker, limits: {'aws' if profile.aws else 'none'}, keepalive: {profile.keepalive_s}s, "
+        f"provision: {{template: fleet, parameters: {{SerialNumber: '{{cpu_serial}}'}}, renew: 0s, "
+        f"renew_after: {profile.renew_after_s}s}}" if provisioned else f"thing: {THING}",
+        f"mqtt: {{host: broker, {'tls: {}, ' if provisioned else ''}"
+        f"limits: {'aws' if profile.aws else 'none'}, keepalive: {profile.keepalive_s}s, "
         f"clean_session: {_word(profile.clean_session)}, backoff: {{first: 1s, max: {profile.backoff_max_s}s}}}}",
         f"spool: {{durability: {'strict' if profile.strict else 'relaxed'}, max_bytes: {profile.max_bytes_kb}KB, "
         f"max_age: {profile.max_age_h}h}}",
@@ -156,9 +166,10 @@ def yaml_text(profile: Profile) -> str:
     if profile.programs:
         lines.append(f"local: {{publish: [{', '.join(topic.name for topic in profile.programs)}]}}")
     if profile.notices:
-        run = ", run: [/bin/handle, \"{topic}\"], timeout: 20s" if profile.runs else ""
+        run = ', run: [/bin/handle, "{%s}"], timeout: 20s' if profile.runs else "%.0s"
         lines.append("subscribe:")
-        lines += [f"  - {{topic: plant/all/{number}{run}}}" for number in range(profile.notices)]
+        lines += [f"  - {{topic: plant/all/{number}{run % what}}}"
+                  for number, what in zip(range(profile.notices), ("topic", "payload"))]
     if profile.shadows:
         lines.append("shadows:")
         lines += [_shadow_text(shadow) for shadow in profile.shadows]
@@ -167,7 +178,7 @@ def yaml_text(profile: Profile) -> str:
         lines.append(f"wifi: {{essid: [fleet-ap], every: {wifi.every_s}s, grace: {wifi.grace_s}s, "
                      f"recover: [{', '.join(wifi.recover)}], reboot: {{max_per_day: {wifi.max_per_day}, "
                      f"min_uptime: {wifi.min_uptime_s}s}}}}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + (SECTION if profile.jobs else "")
 
 
 def _value_text(value: Value) -> str:
@@ -230,7 +241,7 @@ def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
         aws=chance.random() < 0.7,
         backoff_max_s=chance.choice((16, 120, 120, 600)),
         notices=chance.choice((0, 0, 1, 2)),
-        debug=chance.random() < 0.03,
+        debug=chance.random() < 0.06,
         values=values,
         programs=tuple(_topic(chance, f"{PROGRAMS[letter]}{number}", pace)._replace(retain=False)
                        for number in range(chance.choice((0, 0, 0, 1, 2)))),
@@ -276,6 +287,7 @@ def _changed(chance: random.Random, old: Profile, letter: str, pace: str) -> Pro
         new = new._replace(shadows=old.shadows)
     new = new._replace(topics=(*stay, *new.topics)[:4])
     named = {topic.value for topic in new.topics} | {shadow.value for shadow in new.shadows}
+    new = new._replace(jobs=old.jobs, renew_after_s=old.renew_after_s)
     return new._replace(values=(*(value for value in old.values if value.name in named), *new.values))
 
 

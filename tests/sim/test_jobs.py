@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from tests.aws.executions import Answer
-from tests.sim.jobs import THING, JobsSimulation
+from tests.sim.jobs import DOCUMENTS, REFUSED, SECTION, THING
+from tests.sim.world import Simulation
 
 SETTLED_S = 4 * 3600.0  # the longest that root may take, and the longest pause between two tries
-REFUSED = {"code": "RequestThrottled", "message": "as the seed has it"}
-
-
-def step(handler: str, **more: Any) -> Any:
-    return {"action": {"type": "runHandler", "input": {"handler": handler}, **more}}
-
-
-DOCUMENTS = [
-    {"operation": "well", "args": ["a"]}, {"operation": "badly"}, {"operation": "fly"}, None, {"operation": "reboot"},
-    {"operation": "restart", "args": ["kiosk.service"]}, {"operation": "upgrade", "args": ["iotd"]},
-    {"steps": [step("well"), step("reboot.sh"), step("badly", ignoreStepFailure="true"), step("well")]},
-]
+CONFIGURATION = "mqtt: {host: broker, limits: aws}\n" + SECTION
 
 
 class Hours:
     """One seed: jobs, and whatever comes between."""
 
     def __init__(self, seed: int) -> None:
-        self.simulation = JobsSimulation(seed)
-        self.dice = self.simulation.dice
+        self.simulation = Simulation(CONFIGURATION, seed, THING)
+        self.jobs = self.simulation.jobs
+        self.dice = random.Random(seed)
         self.created: dict[str, Any] = {}
         self.cancelled: set[str] = set()
         self.troubled = True
-        self.simulation.courier = self.courier
+        self.jobs.courier = self.courier
 
     def courier(self, answers: list[Answer]) -> list[Answer]:
         """Lose, refuse, double or delay nothing but what chance says."""
@@ -57,7 +49,7 @@ class Hours:
                 case 0 | 1 | 2:
                     name = f"job-{number}"
                     self.created[name] = self.dice.choice(DOCUMENTS)
-                    simulation.create(name, self.created[name])
+                    self.jobs.create(name, self.created[name])
                 case 3:
                     simulation.kill()
                     simulation.restart()
@@ -67,28 +59,28 @@ class Hours:
                     simulation.cut_line()
                 case 6:
                     simulation.network_is_up = True
-                case 7 if simulation.open() and self.dice.random() < 0.4:
-                    job = simulation.open()[0].job
-                    simulation.cancel(job)
+                case 7 if self.jobs.open() and self.dice.random() < 0.4:
+                    job = self.jobs.open()[0].job
+                    self.jobs.cancel(job)
                     self.cancelled.add(job)
         self.troubled, simulation.network_is_up = False, True
         simulation.run(SETTLED_S)
-        while simulation.open():
-            before = len(simulation.open())
+        while self.jobs.open():
+            before = len(self.jobs.open())
             simulation.run(SETTLED_S)
-            assert len(simulation.open()) < before, f"stuck: {simulation.open()}"
+            assert len(self.jobs.open()) < before, f"stuck: {self.jobs.open()}"
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_job_comes_to_its_end_once_whatever_happens(seed: int) -> None:
     hours = Hours(seed)
     hours.live(60)
-    simulation = hours.simulation
+    simulation, jobs = hours.simulation, hours.jobs
     assert len(hours.created) > 5
-    assert set(simulation.begun.values()) <= {1}, simulation.begun
+    assert set(jobs.begun.values()) <= {1}, jobs.begun
     assert "fault" not in simulation.log.getvalue()
     for job, document in hours.created.items():
-        execution = simulation.executions.find(THING, job)
+        execution = jobs.executions.find(THING, job)
         assert execution.history.count("IN_PROGRESS") >= 1 or execution.status == "CANCELED"
         if execution.status == "CANCELED":
             assert job in hours.cancelled
@@ -97,7 +89,7 @@ def test_every_job_comes_to_its_end_once_whatever_happens(seed: int) -> None:
         elif document == {"operation": "badly"}:
             assert execution.status == "FAILED"
         elif document == DOCUMENTS[0] and execution.status == "SUCCEEDED":
-            assert simulation.begun[f"{job}:1:0"] == 1
+            assert jobs.begun[f"{job}:1:0"] == 1
     assert simulation.daemon is not None and simulation.daemon.status()["job"] is None
 
 
@@ -107,9 +99,9 @@ def test_a_quiet_night_of_jobs_needs_nothing_twice() -> None:
     simulation = hours.simulation
     simulation.start()
     for number, document in enumerate(DOCUMENTS):
-        simulation.create(f"job-{number}", document)
+        hours.jobs.create(f"job-{number}", document)
     simulation.run(SETTLED_S)
-    found = [simulation.executions.find(THING, f"job-{number}").status for number in range(len(DOCUMENTS))]
+    found = [hours.jobs.executions.find(THING, f"job-{number}").status for number in range(len(DOCUMENTS))]
     assert found[:5] == ["SUCCEEDED", "FAILED", "REJECTED", "REJECTED", "SUCCEEDED"] and found[7] == "SUCCEEDED"
     asked = [one.message.topic for one in simulation.broker.seen if one.message.topic.endswith(("/get", "/update"))]
     assert simulation.boots == 2 and len(asked) < 45

@@ -52,7 +52,8 @@ def test_every_profile_that_is_drawn_is_a_configuration_without_a_problem() -> N
         for profile in plan.profiles:
             life = Life(Plan(seed, 0.001, (profile,)))
             life.simulation.run(0.0)
-            assert life.simulation._load().settings.thing == "pi", yaml_text(profile)
+            named = profile.renew_after_s is None
+            assert life.simulation._load().settings.thing == ("pi" if named else f"claim-{1:016x}"), yaml_text(profile)
 
 
 def found(plan: Plan, spoil: Callable[[Life], None]) -> set[str]:
@@ -129,6 +130,42 @@ def test_the_judge_finds_old_values_commands_out_of_order_and_a_promise_that_is_
     assert found(plan, keep_nothing) == {"kept"}
 
 
+def do_twice(life: Life) -> None:
+    """The helper does whatever it is asked for, and again."""
+    jobs, requested = life.simulation.jobs, life.simulation.jobs.requested
+
+    def twice(verb: str, body: dict[str, Any]) -> None:
+        requested(verb, body)
+        jobs._at_work.clear()
+        requested(verb, body)
+
+    jobs.requested = twice  # type: ignore[assignment, method-assign]
+
+
+def end_twice(life: Life) -> None:
+    """The service takes another word of a job that is over."""
+    life.simulation.schedule.after(7000.0, lambda: life.simulation.jobs.executions.all[0].turn("REJECTED", 0.0))
+
+
+def leave_a_key(life: Life) -> None:
+    """Another key lies beside that of the device."""
+    life.simulation.disk.write_by_root("/state/identity/old.key", b"key")
+
+
+def lose_the_certificate(life: Life) -> None:
+    """The service knows nothing of the certificate that it has given."""
+    life.simulation.schedule.after(3600.0, life.simulation.account.rules.certificates.clear)
+
+
+def test_the_judge_finds_steps_done_twice_jobs_that_nobody_ended_and_keys_that_are_left() -> None:
+    faults = (*(Fault("job", 3600.0 * number, 0.0, 0.65) for number in range(1, 4)), Fault("kicked", 7500.0))
+    plan = Plan(1, 0.4, (Profile(jobs=True, renew_after_s=0),), faults)
+    assert found(plan, lambda life: None) == set()
+    assert found(plan, do_twice) == found(plan, end_twice) == {"jobs"}
+    assert found(plan, leave_a_key) == {"liveness"}
+    assert found(plan, lose_the_certificate) == {"identity"}
+
+
 def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     profiles = [profile for seed in range(120) for profile in draw(seed).profiles]
     values = [value for profile in profiles for value in profile.values]
@@ -138,6 +175,8 @@ def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     assert any(shadow.value for profile in profiles for shadow in profile.shadows)
     assert any(profile.programs for profile in profiles)
     assert any(profile.runs and profile.notices for profile in profiles)
+    assert {profile.jobs for profile in profiles} == {True, False}
+    assert {profile.renew_after_s for profile in profiles} == {None, 0, 72_000, 864_000}
 
 
 def test_what_is_known_to_be_broken_is_of_an_invariant_that_there_is() -> None:

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from iotd.daemon import presence
 from iotd.host.identity import Identity
 from iotd.shadows.messages import ANSWERS
 from iotd.vocabulary import Message, Signalled
@@ -50,6 +51,18 @@ def subscribed(simulation: Simulation) -> set[str]:
     """Return every filter that this run has asked for."""
     assert simulation.connected is not None
     return {name for names in simulation.connected.subscribed for name in names}
+
+
+def test_a_device_that_is_stopped_just_after_connected_says_so_as_soon_as_the_broker_takes_it() -> None:
+    simulation = Simulation("mqtt: {host: broker}\n")
+    simulation.start()
+    simulation.run(0.1)
+    assert simulation.daemon is not None and words(simulation) == ["Connected"]
+    simulation.daemon.post(Signalled(signal.SIGTERM))
+    simulation.run(presence.PAUSE_S + 0.1)
+    assert words(simulation) == ["Connected", "Stopped"] and simulation.daemon is None
+    connected, stopped = simulation.broker.on(PRESENCE)
+    assert presence.PAUSE_S <= stopped.at - connected.at < presence.PAUSE_S + 0.05
 
 
 # Denied by closing the line.
@@ -113,6 +126,19 @@ def test_what_rests_is_asked_for_again_on_a_line_that_stays(denied: set[str]) ->
     assert simulation.broker.shadows.state("pi", "a")["reported"]["state"]
     assert NOTICE in simulation.broker.clients["pi"].filters
     assert len(simulation.entries("session.connected")) == lines
+
+
+def test_what_rests_is_asked_for_again_one_after_the_other_on_a_line_that_stays() -> None:
+    """Were both still denied, a line that ends over the two of them would accuse neither."""
+    simulation = Simulation(CONFIGURATION.replace("{topic: \"plant/all/notice\"}", "{topic: a}, {topic: b}"))
+    simulation.broker.refused = {"a", "b"}
+    simulation.start()
+    simulation.run(HOUR_S / 2)
+    simulation.broker.refused = set()
+    assert simulation.connected is not None
+    before = len(simulation.connected.subscribed)
+    simulation.run(HOUR_S)
+    assert simulation.connected.subscribed[before:] == [("a",), ("b",)]
 
 
 def test_what_is_still_denied_costs_a_line_an_hour_and_the_rest_goes_on() -> None:

@@ -5,47 +5,24 @@ and late, and its certificate renewed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from iotd.config.parse import parse
-from iotd.config.settings import Checked
-from iotd.host.identity import IDENTITY, given
-from iotd.host.openssl import Certificate
-from iotd.provision.keys import Adapters
-from iotd.vocabulary import Message
+from iotd.host.identity import IDENTITY
 from tests.aws.provisioning import CREATE, REGISTER, Answer, Provisioning, Template
-from tests.sim.disk import STATE, SimulatedFiles
+from tests.sim.disk import STATE
 from tests.sim.session import LATENCY_S
-from tests.sim.shadow import SimulatedShadows
 from tests.sim.world import Simulation
 
 FOLDER = STATE / "identity"
-LIFE_S = 40 * 86400.0
 CONFIGURATION = """
 mqtt: {host: broker, tls: {}}
 publish: [{topic: 'plant/{thing}/state', every: 30s, payload: {n: '{sequence}'}}]
 provision: {template: fleet, parameters: {SerialNumber: '{cpu_serial}'}, renew: 0s, renew_after: %s}
 """
-
-
-class Cloud(SimulatedShadows):
-    """The services behind the broker, provisioning among them; `deliver` has its say on each answer."""
-
-    rules: Provisioning
-    deliver: Callable[[Answer], Iterable[tuple[float, Answer]]] = staticmethod(lambda answer: [(LATENCY_S, answer)])
-    fleet: Fleet
-
-    def take(self, message: Message) -> None:
-        """Answer what is a request."""
-        super().take(message)
-        answer = self.rules.answer(message.topic, message.payload)
-        for after_s, said in self.deliver(answer) if answer is not None else ():
-            payload = json.dumps(said.payload).encode()
-            self.fleet.schedule.after(after_s, partial(self.fleet.broker.publish, Message(said.topic, payload)))
 
 
 class Fleet(Simulation):
@@ -54,12 +31,14 @@ class Fleet(Simulation):
     def __init__(self, renew_after: str = "0s", **rules: Any) -> None:
         super().__init__(CONFIGURATION % renew_after)
         self.identity = self.identity._replace(cpu_serial="7")
-        self.keys = 0
-        self.cloud = Cloud(self, self.broker)
-        self.cloud.fleet = self
+        self.cloud = self.account
         self.cloud.rules = Provisioning({"fleet": Template({"SerialNumber": None}, "pi-{SerialNumber}")},
-                                        self._sign, self.clock.wall, **rules)
-        self.broker.shadows = self.cloud
+                                        self.cloud.rules.sign, self.clock.wall, **rules)
+
+    @property
+    def keys(self) -> int:
+        """How many keys were made."""
+        return self.cloud.keys
 
     @property
     def thing(self) -> str:
@@ -95,29 +74,6 @@ class Fleet(Simulation):
         assert certificate.split(" ")[0] == key, "the certificate is this key's"
         certified = {known.pem: known for known in self.cloud.rules.certificates.values()}
         assert certified[certificate].status == "ACTIVE"
-
-    def _load(self) -> Checked:
-        files = SimulatedFiles(self.disk, lambda verb, body: None)
-        known = given(files, STATE)
-        if known is not None and not {known.cert, known.key} <= self.disk.content.keys():
-            known = None
-        return Checked(parse(self.configuration, "iotd.yaml", self.identity, given=known).settings, ())
-
-    def _adapters(self) -> dict[str, Any]:
-        return {**super()._adapters(), "provision": Adapters(self._new_key, lambda key, name: f"csr of {key}",
-                                                             self._says, lambda key: key)}
-
-    def _new_key(self, kind: str) -> str:
-        self.keys += 1
-        return f"key-{self.keys}"
-
-    def _sign(self, request: str) -> str:
-        begins_at = int(self.clock.wall())
-        return f"{request.removeprefix('csr of ')} {begins_at} {begins_at + LIFE_S}"
-
-    def _says(self, pem: str) -> Certificate:
-        key, begins_at, ends_at = pem.split(" ")
-        return Certificate("", "", "", float(begins_at), float(ends_at), False, key)
 
 
 def power_cut(fleet: Fleet) -> None:
@@ -304,6 +260,12 @@ def test_a_claim_whose_policy_allows_too_little_is_named_and_the_line_is_not_tor
 
 # Renewal
 
+def not_renewed(fleet: Fleet) -> str:
+    """Return the problem that `iotd status` tells of a renewal, nothing for none."""
+    assert fleet.daemon is not None
+    return "".join(problem for problem in fleet.daemon.status()["problems"] if "not renewed" in problem)
+
+
 def provisioned(renew_after: str = "0s", **rules: Any) -> Fleet:
     fleet = Fleet(renew_after, **rules)
     fleet.start()
@@ -355,12 +317,29 @@ def test_a_renewal_that_fails_is_tried_no_more_than_once_in_a_tenth_of_the_time(
     fleet = provisioned("20h", hook=lambda parameters: fleet_may[0])
     fleet_may[0] = False
     fleet.run(23 * 3600.0)
+    assert "AccessDenied" in not_renewed(fleet)
+    fleet.restart(0.0)
+    fleet.kill()
+    fleet.run(60.0)
+    assert "it is due" in not_renewed(fleet), "another run knows of it too"
     begun = len(fleet.entries("provision.started"))
     assert begun in (2, 3) and len(fleet.cloud.rules.certificates) <= begun
     fleet_may[0] = True
     fleet.run(3 * 3600.0)
     fleet.is_settled()
-    assert len(fleet.entries("provision.renewed")) == 1
+    assert len(fleet.entries("provision.renewed")) == 1 and not_renewed(fleet) == ""
+
+
+def test_a_renewal_that_was_asked_for_in_vain_is_no_problem_for_ever() -> None:
+    fleet = provisioned("900d", hook=lambda parameters: fleet_may[0])
+    fleet_may[0] = False
+    assert fleet.ask("renew") == ""
+    fleet.run(600.0)
+    assert fleet.provisioning["step"] is None and "AccessDenied" in not_renewed(fleet)
+    fleet.run(3600.0)
+    assert not_renewed(fleet) == "" and fleet.daemon is not None and fleet.daemon.status()["healthy"]
+    assert "AccessDenied" in fleet.provisioning["reason"]
+    fleet_may[0] = True
 
 
 fleet_may = [True]

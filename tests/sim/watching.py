@@ -79,6 +79,9 @@ class Watching:
     def handled(self, name: str) -> None:
         """That command has ended."""
 
+    def stepped(self, key: str) -> None:
+        """A step of a job begins, which has this key."""
+
     def fed(self) -> None:
         """WATCHDOG=1."""
 

@@ -23,12 +23,12 @@ class Wish(NamedTuple):
 
 
 class Wishes:
-    """All that was desired so far."""
+    """All that was desired so far; `count` is how often anything was."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.made: list[Wish] = []
         self._simulation = simulation
-        self._count = 0
+        self.count = 0
 
     def wish(self, way: float) -> None:
         """Desire something new, of a key that has an action or of one that has none."""
@@ -36,13 +36,21 @@ class Wishes:
         if not found:
             return
         shadow, key = found[int(way * 997) % len(found)]
-        self._count += 1
-        values: list[Json] = [self._count, f"text {self._count}", {"deep": {"er": self._count, "b": [1, None]}},
-                              [self._count, True], -self._count / 3]
+        self.count += 1
+        values: list[Json] = [self.count, f"text {self.count}", {"deep": {"er": self.count, "b": [1, None]}},
+                              [self.count, True], -self.count / 3, f"{self.count} {'long' * 1200}"]
         value = INTERVALS[int(way * 8)] if key == "every" else values[int(way * 7919) % len(values)]
         if isinstance(value, dict) and way > 0.5:
-            value = {"deep": {"er": self._count}, "nothing": None}
+            value = {"deep": {"er": self.count}, "nothing": None}
         self._desire(shadow, key, value)
+
+    def overrule(self, way: float) -> None:
+        """Another program reports a key that has an action."""
+        found = [(name, key) for name, key in self._actions() if key != "unknown"]
+        if found:
+            shadow, key = found[int(way * len(found))]
+            self.count += 1
+            self._simulation.broker.shadows.write(THING, shadow, {"reported": {key: f"another's {self.count}"}})
 
     def take_back(self, way: float) -> None:
         """Take the newest wish back, or one of the newest."""

@@ -21,19 +21,21 @@ from iotd.daemon.daemon import Daemon
 from iotd.daemon.inbox import Inbox
 from iotd.daemon.world import Places, World
 from iotd.errors import ConfigError
-from iotd.host.identity import Identity
+from iotd.host.identity import Identity, given
 from iotd.host.periodic import Periodic
 from iotd.host.systemd import Systemd
 from iotd.host.tasks import Tasks
 from iotd.mqtt.session import Session
 from iotd.outgoing.part import Adapters as OutgoingAdapters
 from iotd.vocabulary import Json, Signalled
+from tests.sim.account import Account
 from tests.sim.clock import Clock, Died, Schedule, SimulatedInbox
 from tests.sim.cloud import SimulatedBroker
 from tests.sim.device import Air, SimulatedDoor, SimulatedLooks, SimulatedSystemd, SimulatedTasks
 from tests.sim.disk import (
     RUNTIME, STATE, SimulatedDisk, SimulatedFiles, SimulatedLineFile, SimulatedSpoolDisk,
 )
+from tests.sim.jobs import SimulatedJobs
 from tests.sim.programs import Programs
 from tests.sim.session import LATENCY_S, Network, SimulatedSession
 from tests.sim.watching import Watching
@@ -66,6 +68,8 @@ class Simulation:
         self.network = Network(self)
         self.air = Air(self)
         self.broker = SimulatedBroker(self, keep_seen=not self.judged)
+        self.jobs = SimulatedJobs(self)
+        self.account = Account(self)
         self.connected: SimulatedSession | None = None
         self.connected_at = 0.0
         self.boots = 0
@@ -209,7 +213,9 @@ class Simulation:
         return self.dropped + self._drops_of_this_run()
 
     def requested(self, verb: str, body: dict[str, object]) -> None:
-        """The recovery helper is asked for something."""
+        """A helper is asked for something, for a job or to recover."""
+        if "job" in body:
+            return self.jobs.requested(verb, body)
         self.judge.requested(verb)
         self.air.recover(verb)
 
@@ -269,7 +275,14 @@ class Simulation:
             return self._checked(last.decode())._replace(refused=tuple(error.lines()))
 
     def _checked(self, text: str) -> Checked:
-        return Checked(parse(text, "iotd.yaml", self.identity).settings, (), text)
+        known = given(SimulatedFiles(self.disk, self.requested), STATE)
+        if known is not None and not self._is_pair(known.cert, known.key):
+            known = None
+        return Checked(parse(text, "iotd.yaml", self.identity, given=known).settings, (), text)
+
+    def _is_pair(self, cert: str, key: str) -> bool:
+        """Tell whether the certificate is the key's; its first word says whose it is."""
+        return self.disk.content.get(cert, b"").split(b" ")[0] == self.disk.content.get(key)
 
     def _world(self) -> World:
         self._inbox = SimulatedInbox(self.schedule)
@@ -304,6 +317,10 @@ class Simulation:
             from iotd.values.part import Adapters as ValuesAdapters
 
             adapters["values"] = ValuesAdapters(self._measure)
+        if any("jobs:" in text for text in self.configurations):
+            adapters["jobs"] = self.jobs.adapters()
+        if any("provision:" in text for text in self.configurations):
+            adapters["provision"] = self.account.adapters()
         return adapters
 
     def measure(self) -> int:

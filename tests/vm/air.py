@@ -29,7 +29,8 @@ class Heard(NamedTuple):
 
 def open_air(machine: Machine) -> None:
     """Give the machine its wlan0, and each access point a radio in its namespace. Lasts until the next boot."""
-    others = ";".join(f"interface-name:wlan{number}" for number in ACCESS_POINTS.values())
+    # eth0 too: NetworkManager would take off the address that a scenario gives the wired way out.
+    others = ";".join(f"interface-name:{name}" for name in ("eth0", *(f"wlan{n}" for n in ACCESS_POINTS.values())))
     machine.run(f"printf '[keyfile]\\nunmanaged-devices={others}\\n' > /etc/NetworkManager/conf.d/air.conf")
     machine.wait_until("systemctl reload NetworkManager")  # the boot may not be over
     machine.run(f"modprobe mac80211_hwsim radios={1 + len(ACCESS_POINTS)}\niw reg set {COUNTRY}\nudevadm settle")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
 from iotd.daemon.outage import Outage
-from iotd.host import log
 from iotd.wifi.part import Adapters, build
 from iotd.wifi.reading import Reading
 from iotd.wifi.section import RebootBudget, Wifi
@@ -63,14 +62,6 @@ class Boot:
     def requests(self) -> dict[str, Any]:
         """Return what the recovery helper is asked for, by the verb."""
         return {path.name: json.loads(path.read_text()) for path in (self.path / "runtime").glob("recover/*")}
-
-
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    log.start("info", "json", False, stream)
-    yield stream
-    log.start("info", "json", False)
 
 
 def events(said: io.StringIO) -> list[tuple[str, Any]]:
