@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from pathlib import Path
 from typing import Iterator
@@ -17,6 +18,13 @@ from tests.observer import Observer
 def pytest_configure(config: pytest.Config) -> None:
     """A warning is an error."""
     config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Find what a test has left open and only the garbage collector closes: its ResourceWarning is an error as well."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -195,6 +195,7 @@ def test_the_whole_talk_on_one_connection(iotd: Iotd, watcher: Observer) -> None
         assert "no JSON" in json.loads(answers.readline())["refused"]
         status = json.loads(answers.readline())
         assert (status["connected"], status["thing"], status["healthy"]) == (True, "test-thing", True)
+        watcher.wait_for(TOPIC)  # which has followed the subscriptions on iotd's line
         watcher.publish("plant/one", b"1")
         assert json.loads(answers.readline())["payload"] == 1
         program.sendall(b'{"publish": "MQTTServer/test-thing/will", "text": "Stopped"}\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,32 @@ def test_an_upgrade_that_is_cut_off_goes_on(device: Machine, cloud: JobsService,
     assert version(device) == f"{NEWER} installed" and device.check("dpkg", "--audit") == ""
     assert cloud.execution("pi", "up").details["before"] == f"iotd {VERSION}"
     wait_for("the end of the helper", lambda: device.run("ls", "/var/lib/iotd-job/upgrade.json").status != 0)
+
+
+@pytest.mark.parametrize("how", ["unpacked", "half-installed"])
+def test_an_iotd_that_a_power_cut_left_half_unpacked_is_whole_before_its_code_runs_as_root(
+    device: Machine, repository: Path, how: str
+) -> None:
+    kept = device.disk.root / "var/lib/iotd-job/kept"
+    helper = device.disk.root / HELPER[1:] / "job.py"
+    before, log = helper.read_text(), device.check("cat", "/var/log/dpkg.log")
+    device.check("systemctl", "start", "iotd-job@upgrade.service")
+    assert device.check("cat", "/var/log/dpkg.log") == log, "of a package that is whole nothing is touched"
+    kept.mkdir(parents=True)
+    shutil.copy(repository / f"iotd_{VERSION}_all.deb", kept)
+    (kept / "iotd_0.0.9_all.deb").write_text("an older one, and not to be taken")
+    os.utime(kept / "iotd_0.0.9_all.deb", (0.0, 0.0))
+    if how == "unpacked":
+        device.check("dpkg", "--unpack", f"/var/lib/iotd-job/kept/iotd_{VERSION}_all.deb")
+    else:  # as dpkg writes it before the first file, and as a file may be found then
+        device.check("sed", "-i", "/^Package: iotd$/,/^$/s/^Status: .*/Status: install reinstreq half-installed/",
+                     "/var/lib/dpkg/status")
+        helper.write_text(before[:len(before) // 2] + "(")
+        assert version(device) == f"{VERSION} half-installed"
+    done = device.run("systemctl", "start", "iotd-job@upgrade.service")
+    assert done.status == 0, device.run("journalctl", "--no-pager", "-u", "iotd-job@upgrade.service").out
+    assert version(device) == f"{VERSION} installed" and helper.read_text() == before
+    assert device.check("dpkg", "--audit") == ""
 
 
 def with_bad(device: Machine, bad: Path) -> None:
