@@ -20,7 +20,7 @@ STOPPED = "Stopped"
 REBOOTING = "Rebooting"
 
 # AWS IoT Core takes one retained publish a second for a topic, as they arrive: the first may have been the slower one.
-PAUSE_S = 1.25
+PAUSE_S = 1.5
 EARLIER_SESSIONS = 8
 
 

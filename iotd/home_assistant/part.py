@@ -17,7 +17,7 @@ from iotd.vocabulary import HealthChanged, Json, Message, Received
 
 FILE = "home_assistant.json"  # in the state directory: what the broker has taken last
 STATE_S = 60.0
-STATE_PAUSE_S = 1.25  # AWS IoT Core takes one retained message a second for a topic, as they arrive
+STATE_PAUSE_S = 1.5  # AWS IoT Core takes one retained message a second for a topic, as they arrive
 OBSERVED = ("uptime", "rssi", "temperature")
 
 

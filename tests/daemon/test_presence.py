@@ -76,7 +76,7 @@ def test_what_is_not_of_this_line_is_overruled_and_on_a_shared_topic_only_a_will
     assert (entry is not None and entry.event == "presence.overruled") == overruled
 
 
-@pytest.mark.parametrize("now, again_at", [(100.0, 101.25), (100.9, 101.25), (101.25, 101.25), (500.0, 500.0)])
+@pytest.mark.parametrize("now, again_at", [(100.0, 101.5), (100.9, 101.5), (101.5, 101.5), (500.0, 500.0)])
 def test_connected_is_said_again_no_sooner_than_a_second_after_it_was_said(now: float, again_at: float) -> None:
     assert heard(HERE, True, "pi", on_topic(will()), now)[0].again_at == again_at
 

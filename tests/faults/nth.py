@@ -5,7 +5,7 @@
 fsync, write, rename and openat of the files in the state and the runtime directory, and every connect, fail once or
 from the Nth on, for N = 1, 2, … until a run meets none. Afterwards the same device runs without faults. It ends when it
 is asked to, says what it met, has no bug, loses nothing that it had kept, and asks for no reboot. Within `--minutes`
-as many of these runs as there is time for, by the seed; without it all of them, which takes half an hour.
+as many of these runs as there is time for, by the seed; without it all of them, which takes some ten minutes.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_the_state_is_said_every_minute_and_at_once_when_a_problem_comes_or_goes
     assert home.turn(70.0) == [STATE]
     assert json.loads(home.kernel.sent[-1].payload) == {"problem": True, "problems": ["no Wi-Fi"], "uptime": 5}
     home.part.handlers()[HealthChanged](HealthChanged(True), 70.2)
-    assert home.turn(71.2) == [] and home.turn(71.25) == [STATE]
+    assert home.turn(71.4) == [] and home.turn(71.5) == [STATE]
 
 
 def test_nothing_is_said_where_messages_may_not_go_or_one_is_awaited(home: Home) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.sim.__main__ import Told
 
 YEAR_S = 365 * 86400.0
+FOUND = Path(__file__).with_name("found.md")  # what lives have shown, by hand
 _HEAD = """\
 # Years on a roof
 
@@ -56,7 +57,8 @@ def write(folder: str, told: Sequence[Told]) -> None:
         f"\n## Convergence\nFrom the last fault healed until nothing was owed any more: {_converged(told)}.\n"
         "\n![How many lives had converged after how long](simulation.svg)\n"
         "\n## Faults\n| kind | how often |\n|---|---|\n" +
-        "".join(f"| {kind} | {count:,} |\n" for kind, count in sorted(_faults(told).items())) + _unreached(told))
+        "".join(f"| {kind} | {count:,} |\n" for kind, count in sorted(_faults(told).items())) +
+        FOUND.read_text("utf-8") + _unreached(told))
     Path(folder, "simulation.md").write_text(text, "utf-8")
     times = sorted(life.converged_s for life in told if life.converged_s is not None)
     Path(folder, "simulation.svg").write_text(plot.cumulative(times, "device-lives that had converged"), "utf-8")

@@ -123,7 +123,6 @@ class Plan(NamedTuple):
 # How long a life is, in days, and how many faults it has at most: many of them make it short.
 WEATHER = {"calm": ((180.0, 365.0), 80.0), "usual": ((10.0, 30.0), 80.0), "storm": ((1.0, 3.0, 7.0), 250.0)}
 PACES = {"brisk": (2, 5, 20), "usual": (600, 600, 600, 1800, 3600), "slow": (3600, 7200, 21600)}
-TOO_LARGE = 130_000  # bytes of a payload, for AWS IoT Core
 PROGRAMS = {"a": "p", "b": "q", "c": "r"}  # by the letter of a profile that of what its programs publish
 
 
@@ -281,7 +280,7 @@ def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...], 
 def _changed(chance: random.Random, old: Profile, letter: str, pace: str) -> Profile:
     """Return what a reload brings: some of the topics stay as they are, the rest is drawn anew or left."""
     new = _profile(chance, letter, pace)
-    stay = tuple(topic for topic in old.topics if chance.random() < 0.6 and topic.pad < TOO_LARGE)
+    stay = tuple(topic for topic in old.topics if chance.random() < 0.6)
     if chance.random() < 0.5:
         new = new._replace(wifi=old.wifi)
     if chance.random() < 0.5:
