@@ -96,6 +96,7 @@ def test_a_mistake_of_the_user_that_is_met_as_the_daemon_shows_no_traceback(
     assert met.value.lines() == [f"{file}:1: mqtt.prot: unknown key; did you mean port?"]
 
     def interrupted() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has ignored
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5.0)
 
