@@ -57,7 +57,7 @@ def test_every_broker_has_lines_that_check_is_content_with() -> None:
     assert len(blocks) == page.count("\n## ") == 10
     for block in blocks:
         loaded = parse(block.replace("xxxxxxxxxxxxx-", "a1b2-"), "iotd.yaml", Identity("pi-7", "0123456789abcdef"))
-        assert loaded.settings.mqtt.tls and broker.warnings(loaded.settings) == []
+        assert loaded.settings.mqtt.tls and broker.warnings(loaded.settings) == [] and loaded.warnings == ()
 
 
 def test_every_key_has_its_entry() -> None:

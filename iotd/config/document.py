@@ -83,6 +83,10 @@ class Document:
         line, file = place or place_of(self.places, key)
         return Problem(line, key, text, file)
 
+    def warn(self, key: str, text: str) -> None:
+        """Warn of what works and is probably not meant."""
+        self.warnings.append(self.problem(key, text))
+
     def note_consequence(self, key: str, text: str) -> None:
         """Note a problem between values, unless the value at `key` is wrong in itself and was left out."""
         if self._wrong.isdisjoint(_upwards(key)):
@@ -175,8 +179,8 @@ class Cursor(NamedTuple):
         elif isinstance(value, float) and not math.isfinite(value):
             raise Wrong(f"expected what JSON can say, found {self.found()}; JSON has no such number")
         if misread(self.node, value):
-            self.document.warnings.append(self.document.problem(
-                self.path, f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text"))
+            self.document.warn(
+                self.path, f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text")
         return value
 
     def read(self, reader: Reader[T]) -> list[T]:

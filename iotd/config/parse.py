@@ -62,6 +62,8 @@ def parse(text: str, file: str, identity: Identity, thing: str | None = None,
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
+    for _, section in sections(settings):
+        section.advise(settings, document.warn)
     return Loaded(settings, document.places, tuple(sorted(document.warnings)), text)
 
 

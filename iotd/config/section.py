@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 from iotd.config.document import Cursor
 from iotd.config.readers import LONGEST_S, seconds_of
+from iotd.config.settings import Settings
+from iotd.config.template import placeholders
 from iotd.vocabulary import Json
+from iotd.wings import WINGS
 
 SHORTEST_S = 1.0  # a period that the cloud can set
 
@@ -74,6 +77,7 @@ class Section(NamedTuple):
     default: Any = None
     fill: Callable[[Any, Fill], Any] = lambda value, fill: value
     check: Callable[[Any, Note], None] = lambda settings, note: None
+    advise: Callable[[Any, Note], None] = lambda settings, note: None
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
@@ -84,6 +88,15 @@ class Section(NamedTuple):
     transient: bool = False
     of_host: bool = False
     identify: Callable[[Any, Any, Any], Any] | None = None
+
+
+def advise_of_placeholders(settings: Settings, note: Note, key: str, tree: Json) -> None:
+    """Note a placeholder in the tree under the key that is null because the section it belongs to is left out."""
+    for wing in WINGS:
+        lacking = sorted(placeholders(tree).intersection(wing.placeholders))
+        if lacking and not any(name in settings.sections for name in wing.keys):
+            note(key, f"{', '.join(f'{{{name}}}' for name in lacking)} is null while there is no section {wing.name}; "
+                      "add it, or leave the placeholder out")
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

@@ -13,7 +13,8 @@ from iotd.config.readers import (
     boolean, choice, duration, listed, number, qos, size, template_payload, template_text, whole,
 )
 from iotd.config.section import (
-    PUBLISH, RETAIN, Note, Section, Setting, Use, missing_item, note_if, period_of_an_item, with_item,
+    PUBLISH, RETAIN, Note, Section, Setting, Use, advise_of_placeholders, missing_item, note_if, period_of_an_item,
+    with_item,
 )
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
@@ -171,6 +172,14 @@ def _check(settings: Settings, note: Note) -> None:
                      "all; AWS IoT takes one a second, or write retain: false")
 
 
+def _advise(settings: Settings, note: Note) -> None:
+    for position, entry in enumerate(settings.sections["publish"]):
+        if entry.entities and "home_assistant" not in settings.sections:
+            note(f"publish[{position}].entities", "nobody is told of them while there is no section home_assistant; "
+                                                  "write home_assistant: {} beside publish, or leave them out")
+        advise_of_placeholders(settings, note, f"publish[{position}].payload", entry.payload)
+
+
 def _no_text(entries: tuple[Publish, ...], found: re.Match[str]) -> str | None:
     position, key = int(found[1]), found[2]
     lacking = missing_item("publish", entries, position)
@@ -191,7 +200,7 @@ def _with_text(entries: tuple[Publish, ...], found: re.Match[str], value: Json) 
 
 SECTIONS = {
     "publish": Section(
-        listed(_publish, "- topic: …"), (), check=_check,
+        listed(_publish, "- topic: …"), (), check=_check, advise=_advise,
         fill=lambda entries, fill: tuple(entry._replace(topic=fill(entry.topic)) for entry in entries),
         uses=lambda entries, thing: [Use(RETAIN if entry.retain else PUBLISH, entry.topic) for entry in entries],
         settable=(period_of_an_item("publish"), Setting(

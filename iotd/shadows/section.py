@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from iotd.config import override
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import boolean, command, duration, listed, optional, template_mapping, text, timeout
-from iotd.config.section import PUBLISH, SUBSCRIBE, Named, Note, Section, Use, note_if, period_of_an_item
+from iotd.config.section import (
+    PUBLISH, SUBSCRIBE, Named, Note, Section, Use, advise_of_placeholders, note_if, period_of_an_item,
+)
 from iotd.config.settings import Settings
 from iotd.config.template import PAYLOAD, REPORT
 from iotd.mqtt import topics
@@ -146,6 +148,12 @@ def _check_watching(settings: Settings, shadow: Shadow, key: str, note: Note) ->
             note_if(note, f"{key}.on_delta.{desired_key}.set", override.problem(action.setting, settings))
 
 
+def _advise(settings: Settings, note: Note) -> None:
+    for position, shadow in enumerate(settings.sections["shadows"]):
+        for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
+            advise_of_placeholders(settings, note, f"shadows[{position}].{part}", state)
+
+
 def _look(settings: Settings, note: Note) -> None:
     from iotd.shadows import kinds
 
@@ -185,5 +193,5 @@ def _depth(tree: Json) -> int:
 
 
 SECTIONS = {"shadows": Section(
-    listed(_shadow, "- name: …"), (), check=_check, filters=lambda shadows: FILTERS * len(shadows),
+    listed(_shadow, "- name: …"), (), check=_check, advise=_advise, filters=lambda shadows: FILTERS * len(shadows),
     settable=(period_of_an_item("shadows"),), look=_look, names=_names, uses=_uses)}

@@ -46,8 +46,7 @@ def main() -> int:
               flush=True)
     print(table(rows))
     if options.write:
-        text = PAGE.read_text("utf-8")
-        PAGE.write_text(re.sub(f"(?s){BEGIN}.*?{END}", lambda _: f"{BEGIN}{table(rows)}{END}", text), "utf-8")
+        put(BEGIN, table(rows), END)
     return 1 if failed else 0
 
 
@@ -65,6 +64,12 @@ def examine(kind: type[Broker], outage_s: float) -> tuple[str, dict[str, str]]:
 def expected(kind: type[Broker]) -> dict[str, str]:
     """Return what is to be found on it."""
     return {**dict.fromkeys(STEPS, SEEN), "session": kind.session}
+
+
+def put(begin: str, text: str, end: str) -> None:
+    """Write the text into docs/brokers.md between these two lines."""
+    page = PAGE.read_text("utf-8")
+    PAGE.write_text(re.sub(f"(?s){begin}.*?{end}", lambda _: f"{begin}{text}{end}", page), "utf-8")
 
 
 def table(rows: Sequence[tuple[type[Broker], str, Mapping[str, str]]]) -> str:

@@ -33,11 +33,11 @@ class Broker:
     name = ""
     origin = ""
     session = KEPT
+    host = HOST
     login: tuple[str, str] | None = None
     certificates = None  # of clients, of whom none is asked for one: what an Observer looks at
 
     def __init__(self, directory: Path, server: Certificates) -> None:
-        self.host = HOST
         self.directory = directory
         self.server = server.server
         self.log = directory / "broker.log"
@@ -72,7 +72,7 @@ class Broker:
                                              stderr=log, stdin=subprocess.DEVNULL, process_group=0, cwd=self.directory)
         deadline = time.monotonic() + PATIENCE_S
         while self._process.poll() is None and time.monotonic() < deadline:
-            if all(map(_listens, (self.port, self.tls_port))):
+            if all(map(self._listens, (self.port, self.tls_port))):
                 return
             time.sleep(0.1)
         self.kill()
@@ -103,8 +103,15 @@ class Broker:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         deadline = time.monotonic() + 10.0
-        while any(map(_listens, (self.port, self.tls_port))) and time.monotonic() < deadline:
+        while any(map(self._listens, (self.port, self.tls_port))) and time.monotonic() < deadline:
             time.sleep(0.1)
+
+    def _listens(self, port: int) -> bool:
+        try:
+            socket.create_connection((self.host, port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
 
 
 class Mosquitto(Broker):
@@ -134,6 +141,8 @@ class RabbitMQ(Broker):
     """Debian's, with its MQTT plugin, and a port mapper of its own."""
 
     name, origin = "RabbitMQ", "Debian, rabbitmq_mqtt"
+    node = "iotd@localhost"
+    settings = ""  # more lines of rabbitmq.conf
 
     def __init__(self, directory: Path, server: Certificates) -> None:
         super().__init__(directory, server)
@@ -143,18 +152,18 @@ class RabbitMQ(Broker):
     def command(self) -> list[str]:
         (self.directory / "enabled").write_text("[rabbitmq_mqtt].\n")
         (self.directory / "rabbitmq.conf").write_text(f"""\
-listeners.tcp.1 = {HOST}:{self._ports[0]}
-mqtt.listeners.tcp.1 = {HOST}:{self.port}
-mqtt.listeners.ssl.1 = {HOST}:{self.tls_port}
+listeners.tcp.1 = {self.host}:{self._ports[0]}
+mqtt.listeners.tcp.1 = {self.host}:{self.port}
+mqtt.listeners.ssl.1 = {self.host}:{self.tls_port}
 ssl_options.certfile = {self.server.cert}
 ssl_options.keyfile = {self.server.key}
 mqtt.allow_anonymous = true
-""")
+{self.settings}""")
         return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]
 
     def environment(self) -> dict[str, str]:
         at, (_, distribution, mapper) = self.directory, self._ports
-        return {"HOME": str(at), "RABBITMQ_NODENAME": "iotd@localhost", "RABBITMQ_MNESIA_BASE": f"{at}/mnesia",
+        return {"HOME": str(at), "RABBITMQ_NODENAME": self.node, "RABBITMQ_MNESIA_BASE": f"{at}/mnesia",
                 "RABBITMQ_LOG_BASE": f"{at}/log", "RABBITMQ_LOGS": "-", "RABBITMQ_DIST_PORT": str(distribution),
                 "RABBITMQ_ENABLED_PLUGINS_FILE": f"{at}/enabled", "RABBITMQ_CONFIG_FILE": f"{at}/rabbitmq.conf",
                 "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": HOST}
@@ -311,14 +320,6 @@ dynamic_filters = true
 
 
 BROKERS: tuple[type[Broker], ...] = (Mosquitto, RabbitMQ, Ejabberd, Aedes, Amqtt, Rumqttd)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def _program(name: str) -> str:

@@ -66,6 +66,29 @@ def payload(line: str) -> str:
     return f"mqtt: {{host: broker}}\npublish:\n  - topic: a\n    every: 30s\n    payload:\n      {line}\n"
 
 
+@pytest.mark.parametrize("missing, wing, where, lines", [
+    ("{bssid}, {essid}", "wifi", "publish[0].payload", 'payload: {a: ["x{essid}{bssid}"]}'),
+    ("{updates_pending}", "jobs", "publish[0].payload", 'payload: "{updates_pending}"'),
+    ("{essid}", "wifi", "shadows[0].reported", 'reported: {a: "{essid}"}'),
+    ("{rssi}", "wifi", "shadows[0].desired", 'desired: {a: "{rssi}"}'),
+])
+def test_a_placeholder_of_a_section_that_is_left_out_is_a_warning(
+    missing: str, wing: str, where: str, lines: str
+) -> None:
+    topic = "topic: a, " if where.startswith("publish") else ""
+    text = f"mqtt: {{host: broker}}\n{where.partition('[')[0]}: [{{{topic}every: 1h, {lines}}}]\n"
+    assert [(problem.line, problem.key, problem.text) for problem in parse(text, "iotd.yaml", IDENTITY).warnings] == [
+        (2, where, f"{missing} is null while there is no section {wing}; add it, or leave the placeholder out")]
+    assert parse(f"{text}{wing}: {{}}\n", "iotd.yaml", IDENTITY).warnings == ()
+
+
+def test_entities_that_nobody_is_told_of_are_a_warning() -> None:
+    text = published("entities: {}\n  - {topic: b, every: 30s, payload: {a: 1}, entities: {a: {name: A}}}")
+    [warning] = parse(text, "iotd.yaml", IDENTITY).warnings
+    assert (warning.line, warning.key) == (7, "publish[1].entities") and "write home_assistant: {}" in warning.text
+    assert parse(f"{text}home_assistant: {{}}\n", "iotd.yaml", IDENTITY).warnings == ()
+
+
 def test_the_host_is_all_that_is_required() -> None:
     assert load("mqtt: {host: broker}") == Settings(
         thing="pi-7", mqtt=Mqtt(host="broker"), presence=Presence("MQTTServer/pi-7/will"),
