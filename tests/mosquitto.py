@@ -182,8 +182,11 @@ class PortTaken(RuntimeError):
     """The port was free when it was chosen and is not any more."""
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on at this moment.
+    """Return a port of loopback that nobody listens on at this moment, never the same twice.
 
     It lies below the range that the kernel gives to outgoing connections: else a client that keeps trying to
     reach a stopped broker may be given the broker's own port, connect to itself, and keep the broker out.
@@ -191,7 +194,8 @@ def free_port() -> int:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(max(1024, lowest // 2), lowest)
-        if _is_free(port):
+        if port not in _given and _is_free(port):
+            _given.add(port)
             return port
 
 

@@ -81,7 +81,7 @@ class Line:
     @property
     def clear(self) -> bool:
         """Whether messages may go out."""
-        return self.up and not self.leaving and self.opening.clear
+        return self.up_since is not None and self._afterwards is None and self.opening.clear
 
     def next_due(self) -> float:
         """Return when `keep` has something to do, math.inf for never."""
@@ -212,10 +212,11 @@ class Line:
         waiting = sum(part.waiting() for part in self._parts)
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=waiting)
+        is_other = self._ledger.reached(mqtt.host.lower())
         self._tell_story(waiting, now)
         # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
         self._say(presence.CONNECTED, HELLO, now, **self._story)
-        self.opening.begin(event, self._settings, now)
+        self.opening.begin(event, self._settings, now, is_other)
         self._changed(now)
 
     def on_subscribed(self, event: Subscribed, now: float) -> None:

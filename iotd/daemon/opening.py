@@ -62,18 +62,18 @@ class Opening:
         resting = self.suspicion.resting
         return min(due_at, max(min(resting.values()), self._kept_at + LOOK_S)) if resting else due_at
 
-    def begin(self, event: Dialled, settings: Settings, now: float) -> None:
-        """A line is up."""
+    def begin(self, event: Dialled, settings: Settings, now: float, is_other: bool) -> None:
+        """A line is up; `is_other`: to another broker than before, whose session is not ours, if it keeps one."""
         self._line, self._settings = event.line, settings
         self.suspicion = denial.rested(self.suspicion, denial.over(self.suspicion, now))
         self._tried_anew = ""
-        self.subscriptions, plan = subscriptions.opened(
-            self.subscriptions._replace(wanted=self._wanted()),
-            event.session_present and not settings.mqtt.clean_session)  # which the broker keeps for nobody
+        keeps = not settings.mqtt.clean_session  # else the broker keeps it for nobody
+        is_kept = event.session_present and keeps and not is_other
+        self.subscriptions, plan = subscriptions.opened(self.subscriptions._replace(wanted=self._wanted()), is_kept)
         self._write_held()
         self._steps = deque(self._plan(plan))
         self._calm_at, self._kept_at = now + denial.QUIET_S, now
-        if not event.session_present and not settings.mqtt.clean_session:
+        if not is_kept and (keeps or is_other):
             for part in self._parts:
                 self._fence.call(part, part.session_lost, now)
         self.further(now)

@@ -53,7 +53,9 @@ class Ledger:
     def __init__(self, world: World) -> None:
         self._world = world
         self._file: Path = world.places.state / FILE
-        self._entries = read(world.files.read_json(self._file))
+        told = world.files.read_json(self._file)
+        self._entries = read(told)
+        self._broker = told.get("broker") if isinstance(told, dict) else None  # the host that keeps them
         self._bytes = sum(map(_size, self._entries))
         self._used: Mapping[str, bool] = {}
         self._unwritten = False
@@ -78,6 +80,25 @@ class Ledger:
             log.warning("retained.orphaned", f"the broker keeps messages on {len(new)} topics that are not published"
                         " any more; to clear them: iotd retained --clear --orphaned", topics=new[:NAMED],
                         count=len(new))
+
+    def reached(self, broker: str) -> bool:
+        """Take the host of the line that is up; return whether it is another than that which keeps what is known.
+
+        The other one never had any of it: what stood there is told once and forgotten.
+        """
+        before, self._broker = self._broker, broker
+        if before == broker:
+            return False
+        is_other = isinstance(before, str)  # else it was written down before this was
+        topics = list(self._entries) if is_other else []
+        if topics:
+            log.info("retained.left_behind", f"{len(topics)} topics stand retained on {before}, which is not the broker"
+                     " any more; iotd clears nothing there", host=before, topics=topics[:NAMED], count=len(topics))
+            self._entries, self._bytes, self._is_full = {}, 0, False
+            self.left, self._emptying = [], {}
+        if self._entries or topics:
+            self._write()
+        return is_other
 
     def has(self, topic: str) -> bool:
         """Tell whether something is retained on the topic."""
@@ -154,7 +175,7 @@ class Ledger:
 
     def _write(self) -> None:
         """Write the file and wait for the disk; one that fails keeps no message back, and is tried again."""
-        body = {"topics": {topic: _told(entry) for topic, entry in self._entries.items()}}
+        body = {"broker": self._broker, "topics": {topic: _told(entry) for topic, entry in self._entries.items()}}
         try:
             self._world.files.write_text(self._file, json.dumps(body, ensure_ascii=False), durable=True)
             self._unwritten = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import re
+import platform
 import shutil
 import signal
 import socket
@@ -20,8 +20,23 @@ from tests.certificates import Certificates
 from tests.mosquitto import HOST, free_port
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "iotd/brokers"
+HERE = f"Debian {platform.freedesktop_os_release().get('VERSION_ID', '')}"
+TRIXIE = CACHE / "trixie"  # a root of Debian 13
 PATIENCE_S = 60.0
 SEEN, KEPT, ANEW = "yes", "kept", "begun anew"
+
+
+# Runs a program in another Debian, which sees the directory at the same place: ROOT DIRECTORY WORK-DIRECTORY PROGRAM…
+_IN_ROOT = """\
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+mount -t tmpfs tmpfs "$1/tmp"
+mkdir -p "$1$2"
+mount --rbind "$2" "$1$2"
+root=$1 work=$3
+shift 3
+exec chroot "$root" sh -euc 'cd "$0"; exec "$@"' "$work" "$@"
+"""
 
 
 class Broker:
@@ -30,10 +45,12 @@ class Broker:
     `session` is what becomes of a session when it is started again. `login` is the user of all, where it wants one.
     """
 
+    key = ""  # of the command line
     name = ""
     origin = ""
     session = KEPT
     host = HOST
+    root: Path | None = None  # of another Debian that it runs in, as root
     login: tuple[str, str] | None = None
     certificates = None  # of clients, of whom none is asked for one: what an Observer looks at
 
@@ -68,8 +85,9 @@ class Broker:
     def start(self) -> None:
         """Return once both ports accept connections; raises RuntimeError with its log where they do not."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self.command(), env={**os.environ, **self.environment()}, stdout=log,
-                                             stderr=log, stdin=subprocess.DEVNULL, process_group=0, cwd=self.directory)
+            self._process = subprocess.Popen(
+                self.in_root(self.command()), env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, process_group=0, cwd=self.directory)
         deadline = time.monotonic() + PATIENCE_S
         while self._process.poll() is None and time.monotonic() < deadline:
             if all(map(self._listens, (self.port, self.tls_port))):
@@ -77,6 +95,13 @@ class Broker:
             time.sleep(0.1)
         self.kill()
         raise RuntimeError(f"{self.name} has not started:\n{self.log.read_text(errors='replace')[-3000:]}")
+
+    def in_root(self, command: list[str]) -> list[str]:
+        """Return how the command is run in the Debian of this broker."""
+        if self.root is None:
+            return command
+        return ["unshare", "--mount", "sh", "-euc", _IN_ROOT, "sh", str(self.root), str(self.directory.parent),
+                str(self.directory), *command]
 
     def stop(self) -> None:
         """End it as systemd would."""
@@ -117,7 +142,7 @@ class Broker:
 class Mosquitto(Broker):
     """Debian's."""
 
-    name, origin = "mosquitto", "Debian"
+    key, name, origin = "mosquitto", "mosquitto", HERE
 
     def command(self) -> list[str]:
         config = self.directory / "mosquitto.conf"
@@ -131,16 +156,16 @@ listener {self.tls_port} {HOST}
 certfile {self.server.cert}
 keyfile {self.server.key}
 """)
-        return [_program("mosquitto"), "-c", str(config)]
+        return [_program("mosquitto", self.root), "-c", str(config)]
 
     def version(self) -> str:
-        return _version([_program("mosquitto"), "-h"])
+        return _of_package("mosquitto", self.root)
 
 
 class RabbitMQ(Broker):
     """Debian's, with its MQTT plugin, and a port mapper of its own."""
 
-    name, origin = "RabbitMQ", "Debian, rabbitmq_mqtt"
+    key, name, origin = "rabbitmq", "RabbitMQ", f"{HERE}, rabbitmq_mqtt"
     node = "iotd@localhost"
     settings = ""  # more lines of rabbitmq.conf
 
@@ -169,12 +194,12 @@ mqtt.allow_anonymous = true
                 "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": HOST}
 
     def version(self) -> str:
-        return _of_package("rabbitmq-server")
+        return _of_package("rabbitmq-server", self.root)
 
     def start(self) -> None:
         if self._mapper is None:
-            self._mapper = subprocess.Popen([_program("epmd"), "-port", str(self._ports[2]), "-address", HOST],
-                                            stdin=subprocess.DEVNULL)
+            self._mapper = subprocess.Popen(self.in_root([
+                _program("epmd", self.root), "-port", str(self._ports[2]), "-address", HOST]), stdin=subprocess.DEVNULL)
         super().start()
 
     def kill(self) -> None:
@@ -199,7 +224,7 @@ while size := sys.stdin.buffer.read(2):
 class Ejabberd(Broker):
     """Debian's, with mod_mqtt; started without ejabberdctl, which would change the user."""
 
-    name, origin, session, login = "ejabberd", "Debian, mod_mqtt", ANEW, ("pi@localhost", "geheim")
+    key, name, origin, session, login = "ejabberd", "ejabberd", f"{HERE}, mod_mqtt", ANEW, ("pi@localhost", "geheim")
 
     def command(self) -> list[str]:
         config = self.directory / "ejabberd.yml"
@@ -227,22 +252,23 @@ modules:
     session_expiry: 1 hour
     db_type: mnesia
 """)
-        code = next(Path("/usr/lib").glob("*/ejabberd-*/ebin"))
-        return [_program("erl"), "-noinput", "-pa", str(code), "-mnesia", "dir", f'"{self.directory}/mnesia"',
-                "-s", "ejabberd"]
+        root = self.root or Path("/")
+        code = Path("/", next(root.glob("usr/lib/*/ejabberd-*/ebin")).relative_to(root))
+        return [_program("erl", self.root), "-noinput", "-pa", str(code),
+                "-mnesia", "dir", f'"{self.directory}/mnesia"', "-s", "ejabberd"]
 
     def environment(self) -> dict[str, str]:
         return {"HOME": str(self.directory), "EJABBERD_CONFIG_PATH": str(self.directory / "ejabberd.yml"),
                 "EJABBERD_LOG_PATH": str(self.directory / "ejabberd.log"), "SPOOL_DIR": str(self.directory / "mnesia")}
 
     def version(self) -> str:
-        return _of_package("ejabberd")
+        return _of_package("ejabberd", self.root)
 
 
 class Aedes(Broker):
     """npm's, which keeps everything in memory."""
 
-    name, origin, session = "aedes", "npm", ANEW
+    key, name, origin, session = "aedes", "aedes", "npm", ANEW
 
     def command(self) -> list[str]:
         script = self.directory / "broker.mjs"
@@ -269,7 +295,7 @@ createTlsServer({{
 class Amqtt(Broker):
     """PyPI's, in Python."""
 
-    name, origin, session = "amqtt", "PyPI", ANEW
+    key, name, origin, session = "amqtt", "amqtt", "PyPI", ANEW
 
     def command(self) -> list[str]:
         config = self.directory / "amqtt.yaml"
@@ -290,7 +316,7 @@ plugins:
 class Rumqttd(Broker):
     """rumqttd as PyPI's iotcore carries it, which keeps everything in memory."""
 
-    name, origin, session = "rumqttd", "PyPI, iotcore", ANEW
+    key, name, origin, session = "rumqttd", "rumqttd", "PyPI, iotcore", ANEW
 
     def command(self) -> list[str]:
         config = self.directory / "rumqttd.toml"
@@ -319,27 +345,45 @@ dynamic_filters = true
         return f"iotcore {_of_pypi('iotcore')}"
 
 
-BROKERS: tuple[type[Broker], ...] = (Mosquitto, RabbitMQ, Ejabberd, Aedes, Amqtt, Rumqttd)
+class MosquittoOfTrixie(Mosquitto):
+    """Debian 13's."""
+
+    key, origin, root = "mosquitto-trixie", "Debian 13", TRIXIE
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+class RabbitMQOfTrixie(RabbitMQ):
+    """Debian 13's."""
+
+    key, origin, root = "rabbitmq-trixie", "Debian 13, rabbitmq_mqtt", TRIXIE
+
+
+class EjabberdOfTrixie(Ejabberd):
+    """Debian 13's."""
+
+    key, origin, root = "ejabberd-trixie", "Debian 13, mod_mqtt", TRIXIE
+
+
+BROKERS: tuple[type[Broker], ...] = (
+    Mosquitto, MosquittoOfTrixie, RabbitMQ, RabbitMQOfTrixie, Ejabberd, EjabberdOfTrixie, Aedes, Amqtt, Rumqttd)
+
+
+def _program(name: str, root: Path | None = None) -> str:
+    if root is not None:
+        places = (f"/usr/{folder}/{name}" for folder in ("bin", "sbin"))
+        found = next((place for place in places if Path(f"{root}{place}").exists()), None)
+    else:
+        found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if found is None:
         raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers")
     return found
 
 
-def _version(command: list[str]) -> str:
-    said = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    found = re.search(r"[0-9]+\.[0-9]+(\.[0-9]+)?", said.stdout + said.stderr)
-    return found[0] if found else "unknown"
-
-
-def _of_package(name: str) -> str:
-    found = subprocess.run(["dpkg-query", "--show", "--showformat", "${Version}", name], capture_output=True, text=True,
-                           timeout=20)
+def _of_package(name: str, root: Path | None) -> str:
+    found = subprocess.run(
+        ["dpkg-query", f"--admindir={root or ''}/var/lib/dpkg", "--show", "--showformat", "${Version}", name],
+        capture_output=True, text=True, timeout=20)
     if not found.stdout:
-        raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers")
+        raise FileNotFoundError(f"{name} is not installed; run script/bootstrap brokers as root")
     return found.stdout.partition("-")[0]
 
 

@@ -48,7 +48,7 @@ def ended_after_a_refusal(path: Path, after_s: float) -> tuple[bool, int]:
     """Return whether the messages in flight are blamed, and how many lines ended over nothing."""
     world = FakeKernel(path).world
     opening = Opening(world, cast(Session, Silent()), [], Fence(world.monotonic), settings())
-    opening.begin(Dialled(1, False), settings(), 0.0)
+    opening.begin(Dialled(1, False), settings(), 0.0, False)
     opening.answered(Subscribed(1, (("t/will", 128),)), 1.0)
     blamed = opening.fell(Down(1, "closed", "", True), False, False, 1.0 + after_s)
     return blamed, opening.suspicion.quiet
@@ -62,5 +62,6 @@ def test_a_line_that_the_broker_closes_over_what_it_has_just_refused_accuses_nob
 def test_a_bug_of_one_part_as_the_line_opens_keeps_no_other_from_it(tmp_path: Path) -> None:
     world = FakeKernel(tmp_path).world
     fence, parts = Fence(world.monotonic), [Opened(True), Opened(False)]
-    Opening(world, cast(Session, Silent()), [*parts], fence, settings()).begin(Dialled(1, False), settings(), 0.0)
+    opening = Opening(world, cast(Session, Silent()), [*parts], fence, settings())
+    opening.begin(Dialled(1, False), settings(), 0.0, False)
     assert parts[1].heard_of == ["session lost", "opened"] and fence.problems([*parts], world.monotonic()) != []

@@ -105,6 +105,48 @@ def test_a_topic_that_is_not_published_any_more_is_named_once_over_restarts() ->
     assert simulation.daemon.status()["retained"]["orphaned"] == [B]
 
 
+@pytest.mark.parametrize("clean_session", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_another_broker_is_given_what_it_lacks_and_nothing_is_cleared_there(
+    clean_session: bool, restarts: bool
+) -> None:
+    before = BOTH.replace("host: broker", f"host: broker, clean_session: {clean_session}") + "home_assistant: {}\n"
+    simulation = Simulation(before)
+    simulation.start()
+    simulation.run(60.0)
+    announced = set(simulation.broker.retained) - {A, B, WILL}
+    assert announced
+    simulation.configuration = before.replace("host: broker", "host: Other").replace("home_assistant: {}\n", "")
+    assert simulation.daemon is not None
+    if restarts:
+        simulation.stop()
+        simulation.start()
+    else:
+        simulation.daemon.post(Signalled(SIGHUP))
+        simulation.run(0.5)
+    simulation.broker.retained.clear()
+    since = len(simulation.broker.seen)
+    simulation.broker.says_present = True  # of a session from another time
+    simulation.run(60.0)
+    assert A in simulation.broker.retained and WILL in simulation.broker.retained
+    assert all(one.message.payload for one in simulation.broker.seen[since:])
+    [left] = simulation.entries("retained.left_behind")
+    assert left["host"] == "broker" and left["count"] == 3 + len(announced)
+    assert known(simulation) == set(simulation.broker.retained)
+    simulation.stop()
+    simulation.start()
+    simulation.run(10.0)
+    assert len(simulation.entries("retained.left_behind")) == 1
+
+
+def test_a_ledger_that_names_no_broker_is_that_of_the_first_one(ground: Ground) -> None:
+    ground.file.write_text('{"topics": {"a": {"since": 5}}}')
+    ground.again({})
+    assert not ground.ledger.reached("one") and ground.ledger.has("a")
+    assert json.loads(ground.file.read_text())["broker"] == "one"
+    assert ground.again({}).reached("two") and not ground.ledger.has("a") and ground.written == {}
+
+
 def test_an_orphan_that_is_published_again_is_none_and_would_be_named_again(
     ground: Ground, capsys: pytest.CaptureFixture[str]
 ) -> None:
