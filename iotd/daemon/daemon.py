@@ -172,7 +172,8 @@ class Daemon:
         refused, last = [problem[:200] for problem in self._configuration.refused[:3]], self.outages.last
         return {"problems": refused or None,
                 "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer},
-                **{name: told for part in self._parts for name, told in part.about().items()}}
+                **{name: told for part in self._parts
+                   for name, told in (self._fence.call(part, part.about) or {}).items()}}
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""

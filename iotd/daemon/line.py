@@ -81,7 +81,7 @@ class Line:
     @property
     def clear(self) -> bool:
         """Whether messages may go out."""
-        return self.up and not self.leaving and self.opening.clear
+        return self.up_since is not None and self._afterwards is None and self.opening.clear
 
     def next_due(self) -> float:
         """Return when `keep` has something to do, math.inf for never."""

@@ -235,8 +235,9 @@ def _permission_problem(path: str, directory: str) -> str:
     Only what is ours is mended: another owner of a home directory, or of /etc, would lock its own users out.
     """
     user, group = user_name(), name_of(grp.getgrgid, os.getegid())
-    # A person who asks `iotd check` is not to take the file away from the daemon.
     other = "" if user == DAEMON_USER else f"check as the daemon's user (sudo -u {DAEMON_USER} iotd check), or "
+    with suppress(KeyError):  # a person who asks `iotd check` is not to take the file away from the daemon
+        group = grp.getgrnam(DAEMON_USER).gr_name
     shut = next((place for place in reversed(Path(path).parents) if not os.access(place, os.X_OK, effective_ids=True)),
                 None)
     place, mode = (str(shut), "0750") if shut else (path, "0640")

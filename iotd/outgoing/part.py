@@ -52,6 +52,7 @@ class Outgoing(Part):
         self._outbox = outbox.Outbox()
         self._transient: dict[int, str] = {}
         self._again_at = self._settle_at = math.inf
+        self._is_crowded: bool | None = None  # whether messages wait for the acknowledgement of others
         self._reopened = self._spool.reopened
         self._offset_s: float | None = None  # of the wall clock to the monotonic one, as a message was filled by it
         self._retained: Mapping[str, Publish] = {}  # by topic, those whose newest message the broker is to keep
@@ -94,7 +95,8 @@ class Outgoing(Part):
     def next_due(self) -> float:
         """Return when there is something to do."""
         self._settle_at = self._spool.settle_at()
-        return min(self._scheduled.next_due(), self._settle_at, self._again_at if self._kernel.clear else math.inf)
+        due_at = min(self._scheduled.next_due(), self._settle_at)
+        return min(due_at, self._again_at) if self._again_at < due_at and self._kernel.clear else due_at
 
     def keep(self, now: float) -> None:
         """Make what is due, hand over what may go, and let the spool do what is due."""
@@ -103,8 +105,10 @@ class Outgoing(Part):
         if self._kernel.clear:
             self._pump(now)
             crowded = self._outbox.cursor < self._spool.last_id
-            if self._forget_acknowledged(eager=crowded) and crowded:  # those that came before it was said
-                self._pump(now)
+            if crowded != self._is_crowded:
+                self._is_crowded = crowded
+                if self._forget_acknowledged(eager=crowded) and crowded:  # those that came before it was said
+                    self._pump(now)
         if now >= self._settle_at and not self._spool.open_disk(now):  # which on a slow card is a turn's work
             self._spool.settle(now, self._world.known_wall() if self._spool.asks_the_clock(now) else None)
         self._spool.flush()

@@ -175,10 +175,15 @@ class Spool:
 
     def _took(self, rows: Sequence[Row], now: float) -> None:
         """Messages have come: older ones that have to make room go."""
-        for topic, number in {row.topic: row.id for row in rows if row.latest}.items():
+        latest = {}
+        for row in rows:
+            if row.latest:
+                latest[row.topic] = row.id
+            if row.retain:
+                self.newest[row.topic] = row.id
+        for topic, number in latest.items():
             self._supersede(topic, number)
         self.last_id = rows[-1].id
-        self.newest.update((row.topic, row.id) for row in rows if row.retain)
         if self.size > self.bounds.max_bytes:
             self._trim("max_bytes", self.size - self.bounds.max_bytes, self._stores.all)
         if self._journal.size > HELD_BYTES:

@@ -46,7 +46,8 @@ class Provisioning(Part):
         self._keeper.tidy()
         self._steps = Steps(kernel, adapters, self._keeper, self._on_failed, self._on_become)
         self._settings = kernel.written
-        self._connect_by = self._trial_until = self._reread_at = math.inf
+        self._connect_by = self._trial_until = self._reread_at = self._keep_at = math.inf
+        self._unkept: tuple[Callable[[], None], Callable[[], None]] | None = None  # what to write, and what follows
         self._look_at = -math.inf
         self._spread = world.chance()
         self._ended = (0, "")  # how often a step, or all of it, has ended, and why not well
@@ -66,7 +67,7 @@ class Provisioning(Part):
         if self._reread_at != math.inf:  # its line of the claim is over
             self._steps.attempt, self._reread_at = None, math.inf
         self._connect_by = math.inf
-        if self._keeper.on_trial:
+        if self._keeper.on_trial and self._unkept is None:
             self._trial_until = min(self._trial_until, now + TRIAL_S)
         elif self._steps.attempt is None and self._keeper.pending(self._steps.here(), now) is not None:
             self._steps.begin(settings.thing, now)
@@ -96,10 +97,7 @@ class Provisioning(Part):
         """The broker takes what the device says: a new identity is a good one."""
         if self._trial_until != math.inf and not self._kernel.leaving:
             self._trial_until = math.inf
-            if self._kept(self._keeper.prove):
-                log.info("provision.renewed", "the line is up with the new certificate, and the old one is gone",
-                         thing=self._keeper.thing)
-            self._end("")
+            self._keep_in_the_end(self._keeper.prove, self._on_proven)
 
     def pending(self) -> list[str]:
         """Return that an answer is awaited."""
@@ -119,7 +117,7 @@ class Provisioning(Part):
     def next_due(self) -> float:
         """Return when something is due."""
         looks = self._settings.is_named and self._steps.attempt is None and self._trial_until == math.inf
-        return min(self._steps.next_due(), self._connect_by, self._trial_until, self._reread_at,
+        return min(self._steps.next_due(), self._connect_by, self._trial_until, self._reread_at, self._keep_at,
                    self._look_at if looks else math.inf)
 
     def keep(self, now: float) -> None:
@@ -130,7 +128,9 @@ class Provisioning(Part):
             self._fail(Failed("connect", *self._line()))
             self._stop_where_in_vain()
         if now >= self._trial_until:
-            self._go_back()
+            self._go_back(now)
+        if now >= self._keep_at and self._unkept is not None:
+            self._keep_in_the_end(*self._unkept)
         if now >= self._reread_at:
             self._reread_at = now + REREAD_S
             self._kernel.post(Reread(ANOTHER))
@@ -234,16 +234,22 @@ class Provisioning(Part):
                 self._kernel.post(Overridden())
         elif self._keeper.again:
             self._steps.give_up()
-            if self._kept(partial(self._keeper.use_claim, False)):
-                self._kernel.post(Reread(ANOTHER))
+            self._keep_in_the_end(partial(self._keeper.use_claim, False), partial(self._kernel.post, Reread(ANOTHER)))
 
-    def _go_back(self) -> None:
+    def _on_proven(self) -> None:
+        log.info("provision.renewed", "the line is up with the new certificate, and the old one is gone",
+                 thing=self._keeper.thing)
+        self._end("")
+
+    def _go_back(self, now: float) -> None:
         """The new certificate brings no line up."""
         self._trial_until = math.inf
         self._fail(Failed("connect", f"the new certificate brings no line up: {self._line()[0]}; the old one is used "
                                      "again", renewal.PAUSE_S))
         if self._kept(self._keeper.fall_back):
             self._kernel.post(Reread(ANOTHER))
+        else:  # unless a line comes up meanwhile
+            self._trial_until = now + LOOK_S
 
     def _fail(self, failure: Failed) -> None:
         log.warning("provision.failed", f"provisioning: {failure.step}: {failure.reason}", **failure._asdict())
@@ -252,6 +258,14 @@ class Provisioning(Part):
     def _end(self, reason: str) -> None:
         self._ended, self._ended_at = (self._ended[0] + 1, reason), self._world.monotonic()
         self._kernel.status_changed()
+
+    def _keep_in_the_end(self, do: Callable[[], None], then: Callable[[], None]) -> None:
+        """Keep something, or have it kept as soon as the disk takes it; `then` go on."""
+        self._unkept, self._keep_at = None, math.inf
+        if self._kept(do):
+            then()
+        else:
+            self._unkept, self._keep_at = (do, then), self._world.monotonic() + LOOK_S
 
     def _kept(self, do: Callable[[], None]) -> bool:
         """Keep something, or tell why that cannot be."""

@@ -54,6 +54,8 @@ MEASURES = (
     Measure("local", "Messages of a program", f"`iotd publish --lines` hands over {programs.MESSAGES:,} messages of "
             f"{programs.BYTES} bytes as fast as it can, and the script\nsends as many from its memory. No limits; each "
             f"keeps {spool.WINDOW} unacknowledged ones in flight.", programs.publish),
+    Measure("local", "Values", f"{programs.VALUES:,} values are read from files, each once a second; half of them have "
+            "changed. Samples are seconds.", programs.values),
     Measure("entries", "How the cost grows with `publish` entries", "Daemons with so many entries, each due every "
             "30 s; they run beside one another.", growth.entries),
     Measure("shadows", "How the cost grows with shadows", "Daemons with so many shadows, each reported every 30 s.",

@@ -1,4 +1,4 @@
-"""Programs on the device: how fast their messages go through iotd, beside a script that publishes by itself."""
+"""What lives on the device: how fast the messages of programs go through iotd, and what many values cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from typing import Any
 
 from tests.bench import cost
@@ -18,6 +19,7 @@ MESSAGES = 20_000
 BYTES = 150
 FILL = BYTES - len('{"sequence": 12345, "Timestamp": 1790000000, "fill": ""}')
 PROGRAM = "its program"
+VALUES, VALUES_S = 1_000, 10
 
 
 def publish(ground: Ground, extent: Extent) -> list[Figure]:
@@ -51,6 +53,26 @@ def publish(ground: Ground, extent: Extent) -> list[Figure]:
     return [Figure(f"{MESSAGES:,} messages of a program", "messages/s", rate, [Bound(1.0, BARE, floor=True)]),
             Figure("CPU per message of a program", "µs", spent, [Bound(1.5, BARE)]),
             Figure("memory gained meanwhile", "MB", swell, [Bound(5.0)])]
+
+
+def values(ground: Ground, extent: Extent) -> list[Figure]:
+    """Have a daemon read many values from files every second, half of which change each time."""
+    files = [ground.tmpfs / f"value-{number}" for number in range(VALUES)]
+    for file in files:
+        file.write_text("0.5\n")
+    sections = {"values": {f"v{number}": {"file": str(file), "every": "1s"} for number, file in enumerate(files)}}
+    spent: Samples = {IOTD: []}
+    with ground.start(IOTD, ground.job(), **sections) as contender:
+        contender.ready_at()
+        before = cost.spent(contender.pid)
+        for second in range(VALUES_S):
+            for file in files[::2]:
+                file.write_text(f"{second}.25\n")
+            time.sleep(1.0)
+            after = cost.spent(contender.pid)
+            spent[IOTD].append(100 * (after.cpu_s - before.cpu_s) / (after.at - before.at))
+            before = after
+    return [Figure(f"CPU of {VALUES:,} values by file every second", "% of a core", spent, [Bound(10)])]
 
 
 class _Program:

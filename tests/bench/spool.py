@@ -94,7 +94,7 @@ def _loaded(ground: Ground, name: str, job: Job, **more: Any) -> Contender:
     """Return the contender, with the backlog on its disk where it is iotd."""
     contender = ground.start(name, job, **more)
     if name == IOTD:
-        spool = open_spool(contender.runtime, contender.state, Bounds(), "before", time.monotonic())
+        spool = open_spool(contender.runtime, contender.state, Bounds(), "before", time.monotonic(), job.thing)
         _put(spool, job)
         spool.close(time.monotonic(), None)
     return contender

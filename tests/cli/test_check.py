@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iotd.cli.load import load
 from iotd.cli.user import as_daemon
+from iotd.errors import ConfigError
 from iotd.host.command import program_problem
 from iotd.host.unit import hides
 from tests.running import ROOT
@@ -77,6 +81,28 @@ def test_a_bug_in_a_look_as_the_daemon_is_told(capfd: pytest.CaptureFixture[str]
     with pytest.raises(RuntimeError, match="as user nobody"):
         as_daemon(lambda: 1 // 0, "nobody")
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_mistake_of_the_user_that_is_met_as_the_daemon_shows_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "iotd.yaml"
+    file.write_text("mqtt: {host: b, prot: 1}\n")
+    for folder in (file, tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    with pytest.raises(ConfigError) as met:
+        as_daemon(lambda: str(load(str(file), True)), "nobody")
+    assert met.value.lines() == [f"{file}:1: mqtt.prot: unknown key; did you mean port?"]
+
+    def interrupted() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has ignored
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        as_daemon(interrupted, "nobody")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may give files to others")

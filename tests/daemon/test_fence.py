@@ -110,3 +110,17 @@ def test_a_bug_in_asking_for_a_reboot_costs_that_reboot_and_the_line_comes_back(
     device.run(300.0)
     assert parts_at_fault(device) == {"JobsPart"} and device.runs == 1 and device.boots == 0
     assert len(device.entries("session.connected")) == 2
+
+
+@pytest.mark.parametrize("asked", ["status", "problems", "sentences", "doing", "about"])
+def test_a_bug_in_what_a_part_tells_of_itself_costs_its_lines_of_the_status(asked: str) -> None:
+    device = Simulation(CONFIGURATION + "shadows: [{every: 10s, reported: {a: 1}, on_delta: {x: {run: [/bin/x]}}}]\n")
+    device.start()
+    assert device.daemon is not None
+    [outgoing] = [part for part in device.daemon._parts if type(part).__name__ == "Outgoing"]
+    setattr(outgoing, asked, lambda: 1 // 0)
+    device.run(120.0)
+    assert parts_at_fault(device) == {"Outgoing"} and device.runs == 1
+    assert len(device.broker.on("state")) >= 12
+    status = device.daemon.status()
+    assert status["connected"] and any("Outgoing has failed" in problem for problem in status["problems"])

@@ -63,6 +63,9 @@ class Noted(Session):
     def alive(self, now: float) -> bool:
         return True
 
+    def close(self, timeout_s: float, in_order: bool = True) -> bool:
+        return True
+
 
 def test_a_careful_line_takes_its_steps_once_it_has_been_quiet_though_nothing_happens(tmp_path: Path) -> None:
     clock = FakeKernel(tmp_path)
@@ -78,6 +81,7 @@ def test_a_careful_line_takes_its_steps_once_it_has_been_quiet_though_nothing_ha
     daemon.post(Dialled(1, True))
     while clock.now < dialled_at + 60.0:
         daemon.turn()
+    daemon.close(0)
     presence = hourly.presence.topic
     # The message is not acknowledged: the step waits until the line is not going to end over it any more.
     assert [did for _, did in session.did] == [f"publish to {presence}", "publish to data", f"subscribe {presence}"]

@@ -427,3 +427,51 @@ def test_what_is_asked_for_at_the_wrong_time_is_refused_or_already_done() -> Non
     fleet.run(60.0)
     assert fleet.ask("provision") == ""
     fleet.is_settled()
+
+
+# A disk that takes nothing at the moment when the identity changes
+
+def test_a_new_certificate_that_cannot_be_noted_as_a_good_one_is_so_as_soon_as_the_disk_takes_it() -> None:
+    fleet = provisioned()
+    assert fleet.ask("renew") == ""
+    fleet.cloud.deliver = lambda answer: [(LATENCY_S, answer)]
+    while not fleet.entries("provision.registered")[1:]:
+        fleet.run(0.01)
+    fleet.disk.failures.append("read-only")
+    fleet.run(1200.0)
+    assert fleet.thing == "pi-7" and not fleet.entries("provision.renewed")
+    assert any("cannot be kept" in problem for problem in fleet.daemon.status()["problems"])  # type: ignore[union-attr]
+    fleet.disk.failures.clear()
+    fleet.run(700.0)
+    assert len(fleet.entries("provision.renewed")) == 1
+    fleet.is_settled()
+
+
+def test_a_claim_that_is_given_up_on_a_disk_that_takes_nothing_gives_way_as_soon_as_it_does() -> None:
+    """The device stayed on the line of the claim, and nothing was asked there any more, until somebody came."""
+    fleet = provisioned()
+    assert fleet.ask("provision again") == ""
+    fleet.run(0.001)
+    fleet.disk.failures.append("read-only")
+    fleet.run(3600.0)
+    assert fleet.thing.startswith("claim-")
+    fleet.disk.failures.clear()
+    fleet.run(700.0)
+    fleet.is_settled()
+    assert fleet.files["a.key"] == "key-1"
+
+
+def test_a_certificate_that_brings_no_line_up_goes_as_soon_as_the_disk_takes_that_it_does() -> None:
+    fleet = provisioned()
+    assert fleet.ask("renew") == ""
+    while not fleet.entries("provision.registered")[1:]:
+        fleet.run(0.01)
+    fleet.broker.refusal = "not authorized"
+    fleet.disk.failures.append("read-only")
+    fleet.run(1800.0)
+    fleet.disk.failures.clear()
+    fleet.run(620.0)
+    fleet.broker.refusal = ""
+    fleet.run(130.0)
+    fleet.is_settled()
+    assert fleet.files["a.key"] == "key-1" and not fleet.entries("provision.renewed")

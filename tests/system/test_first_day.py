@@ -99,3 +99,18 @@ def test_an_image_with_a_claim_becomes_a_thing_and_renews_its_certificate_in_the
     assert bare.run("ls", "/var/lib/iotd/identity").out.split() == ["b.crt", "b.key", "identity.json"]
     bare.check("systemctl", "stop", "iotd")
     assert bare.check("iotd", "provision").strip() == f"provisioned as {thing}"
+
+
+def test_a_person_who_checks_is_not_told_to_take_the_certificates_away_from_the_daemon(machine: Machine) -> None:
+    done = machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "iotd", "check")
+    assert done.status == 78 and "chown root:iotd /etc/iotd/certs && chmod 0750" in done.err
+    assert "root:nogroup" not in done.err
+
+
+def test_a_mistake_in_the_file_shows_no_traceback_to_root(machine: Machine) -> None:
+    machine.check("systemctl", "stop", "iotd")
+    machine.write("/etc/iotd.yaml", "mqtt: {host: broker, prot: 1}\n")
+    for command in ("check", "provision", "retained", "doctor", "policy --aws", "bundle"):
+        done = machine.run("iotd", *command.split())
+        assert "Traceback" not in done.out + done.err, command
+    assert machine.run("iotd", "provision").status == 78
