@@ -3,7 +3,7 @@ even imported.
 
 A wing's module `section` has SECTIONS, how its keys of the YAML are read, where it has any; its module `part` has
 `build`, which makes the object that the main loop drives (`iotd.daemon.part`). Parts are driven, and their keys read,
-in this order.
+in this order. Where it `notices`, the `notice` of its module `notice` looks at the host for `iotd check`.
 """
 
 from importlib import import_module
@@ -20,6 +20,7 @@ class Wing(NamedTuple):
     keys: tuple[str, ...]
     placeholders: tuple[str, ...] = ()
     always: bool = False
+    notices: bool = False
 
 
 WINGS = (
@@ -27,7 +28,7 @@ WINGS = (
     Wing("outgoing", ("publish", "spool"), always=True),
     Wing("incoming", ("subscribe",)),
     Wing("shadows", ("shadows",)),
-    Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency")),
+    Wing("wifi", ("wifi",), placeholders=("essid", "bssid", "rssi", "frequency"), notices=True),
     Wing("provision", ("provision",)),
     Wing("local", ("local",), always=True),
     Wing("jobs", ("jobs",), placeholders=("updates_pending",)),

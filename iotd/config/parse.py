@@ -19,7 +19,7 @@ from iotd.host.identity import Given, Identity
 from iotd.host.unit import hides
 from iotd.mqtt import topics
 from iotd.mqtt.settings import Tls
-from iotd.wings import WINGS, Wing
+from iotd.wings import WINGS, Wing, module
 from iotd.wings import sections as sections_of
 
 
@@ -106,8 +106,9 @@ def hidden(settings: Settings) -> list[tuple[str, str]]:
 def noticed(settings: Settings) -> list[tuple[str, str]]:
     """Return, with its key, what of this host is not as the settings have it now; this looks at the host."""
     found: list[tuple[str, str]] = []
-    for key, section in sections(settings):
-        section.notice(value_of(settings, key), lambda key, text: found.append((key, text)))
+    for wing in loaded_wings(settings):
+        if wing.notices:
+            module(wing, "notice").notice(settings.sections[wing.name], lambda key, text: found.append((key, text)))
     return found
 
 

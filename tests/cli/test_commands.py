@@ -15,7 +15,7 @@ import pytest
 from iotd.host.clock import uptime_s
 from tests.running import ROOT, Iotd
 
-CONFIGURATION: dict[str, Any] = {"thing": "é", "mqtt": {"host": "127.0.0.1", "port": 1}, "wifi": {}}
+CONFIGURATION: dict[str, Any] = {"thing": "é", "mqtt": {"host": "127.0.0.1", "port": 1}}
 PATIENCE_S = 20.0
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from iotd.config.parse import noticed, parse
 from iotd.host.identity import Identity
+from iotd.wifi.notice import unlike
 from iotd.wifi.reading import Reading
-from iotd.wifi.section import Wifi, unlike
+from iotd.wifi.section import Wifi
 
 HOME = Reading("wlan0", "associated", "工場".encode())
 
