@@ -94,7 +94,7 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
                                for key, text in found] for found in (problems, warnings))
     if not running:
         problems += parse.impossible(parsed.settings)
-        warnings += parse.hidden(parsed.settings)
+        warnings += [*parse.hidden(parsed.settings), *parse.noticed(parsed.settings)]
     if problems:
         raise ConfigError(file, [parsed.problem(key, problem) for key, problem in problems])
     warnings = [*broker.warnings(parsed.settings), *parse.doubts(parsed.settings), *warnings]

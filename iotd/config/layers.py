@@ -1,7 +1,7 @@
 """Several files as one: what lies on top is merged into what is below. Pure.
 
-Mappings merge, key by key; everything else, lists too, takes the place of what was there. Each value keeps the mark of
-the file that it stands in.
+Mappings merge, key by key, and null takes a key away that is below (RFC 7386); everything else, lists too, takes the
+place of what was there. Each value keeps the mark of the file that it stands in.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _laid(below: yaml.Node, top: yaml.Node, depth: int, left: list[int]) -> yaml
     if not depth or left[0] < 0:
         where: Place = place(top)
         raise Unreadable(where.line, "its aliases stand for too much; write them out", where.file)
-    entries, merged_keys = list(below.value), set()
+    entries: list[tuple[yaml.Node, yaml.Node] | None] = list(below.value)
+    merged_keys = set()
     for key, value in top.value:
         found = next((number for number, (other, _) in enumerate(below.value)
                       if (other.tag, other.value) == (key.tag, key.value)), None)
@@ -65,5 +66,6 @@ def _laid(below: yaml.Node, top: yaml.Node, depth: int, left: list[int]) -> yaml
             entries.append((key, value))
         else:
             merged_keys.add(found)
-            entries[found] = (key, _laid(below.value[found][1], value, depth - 1, left))
-    return yaml.MappingNode(below.tag, entries, below.start_mark, below.end_mark, below.flow_style)
+            gone = value.tag == "tag:yaml.org,2002:null"
+            entries[found] = None if gone else (key, _laid(below.value[found][1], value, depth - 1, left))
+    return yaml.MappingNode(below.tag, list(filter(None, entries)), below.start_mark, below.end_mark, below.flow_style)

@@ -1,6 +1,7 @@
 """From the text of the configuration file to Settings: the walk over its sections, and every problem at once.
 
-Text in, values out: nothing but `impossible` opens a file. Sources of the limits: AWS IoT Core "endpoints and quotas".
+Text in, values out: nothing but `impossible` and `noticed` looks at the host. Sources of the limits: AWS IoT Core
+"endpoints and quotas".
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,14 @@ def hidden(settings: Settings) -> list[tuple[str, str]]:
     """Return, with its key, what is named of this host and not there for the daemon, since its unit hides it."""
     return [(key, f"{word} is not there for the daemon: {why}") for _, section in sections(settings)
             for key, words, _ in section.names(settings) for word in words if (why := hides(word))]
+
+
+def noticed(settings: Settings) -> list[tuple[str, str]]:
+    """Return, with its key, what of this host is not as the settings have it now; this looks at the host."""
+    found: list[tuple[str, str]] = []
+    for key, section in sections(settings):
+        section.notice(value_of(settings, key), lambda key, text: found.append((key, text)))
+    return found
 
 
 def in_force(settings: Settings) -> Settings:

@@ -63,9 +63,10 @@ class Section(NamedTuple):
 
     `read` makes its value, `default` is that of a key that is left out, `fill` fills the topics in it. `check` notes
     what is wrong between values, with all settings before it, and `look` what can never work on this host, whose files
-    it sees; `names` tells what the settings name of it. `filters` counts what it subscribes; `uses` names that and all
-    that is published for it, of its value and the thing's name, and `claim` what a line without an identity of its own
-    does. `iotd policy` prints these.
+    it sees; `names` tells what the settings name of it. `notice` looks at the host and notes what is not as its value
+    has it, and may be so later. `filters` counts what it subscribes; `uses` names that and all that is published for
+    it, of its value and the thing's name, and `claim` what a line without an identity of its own does. `iotd policy`
+    prints these.
     `doubt` notes what works and is probably not meant, of its value and what the other sections use.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
@@ -82,6 +83,7 @@ class Section(NamedTuple):
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
     names: Callable[[Any], Iterable[Named]] = lambda settings: ()
+    notice: Callable[[Any, Note], None] = lambda value, note: None
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
     doubt: Callable[[Any, Sequence[Use], Note], None] = lambda value, others, note: None

@@ -63,6 +63,7 @@ class Ledger:
         self._is_full = False
         self.left: list[str] = []  # what is to be cleared without being asked
         self._emptying: dict[int, str] = {}  # by its number, the topic of an empty message that is on its way
+        self._of_programs: set[str] = set()  # at the former broker; what waits in the spool may still go to this one
 
     def apply(self, used: Mapping[str, bool]) -> None:
         """Take the topics that the configuration retains now, and whether each is to be cleared with its section."""
@@ -94,6 +95,7 @@ class Ledger:
         if topics:
             log.info("retained.left_behind", f"{len(topics)} topics stand retained on {before}, which is not the broker"
                      " any more; iotd clears nothing there", host=before, topics=topics[:NAMED], count=len(topics))
+            self._of_programs = {topic for topic, entry in self._entries.items() if entry.program}
             self._entries, self._bytes, self._is_full = {}, 0, False
             self.left, self._emptying = [], {}
         if self._entries or topics:
@@ -120,7 +122,7 @@ class Ledger:
                 continue
             # Whether that clock was set is not asked: it would cost each first start 1 MB of memory.
             self._entries[topic] = known._replace(program=True) if known is not None else Entry(
-                int(self._world.wall()), program, self._used.get(topic, False))
+                int(self._world.wall()), program or topic in self._of_programs, self._used.get(topic, False))
             found = True
         if found or self._unwritten and self._world.monotonic() >= self._retry_at:
             self._write()

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from iotd.config.document import Cursor, Wrong, quoted
 from iotd.config.readers import choice, duration, text, whole
-from iotd.config.section import Section
+from iotd.config.section import Note, Section
+from iotd.wifi.reading import Reading, ssid_text
 
 ESSID_MAX_BYTES = 32
 # No leading dash, which a command of the helper's would read as an option. 15: IFNAMSIZ less its NUL.
@@ -71,4 +72,25 @@ def _recover(at: Cursor) -> tuple[str, ...]:
     return steps
 
 
-SECTIONS = {"wifi": Section(_wifi, Wifi(), of_host=True)}
+def unlike(wifi: Wifi, reading: Reading) -> tuple[str, str] | None:
+    """Return, with its key, how the host is not as the settings have it; None where it is, or is not told."""
+    name = wifi.interface
+    if reading.outcome == "absent":
+        return "wifi.interface", f"there is no {name} here; on a wired device leave the section wifi out"
+    ssid = None if reading.ssid is None else ssid_text(reading.ssid)
+    if ssid is None or not wifi.essid or ssid in wifi.essid:
+        return None
+    then = f"take {name} off it, by {', '.join(wifi.recover)}" if wifi.recover else "call that wrong"
+    return "wifi.essid", (f"{name} is associated with {quoted(ssid)}, which is not among these: iotd will {then}; "
+                          "write its name, or leave essid out where any network is right")
+
+
+def _notice(wifi: Wifi, note: Note) -> None:
+    from iotd.wifi.nl80211 import look  # the daemon looks on a thread of its own
+
+    found = unlike(wifi, look(wifi.interface))
+    if found is not None:
+        note(*found)
+
+
+SECTIONS = {"wifi": Section(_wifi, Wifi(), of_host=True, notice=_notice)}

@@ -42,6 +42,15 @@ def test_mappings_merge_and_everything_else_takes_the_place() -> None:
     assert settings.sections["wifi"].grace_s == 120
 
 
+def test_null_takes_away_what_is_below_and_is_nothing_where_there_is_none() -> None:
+    settings = parse(FLEET, "f", IDENTITY, above=[
+        ("f.d/1", "wifi: null\nmqtt: {backoff: ~}\nhome_assistant:\n")]).settings
+    assert "wifi" not in settings.sections and "home_assistant" in settings.sections
+    assert settings.mqtt.backoff == parse("mqtt: {host: h}", "f", IDENTITY).settings.mqtt.backoff
+    again = parse(FLEET, "f", IDENTITY, above=[("f.d/1", "wifi: null"), ("f.d/2", "wifi: {grace: 3m}")]).settings
+    assert again.sections["wifi"].grace_s == 180
+
+
 def test_a_file_on_top_of_an_empty_one_is_all_there_is() -> None:
     assert parse("", "f", IDENTITY, above=[("f.d/1", "mqtt: {host: h}")]).settings.mqtt.host == "h"
 

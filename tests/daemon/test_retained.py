@@ -147,6 +147,19 @@ def test_a_ledger_that_names_no_broker_is_that_of_the_first_one(ground: Ground) 
     assert ground.again({}).reached("two") and not ground.ledger.has("a") and ground.written == {}
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_a_program_has_handed_over_before_the_broker_changed_is_no_orphan_there(
+    ground: Ground, restarts: bool
+) -> None:
+    ground.ledger.reached("one")
+    ground.ledger.note([retained(A), retained(B)], program=True)
+    ledger = ground.again({}) if restarts else ground.ledger
+    assert ledger.reached("two") and ground.written == {}
+    ledger.note([retained(A)])  # out of the spool
+    ledger.note([retained("of/nobody")])
+    assert ledger.orphans() == ["of/nobody"] and set(ground.written) == {A, "of/nobody"}
+
+
 def test_an_orphan_that_is_published_again_is_none_and_would_be_named_again(
     ground: Ground, capsys: pytest.CaptureFixture[str]
 ) -> None:
