@@ -66,7 +66,8 @@ class Section(NamedTuple):
     it sees; `names` tells what the settings name of it. `filters` counts what it subscribes; `uses` names that and all
     that is published for it, of its value and the thing's name, and `claim` what a line without an identity of its own
     does. `iotd policy` prints these.
-    `doubt` notes what works and is probably not meant, of its value and what the other sections use.
+    `advise` notes what has no effect, with all settings before it, and `doubt` what is probably not meant, of its value
+    and what the other sections use.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
     file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
