@@ -54,6 +54,7 @@ class JobsPart(Part):
         self._look_at = math.inf
         self._progress = ""
         self._unkept = ""
+        self._unwritable = False
         self._updates: int | None = None
         self._count_at = math.inf  # until {updates_pending} is asked for
 
@@ -290,9 +291,12 @@ class JobsPart(Part):
         try:
             files.write_text(self._file, json.dumps(record.to_json(job), ensure_ascii=False), durable=True)
         except OSError as error:
-            log.warning("job.unwritable", "the job cannot be written down", job=job.id, path=str(self._file),
-                        reason=str(error))
+            if not self._unwritable:
+                log.warning("job.unwritable", "the job cannot be written down", job=job.id, path=str(self._file),
+                            reason=str(error))
+            self._unwritable = True
             return error.strerror or str(error)
+        self._unwritable = False
         return ""
 
     def _moment(self) -> Moment:

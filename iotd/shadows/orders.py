@@ -44,6 +44,7 @@ class Executor:
         self._settings: Settings | None = None
         self._orders: dict[str | None, Orders] = {}
         self._faults: dict[str, str] = {}  # the bugs that have been told, by the key or the setting
+        self._unwritable = False
 
     def follow(self, settings: Settings, now: float) -> Settings:
         """Take a configuration that was read just now, go on with the orders known; return it with the cloud's values.
@@ -207,9 +208,12 @@ class Executor:
         try:
             self._files.write_text(self._file, json.dumps(known), durable=True)
         except OSError as error:
-            log.warning("desired.unwritable", "what is known of the orders cannot be written down; none is begun so",
-                        path=str(self._file), reason=str(error))
+            if not self._unwritable:
+                log.warning("desired.unwritable", "what is known of the orders cannot be written down; none is begun",
+                            path=str(self._file), reason=str(error))
+            self._unwritable = True
             return f"it cannot be written down first: {error.strerror}"
+        self._unwritable = False
         return ""
 
 

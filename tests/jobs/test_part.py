@@ -476,6 +476,9 @@ def test_a_job_that_cannot_be_written_down_is_not_begun(tmp_path: Path, cloud: C
     device.connect()
     assert cloud.status("one") == "FAILED" and not (tmp_path / "done").exists()
     assert "cannot be written down first" in cloud.details("one")["reason"]
+    cloud.create("two", {"operation": "do"})
+    device.connect()
+    assert cloud.status("two") == "FAILED" and [event for event, _ in device.entries()].count("job.unwritable") == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": 1}', '{"id": "one"}', "null"])

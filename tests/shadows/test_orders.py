@@ -101,6 +101,19 @@ def test_an_order_that_cannot_be_written_down_is_not_begun(tmp_path: Path) -> No
     assert all("cannot be written down" in failed["reason"] for failed in device.executor.failures("s"))
 
 
+def test_that_orders_cannot_be_written_down_is_said_once_until_they_can(tmp_path: Path, entries: io.StringIO) -> None:
+    device = Device(tmp_path)
+    for version, broken in enumerate((True, True, False, True), 1):
+        if broken:
+            (tmp_path / ".desired.json.new").mkdir(exist_ok=True)
+        else:
+            (tmp_path / ".desired.json.new").rmdir()
+        device.executor.heard("s", {"fan": version}, version, float(version))
+        if not broken:
+            device.executor.performed(Performed("s", "fan", ""), float(version))
+    assert entries.getvalue().count("desired.unwritable") == 2
+
+
 def test_a_command_without_a_thread_to_run_on_has_failed_and_is_tried_again(tmp_path: Path) -> None:
     device = Device(tmp_path, threads=False)
     assert device.executor.heard("s", {"fan": 1}, 1, 1.0)
