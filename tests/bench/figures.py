@@ -14,12 +14,14 @@ class Bound:
     """What a figure must keep: `limit` times that of the contender `against`, or (None) `limit` itself.
 
     At most so much, or with `floor` at least. `why` tells what stands in the way, where it is not reached.
+    `tolerance` is what the quick run passes over (0.25: a quarter of it), since the machine may be shared.
     """
 
     limit: float
     against: str | None = None
     floor: bool = False
     why: str = ""
+    tolerance: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,11 @@ class Verdict:
         """Tell whether the bound is kept, or missed by no more than `tolerance` (0.25: a quarter of it)."""
         return self._kept(self.measured, tolerance)
 
-    def is_missed_for_sure(self, tolerance: float) -> bool:
-        """Tell whether it is missed by more than that, whichever of the samples are taken: on a machine that others
-        share, what a figure is times another's changes from one minute to the next.
+    def is_missed_for_sure(self) -> bool:
+        """Tell whether it is missed by more than its tolerance, whichever of the samples are taken: on a machine that
+        others share, what a figure is times another's changes from one minute to the next.
         """
-        against = self.bound.against
+        against, tolerance = self.bound.against, self.bound.tolerance
         kindest = self.measured if against is None else self.figure.kindest_ratio(against, self.bound.floor)
         return not (self.kept(tolerance) or self._kept(kindest, tolerance))
 

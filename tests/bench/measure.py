@@ -106,8 +106,11 @@ def _look(ground: Ground, contender: Contender) -> _Look:
 
 def _of_the_busy(looks: dict[str, list[_Look]], extent: Extent) -> list[Figure]:
     found = [Figure("CPU per message at 100 a second", "µs", _per_message(looks, lambda look: look.spent.cpu_s * 1e6), [
-                 Bound(1.5, BARE, why="each message is written into the spool before it is sent, and deleted when it "
-                                      "is acknowledged: what the script does not do, and loses messages for")]),
+                 # Within an hour it was 1.3, 1.7 and 2.2 of the same code on the same machine, for 1.97 times as many
+                 # instructions: a core that sleeps between two messages wakes with cold caches, or does not.
+                 Bound(1.5, BARE, tolerance=0.6, why=(
+                     "each message is written into the spool before it is sent, and deleted when it is acknowledged: "
+                     "what the script does not do, and loses messages for"))]),
              Figure("wake-ups per message", "", _per_message(looks, lambda look: look.spent.wakeups)),
              Figure("written to disk, at 100 a second", "bytes/min", per_minute(
                  {name: [look.spent for look in seen] for name, seen in looks.items()},

@@ -40,7 +40,7 @@ def test_a_bound_is_missed_for_sure_where_no_sample_would_keep_it(
 ) -> None:
     bound = Bound(0.5 if floor else 1.5, "bare paho", floor)
     [verdict] = verdicts([Section("", "", [Figure("CPU", "µs", {"iotd": ours, "bare paho": theirs}, [bound])])])
-    assert verdict.is_missed_for_sure(0.25) == missed
+    assert verdict.is_missed_for_sure() == missed
 
 
 def test_a_bound_against_one_that_was_not_measured_is_not_judged() -> None:
