@@ -6,6 +6,7 @@ from iotd.config.document import quoted
 from iotd.config.section import Note
 from iotd.wifi.nl80211 import look
 from iotd.wifi.reading import Reading, ssid_text
+from iotd.wifi.recovery import is_right
 from iotd.wifi.section import Wifi
 
 
@@ -21,9 +22,8 @@ def unlike(wifi: Wifi, reading: Reading) -> tuple[str, str] | None:
     name = wifi.interface
     if reading.outcome == "absent":
         return "wifi.interface", f"there is no {name} here; on a wired device leave the section wifi out"
-    ssid = None if reading.ssid is None else ssid_text(reading.ssid)
-    if ssid is None or not wifi.essid or ssid in wifi.essid:
+    if reading.ssid is None or is_right(wifi, reading):
         return None
     then = f"take {name} off it, by {', '.join(wifi.recover)}" if wifi.recover else "call that wrong"
-    return "wifi.essid", (f"{name} is associated with {quoted(ssid)}, which is not among these: iotd will {then}; "
-                          "write its name, or leave essid out where any network is right")
+    return "wifi.essid", (f"{name} is associated with {quoted(ssid_text(reading.ssid))}, which is not among these; "
+                          f"iotd will {then}: write its name, or leave essid out where any network is right")
