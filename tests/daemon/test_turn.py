@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from iotd.config.settings import Checked, Settings
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.denial import QUIET_S, Suspicion
 from iotd.daemon.inbox import Inbox
 from iotd.daemon.opening import LOOK_S
+from iotd.daemon.status import BEAT_S
 from iotd.mqtt.session import Session
 from iotd.outgoing.section import Publish
 from iotd.outgoing.spool import SETTLE_S
 from iotd.vocabulary import Dialled, Message
-from tests.kernel import FakeKernel, settings
+from tests.kernel import FakeKernel, Told, settings
 
 
 class Waiting(Inbox):
@@ -35,7 +38,7 @@ class Noted(Session):
     """A session without a thread or a broker."""
 
     def __init__(self, clock: FakeKernel) -> None:
-        self.eager = True
+        self.eager = self.lives = True
         self.did: list[tuple[float, str]] = []
         self._clock = clock
 
@@ -61,7 +64,7 @@ class Noted(Session):
         return []
 
     def alive(self, now: float) -> bool:
-        return True
+        return self.lives
 
     def close(self, timeout_s: float, in_order: bool = True) -> bool:
         return True
@@ -87,3 +90,28 @@ def test_a_careful_line_takes_its_steps_once_it_has_been_quiet_though_nothing_ha
     assert [did for _, did in session.did] == [f"publish to {presence}", "publish to data", f"subscribe {presence}"]
     at = [round(at - dialled_at) for at, _ in session.did]
     assert at[:2] == [0, 0] and QUIET_S < at[2] <= QUIET_S + LOOK_S
+
+
+def test_the_watchdog_is_fed_only_while_every_thread_lives_and_what_hangs_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, told = FakeKernel(tmp_path), Told()
+    session, inbox = Noted(clock), Waiting(clock)
+    world = clock.world._replace(inbox=inbox, session=lambda post, backlog: session, systemd=told)
+    daemon = Daemon(Checked(settings(), ()), lambda: Checked(settings(), ()), world)
+    daemon.start()
+
+    def fed_within(for_s: float) -> int:
+        told.words.clear()
+        end = clock.now + for_s
+        while clock.now < end:
+            daemon.turn()
+        return told.words.count("WATCHDOG=1")
+
+    assert fed_within(10 * BEAT_S) >= 10
+    session.lives = False
+    assert fed_within(10 * BEAT_S) == 0
+    assert capsys.readouterr().out.count("watchdog.withheld") == 1
+    session.lives = True
+    assert fed_within(10 * BEAT_S) >= 10
+    daemon.close(0)
