@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from iotd.cli import output
-from iotd.cli.load import load, load_or_last, places
+from iotd.cli.load import load_or_last, places
 from iotd.daemon.daemon import Daemon
 from iotd.daemon.world import real
 from iotd.errors import EXIT_FAULT
@@ -21,5 +21,5 @@ def run(options: Any) -> int:
     except lock.Taken as error:
         output.complain(f"iotd: {error}")
         return EXIT_FAULT
-    again = partial(load, options.file, True)
-    return Daemon(load_or_last(options.file, here.state), again, real(here, log.is_journal(), options.file)).run()
+    load = partial(load_or_last, options.file, here.state)
+    return Daemon(load(), load, real(here, log.is_journal(), options.file)).run()

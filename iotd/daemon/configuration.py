@@ -18,7 +18,8 @@ MAX_NAMED = 40  # keys that have changed
 
 
 class Configuration:
-    """What is in force. `load` reads and validates the file anew, or raises ConfigError.
+    """What is in force. `load` reads and validates the file anew: where that has problems it returns the last one that
+    was accepted, with them, or raises ConfigError where there is none.
 
     `refused` are the problems of a newer file that is not in force, as `iotd check` prints them.
     """
@@ -41,20 +42,24 @@ class Configuration:
     def reload(self, take: Callable[[Settings], None], why: str = "") -> None:
         """Read and validate the file anew, and have it taken; one with problems changes nothing.
 
-        `why` is what has changed beside the file.
+        `why` is what has changed beside the file, and takes effect whatever the file says: with the last one that was
+        accepted, where it has problems.
         """
-        old = self._checked
+        old, known = self._checked, self.refused
         try:
-            self._checked = self._load()
+            new = self._load()
+            self.refused = new.refused
         except ConfigError as error:
-            self.refused = tuple(error.lines())
+            new, self.refused = None, tuple(error.lines())
+        if self.refused and not (why and self.refused == known):
             log.error("daemon.reload_failed", "the configuration has problems; the old one stays in force",
-                      problems=error.lines())
+                      problems=list(self.refused))
+        if new is None or self.refused and not why:
             return
-        self.refused = ()
-        take(self._checked.settings)
+        self._checked = new
+        take(new.settings)
         self._keep()
-        keys = changed(old.text, self._checked.text)
+        keys = changed(old.text, new.text)
         said = f"changed: {', '.join(keys[:3])}{', …' * (len(keys) > 3)}" if keys else why or "nothing has changed"
         log.info("daemon.reloaded", f"the configuration was read anew; {said}", changed=keys[:MAX_NAMED])
         self._warn()

@@ -43,7 +43,7 @@ REBOOT_S = 60.0  # for the host to go down; then the line is dialled again, sinc
 
 
 class Daemon:
-    """One run of iotd. `load` reads and validates the configuration anew, or raises ConfigError.
+    """One run of iotd. `load` reads the configuration anew, as `Configuration` has it.
 
     It is the `Kernel` that its parts know.
     """

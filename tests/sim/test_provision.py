@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from iotd.host.identity import IDENTITY
+from iotd.vocabulary import Signalled
 from tests.aws.provisioning import CREATE, REGISTER, Answer, Provisioning, Template
 from tests.sim.disk import STATE
 from tests.sim.session import LATENCY_S
-from tests.sim.world import Simulation
+from tests.sim.world import SIGHUP, Simulation
 
 FOLDER = STATE / "identity"
 CONFIGURATION = """
@@ -231,16 +232,36 @@ def test_a_pair_that_is_lost_is_replaced_and_the_thing_stays_the_same() -> None:
     assert any("cannot be used" in entry.get("reason", "") for entry in fleet.entries("provision.started"))
 
 
-def test_a_file_that_is_spoilt_meanwhile_keeps_the_device_from_its_name_until_it_is_mended() -> None:
+def test_a_file_that_is_spoilt_meanwhile_does_not_keep_the_device_from_its_name() -> None:
     fleet = Fleet()
     fleet.start()
     good, fleet.configuration = fleet.configuration, "mqtt: {}"
     fleet.run(300.0)
-    assert fleet.thing.startswith("claim-") and fleet.entries("daemon.reload_failed")
-    fleet.configuration = good
-    fleet.run(100.0)
     fleet.is_settled()
-    assert any("who this device is has changed" in entry["message"] for entry in fleet.entries("daemon.reloaded"))
+    assert len(fleet.entries("daemon.reload_failed")) == 1
+    assert fleet.daemon is not None and "is not in force" in fleet.daemon._configuration.problem()
+    fleet.configuration = good
+    fleet.daemon.post(Signalled(SIGHUP))
+    fleet.run(10.0)
+    assert not fleet.daemon._configuration.problem()
+
+
+def test_where_the_new_certificate_fails_the_old_one_is_used_again_although_the_file_has_problems() -> None:
+    fleet = Fleet("1d")
+    fleet.start()
+    fleet.run(86_000.0)
+    fleet.configuration = "mqtt: {}"
+    while not fleet.entries("provision.registered")[1:]:
+        fleet.run(1.0)
+    fleet.network.failing.append("tls")
+    fleet.reboot(orderly=False)
+    fleet.run(1800.0)
+    assert fleet.entries("provision.failed")[-1]["step"] == "connect"
+    assert fleet.daemon is not None and fleet.daemon.settings.mqtt.tls is not None
+    assert fleet.daemon.settings.mqtt.tls.cert in fleet.disk.content, "it dials with what is there"
+    fleet.network.failing.clear()
+    fleet.run(900.0)
+    fleet.is_settled()
 
 
 @pytest.mark.parametrize("topic", [CREATE, f"{CREATE}/accepted", f"{REGISTER.format('fleet')}/rejected",

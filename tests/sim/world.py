@@ -123,7 +123,7 @@ class Simulation:
         self.runs += 1
         try:
             world = self._world()
-            self.daemon = Daemon(self._load_or_last(), self._load, world)
+            self.daemon = Daemon(self._load_or_last(), self._load_or_last, world)
             self.judge.started(self.daemon)
             self.daemon.start()
         except Died:
