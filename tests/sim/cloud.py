@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 QUEUE = 1000  # messages that a kept session holds, the oldest go
+
+
+def unpacked(payload: bytes) -> bytes:
+    """Return what is in a payload that may be gzip."""
+    return gzip.decompress(payload) if payload.startswith(b"\x1f\x8b") else payload
 
 
 class Delivered(NamedTuple):
@@ -151,7 +157,8 @@ class SimulatedBroker:
         """Take a PUBLISH of the device; tell whether it is acknowledged."""
         if self._client_of(session) is None:
             return False
-        if message.topic in self.denied or self.poison and any(part in message.payload for part in self.poison):
+        if message.topic in self.denied or self.poison and any(part in unpacked(message.payload)
+                                                               for part in self.poison):
             self._deny(session)
             return False
         self.publish(message, session)

@@ -184,13 +184,15 @@ class SimulatedLooks:
 
 
 class SimulatedDoor:
-    """The door of the programs. In a test none comes but what the test posts."""
-
-    problem = ""
+    """The door of the programs, which opens or does not for a whole run. In a test none comes but what it posts."""
 
     def __init__(self, simulation: Simulation, post: Callable[[Any], None]) -> None:
         self._simulation = simulation
-        simulation.programs.connect(post)
+        self.problem = "the socket cannot be made" if simulation.air.moods["door is shut"] else ""
+        if self.problem:
+            simulation.programs.shut_out()
+        else:
+            simulation.programs.connect(post)
 
     def order(self, order: Any) -> None:
         """Pass it on."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from iotd.vocabulary import Message, PassedOver, Signalled, ThreadFailed
+from iotd.vocabulary import Json, Message, PassedOver, Signalled, ThreadFailed
 from tests.sim.device import FEED_S
-from tests.sim.jobs import DOCUMENTS
+from tests.sim.jobs import DOCUMENTS, WRONG
 from tests.sim.world import SIGHUP, SIGTERM
 
 if TYPE_CHECKING:
@@ -243,6 +243,20 @@ def err(simulation: Simulation, fault: Fault) -> None:
     simulation.programs.err(fault.way)
 
 
+def shut(simulation: Simulation, fault: Fault) -> End:
+    """Whoever starts meanwhile can open no door to the programs, and is started again by somebody who has mended it."""
+    end_of_mood = counted("door is shut")(simulation, fault)
+    if fault.way < 0.5:
+        kill(simulation, fault)
+
+    def end() -> None:
+        end_of_mood()
+        if simulation.programs.is_shut_out:
+            stop(simulation, fault)
+
+    return end
+
+
 def bad_configuration(simulation: Simulation, fault: Fault) -> End:
     """The file has a problem for a while, over starts and reloads."""
     good, simulation.configuration = simulation.configuration, "mqtt: {host: 1, prot: x}\n"
@@ -303,10 +317,19 @@ def again_and_again(do: Callable[[Simulation, Fault], Any]) -> Callable[[Simulat
 
 def job(simulation: Simulation, fault: Fault) -> None:
     """A job is given, in one case of four with a time that it may take."""
-    jobs, document = simulation.jobs, DOCUMENTS[int(fault.way * len(DOCUMENTS))]
+    _give(simulation, fault.way, DOCUMENTS)
+
+
+def no_job(simulation: Simulation, fault: Fault) -> None:
+    """A job is given that can never be done here."""
+    _give(simulation, fault.way, WRONG)
+
+
+def _give(simulation: Simulation, way: float, documents: tuple[Json, ...]) -> None:
+    jobs, document = simulation.jobs, documents[int(way * len(documents))]
     if len(jobs.open()) >= MOST_JOBS or not any("\njobs:" in text for text in simulation.configurations):
         return
-    part = fault.way * len(DOCUMENTS) % 1.0
+    part = way * len(documents) % 1.0
     jobs.create(f"job-{len(jobs.executions.all)}", document, 1200.0 * part if part < 0.25 else None)
     _look_at_time(simulation)
 

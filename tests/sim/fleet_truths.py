@@ -55,8 +55,9 @@ class Jobs(Invariant):
                 self.broken(f"{one.job} has had the final states {finals}")
             if one.status not in BY_SERVICE and one.status not in self._told[one.job]:
                 self.broken(f"{one.job} is {one.status}, and the device has told {self._told[one.job]}")
-            missing = [step for step in _to_be_done(one.document) if step not in self._begun[one.job]]
-            if one.status == "SUCCEEDED" and missing:
+            missing = [step for step in _to_be_done(one.document) if step not in self._begun[one.job]
+                       ] if one.status == "SUCCEEDED" else []
+            if missing:
                 self.broken(f"{one.job} has succeeded, and its steps {missing} were never begun")
 
 

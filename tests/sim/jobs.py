@@ -40,6 +40,20 @@ DOCUMENTS: tuple[Json, ...] = (
     {"operation": "well", "args": ["a"]}, {"operation": "badly"}, {"operation": "fly"}, None, {"operation": "reboot"},
     {"operation": "restart", "args": ["kiosk.service"]}, {"operation": "upgrade", "args": ["iotd"]},
     {"steps": [_step("well"), _step("reboot.sh"), _step("badly", ignoreStepFailure="true"), _step("well")]})
+WRONG: tuple[Json, ...] = (
+    {}, [], 7, {"operation": 7}, {"operation": "x" * 100}, {"operation": "well", "colour": 1}, {"steps": []},
+    {"steps": {}}, {"version": "2.0", "steps": [_step("well")]}, {"conditions": [{}], "steps": [_step("well")]},
+    {"steps": [_step("well")], "finalStep": _step("well")}, {"steps": [_step("well")] * 21}, {"steps": [7]},
+    {"steps": [{"action": 7}]}, {"steps": [{"action": {"type": "fly", "input": {}}}]},
+    {"steps": [{"action": {"type": "runHandler"}}]}, {"steps": [{"action": {"type": "runHandler", "input": {}}}]},
+    {"steps": [{"action": {"type": "runCommand", "input": {"command": "true"}}}]},
+    {"steps": [{"action": {"type": "runCommand", "input": {"command": ",a"}}}]},
+    {"operation": "well", "args": ["-x"]}, {"operation": "badly", "args": ["a"]}, {"operation": "well", "args": 7},
+    {"operation": "well", "args": [{}]}, {"operation": "well", "args": ["a"] * 101},
+    {"operation": "well", "args": ["a\0"]}, {"operation": "well", "args": [1, 2.5, "\ud800"]},
+    {"operation": "reboot", "args": ["now"]}, {"operation": "restart"}, {"operation": "restart", "args": ["../kiosk"]},
+    {"operation": "restart", "args": ["other.service"]}, {"operation": "upgrade", "args": ["A!"]},
+    {"operation": "upgrade", "args": ["bash"]}, {"operation": "bundle", "args": ["https://host/x"]})
 
 
 class SimulatedJobs:

@@ -160,7 +160,7 @@ class Life:
                 self.judge.finish()
                 owed = self.judge.owed()
                 if owed and not self._is_over():  # a message may be just on its way
-                    simulation.run(60.0)
+                    simulation.run(61.3)  # at another moment of its interval
                     owed = self.judge.owed()
                 if owed:
                     self.judge.found(Finding("liveness", simulation.schedule.now,

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from iotd.daemon.daemon import Daemon
 from iotd.vocabulary import Message
 from tests.sim.judge import Invariant, Judge
+from tests.sim.cloud import unpacked
 from tests.sim.session import SimulatedSession
 from tests.sim.swarm import Topic, topics_of
 
@@ -35,7 +36,8 @@ class Messages(Invariant):
         self._runs[daemon.run_id.encode()] = len(self._runs)
 
     def tokens(self, content: bytes) -> list[Token]:
-        """Return the tokens in it."""
+        """Return the tokens in it, also where it is packed."""
+        content = unpacked(content)
         return [(self._runs[run], topic.decode(), int(number)) for run, topic, number in TOKEN.findall(content)]
 
     def topic(self, token: Token) -> Topic:
@@ -75,9 +77,9 @@ class Kept(Messages):
             self.arrived_tokens.add(token)
             self.waiting.pop(token, None)
 
-    def promised(self, line: bytes) -> None:
+    def promised(self, payload: bytes) -> None:
         """A program was told that this is kept: so it is, or has come already."""
-        for token in self.tokens(line):
+        for token in self.tokens(payload):
             is_here = token in self.waiting or token in self.arrived_tokens
             if not is_here and self.topic(token).qos and self.now >= self._unsure_until:
                 self.broken(f"a program was told that {token} is kept, and it is not")
@@ -94,7 +96,7 @@ class Kept(Messages):
             topic = self.topic(token)
             excused = (self.now < self._unsure_until or self.simulation.disk.overlay or topic.qos == 0
                        or topic.offline == "latest" or self._is_counted(token)
-                       or not self._strict and self.now - since <= SETTLED_S + SLACK_S)
+                       or not self._strict and self.now - since <= topic.within_s + SETTLED_S + SLACK_S)
             if not excused:
                 self.broken(f"{token} was kept {self.now - since:.0f} s ago, and the reboot has lost it")
 
@@ -119,12 +121,14 @@ class Kept(Messages):
         """Return what neither came, nor was counted, nor gave way to a newer one."""
         drops = self.simulation.drops() + self._allowed
         by_topic: dict[str, list[Token]] = defaultdict(list)
-        for token in self.waiting:
+        for token, since in self.waiting.items():
             topic = self.topic(token)
             gave_way = topic.offline == "latest" and self._newest[token[1]] > token
-            if topic.qos == 1 and not gave_way:
+            is_collected = self.now - since <= topic.within_s
+            if topic.qos == 1 and not gave_way and not is_collected:
                 by_topic[topic.name].append(token)
-        return [token for name, tokens in by_topic.items() for token in tokens[drops[name]:]]
+        return [token for name, tokens in by_topic.items()
+                for token in tokens[drops[name] * max(1, self.topic(tokens[0]).batch):]]
 
     def _is_counted(self, token: Token) -> bool:
         name = self.topic(token).name
@@ -202,7 +206,9 @@ class Slot(Messages):
         line = (self.simulation.runs, 0 if by is None else by.line)
         if by is not None and line != self._line:
             self._line, self._come = line, set()
-        for token in self.tokens(message.payload) if by is not None else ():
+        if message.retain and not message.payload:
+            self._stands.pop(message.topic.rpartition("/")[2], None)
+        for token in self.tokens(message.payload)[-1:] if by is not None else ():  # the newest of what goes together
             self._newest[token[1]] = max(token, self._newest.get(token[1], token))
             if not message.retain:
                 continue

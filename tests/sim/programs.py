@@ -5,20 +5,31 @@ What was asked for and not answered when iotd ended is asked for again, as docs/
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from iotd.vocabulary import Json
+from iotd.vocabulary import Json, Offer
 
 if TYPE_CHECKING:
     from tests.sim.swarm import Profile, Topic, Value
     from tests.sim.world import Simulation
 
 LISTENS = "plant/all/#"
-ERRORS = (b"{", b"[]", b'{"publish": 7}', b'{"set": "nothing", "value": 1}', b'{"listen": "#"}', b'{"status": true}')
+ERRORS = (
+    b"{", b"[]", b"\xff", b"[" * 3000, b"NaN", b"{}", b'{"fly": 1}', b'{"publish": 7}', b'{"publish": "a", "qos": 2}',
+    b'{"publish": "a", "retain": 1}', b'{"publish": "a", "offline": "later"}', b'{"publish": "a"}',
+    b'{"publish": "a", "text": 7}', b'{"publish": "a", "payload": 1, "text": ""}', b'{"publish": "a", "base64": "="}',
+    b'{"publish": "a", "payload": 1, "colour": 1}', b'{"publish": "\\ud800", "text": ""}',
+    b'{"publish": "+", "text": ""}',
+    b'{"publish": "a", "text": "\\ud800"}', b'{"publish": "MQTTServer/pi/will", "text": ""}',
+    b'{"publish": "$aws/things/pi/shadow/update", "text": "{}"}', b'{"set": 7}', b'{"set": "nothing"}',
+    b'{"set": "nothing", "value": 1}', b'{"listen": "#"}', b'{"listen": 7}', b'{"listen": "MQTTServer/pi/will"}',
+    b'{"ask": 7}', b'{"ask": "to fly"}', b'{"status": true}', b'{"status": 7}', b'{"clear_retained": 7}',
+    b'{"set": "%s", "value": "%s"}')
 
 
 class Programs:
@@ -29,6 +40,7 @@ class Programs:
         self.told: list[Value] = []
         self.made: Counter[str] = Counter()
         self.heard = 0
+        self.is_shut_out = False
         self._simulation = simulation
         self._post: Callable[[Any], None] = lambda event: None
         self._round = 0
@@ -44,7 +56,7 @@ class Programs:
 
     def connect(self, post: Callable[[Any], None]) -> None:
         """iotd has begun to run: ask again what was not answered, and go on."""
-        self._post, self._is_held = post, False
+        self._post, self._is_held, self.is_shut_out = post, False, False
         self._round += 1
         self._waiting.extendleft(reversed(self._unanswered))
         self._unanswered.clear()
@@ -55,25 +67,36 @@ class Programs:
         for value in self.told:
             self._later(10.0 * self._simulation.chance(), partial(self._tell, value))
 
+    def shut_out(self) -> None:
+        """iotd runs, and none of them can reach it."""
+        self.is_shut_out = True
+        self._round += 1
+        self._waiting.extendleft(reversed(self._unanswered))
+        self._unanswered.clear()
+
     def burst(self, count: int) -> None:
         """One of them publishes as fast as it can."""
-        if self.topics and self._simulation.daemon is not None:
+        if self.topics and self._simulation.daemon is not None and not self.is_shut_out:
             self._send([self._line(self.topics[0]) for _ in range(count)])
 
     def err(self, way: float) -> None:
         """One of them asks for what makes no sense."""
-        if self._simulation.daemon is not None:
-            self._send([ERRORS[int(way * len(ERRORS))]])
+        if self._simulation.daemon is not None and not self.is_shut_out:
+            line = ERRORS[int(way * len(ERRORS))]
+            name = self.told[0].name if self.told else "nothing"
+            self._send([line % (name.encode(), b"x" * 70_000) if b"%s" in line else line])
 
     def order(self, order: Any) -> None:
         """Take what iotd has to say."""
         from iotd.local.orders import Answer, Heard, Release
+        from iotd.local.requests import parse
 
         if isinstance(order, Answer):
             for answer in order.lines.splitlines():
                 asked = self._unanswered.popleft()
-                if b'"kept"' in answer:
-                    self._simulation.judge.promised(asked)
+                offer = parse(asked)
+                if b'"kept"' in answer and isinstance(offer, Offer):
+                    self._simulation.judge.promised(offer.message.payload)
             self._is_held = self._is_held or order.hold
         elif isinstance(order, Heard):
             self.heard += 1
@@ -88,14 +111,19 @@ class Programs:
 
     def _tell(self, value: Value) -> None:
         if not self._simulation.air.moods["programs are away"]:
-            self._send([json.dumps({"set": value.name, "value": self._simulation.measure()}).encode()])
+            told: Json = self._simulation.measure() * (2 if value.form == "scaled" else 1)
+            told = {"at": [told]} if value.form == "json" else told
+            self._send([json.dumps({"set": value.name, "value": told}).encode()])
         self._later(value.tell_s, partial(self._tell, value))
 
     def _line(self, topic: Topic) -> bytes:
         assert self._simulation.daemon is not None
         self.made[topic.id] += 1
         text = f"#{self._simulation.daemon.run_id}:{topic.id}:{self.made[topic.id]}#" + "x" * topic.pad
-        request: dict[str, Json] = {"publish": topic.name, "text": text, "qos": topic.qos, "offline": topic.offline}
+        kind = ("text", "payload", "base64")[self.made[topic.id] % 3]
+        body = base64.b64encode(text.encode()).decode() if kind == "base64" else text
+        request: dict[str, Json] = {"publish": topic.name, kind: body, "qos": topic.qos, "retain": topic.retain,
+                                    "offline": topic.offline}
         return json.dumps(request).encode()
 
     def _send(self, lines: list[bytes]) -> None:

@@ -19,13 +19,22 @@ _T = TypeVar("_T")
 
 
 class Value(NamedTuple):
-    """One value, which a file or a command gives, or a program tells every `tell_s` by the socket."""
+    """One value, which a file or a command gives, or a program tells every `tell_s` by the socket.
+
+    `form` is its `as`, or scaled: a number of which something is made.
+    """
 
     name: str
     source: str = "file"
     every_s: int | None = None
     max_age_s: int = 14_400
     tell_s: float = 900.0
+    form: str = "number"
+
+    @property
+    def placeholder(self) -> str:
+        """What a payload names of it."""
+        return f"{self.name}.at.0" if self.form == "json" else self.name
 
     @property
     def stands(self) -> bool:
@@ -36,7 +45,8 @@ class Value(NamedTuple):
 class Topic(NamedTuple):
     """One scheduled message; `id` is unique in a plan, and stands in each payload. `pad`: so many bytes more.
 
-    `value` names the value that it tells, `change` by how much that has to change for it to be sent at once.
+    `value` is the placeholder of the value that it tells, `change` by how much that has to change for it to be sent at
+    once. `batch` payloads go together, `gzip` packs them, and `repeats` tells the value so many times more.
     """
 
     id: str
@@ -47,6 +57,14 @@ class Topic(NamedTuple):
     pad: int = 0
     value: str = ""
     change: int = 0
+    batch: int = 0
+    gzip: bool = False
+    repeats: int = 0
+
+    @property
+    def within_s(self) -> int:
+        """For how long payloads are collected."""
+        return 4 * self.every_s if self.batch else 0
 
     @property
     def name(self) -> str:
@@ -183,17 +201,21 @@ def yaml_text(profile: Profile) -> str:
 
 def _value_text(value: Value) -> str:
     given = {"file": f"file: /{value.name}", "command": f"command: [/bin/{value.name}]", "socket": "socket: true"}
+    form = "number, scale: 0.5, round: 0" if value.form == "scaled" else value.form
     every = f", every: {value.every_s}s" if value.every_s is not None else ""
     age = f", max_age: {value.max_age_s}s" if value.source != "command" else ""
-    return f"  {value.name}: {{{given[value.source]}, as: number{every}{age}}}"
+    return f"  {value.name}: {{{given[value.source]}, as: {form}{every}{age}}}"
 
 
 def _topic_text(topic: Topic) -> str:
     told = f"v{{{topic.value}}}#" if topic.value else ""
-    change = f"on_change: {{{topic.value}: {topic.change}}}, " if topic.change else ""
-    return (f"  - {{topic: {topic.name}, every: {topic.every_s}s, {change}retain: {_word(topic.retain)}, "
+    more = f"on_change: {{{topic.value}: {topic.change}}}, " if topic.change else ""
+    more += f"batch: {{count: {topic.batch}, within: {topic.within_s}s}}, " if topic.batch else ""
+    more += "encoding: gzip, " if topic.gzip else ""
+    pad = f"{{{topic.value}}}" * topic.repeats if topic.value else ""
+    return (f"  - {{topic: {topic.name}, every: {topic.every_s}s, {more}retain: {_word(topic.retain)}, "
             f"qos: {topic.qos}, offline: {topic.offline}, payload: {{key: \"#{{run}}:{topic.id}:{{sequence}}#{told}\", "
-            f"at: \"{{timestamp}}\", pad: \"{'x' * topic.pad}\"}}}}")
+            f"at: \"{{timestamp}}\", pad: \"{pad}{'x' * topic.pad}\"}}}}")
 
 
 def _shadow_text(shadow: Shadow) -> str:
@@ -203,7 +225,7 @@ def _shadow_text(shadow: Shadow) -> str:
         actions.append("every: {set: \"publish[0].every\"}")
     checks = [f"{{unit: check{number}.service, every: {shadow.check_s}s}}" for number in range(shadow.checks)]
     if shadow.value:
-        checks.append(f"{{value: {shadow.value}, min: 0, every: {shadow.check_s}s}}")
+        checks.append(f"{{value: {shadow.value.partition('.')[0]}, min: 0, every: {shadow.check_s}s}}")
     told = f", level: \"{{{shadow.value}}}\"" if shadow.value else ""
     parts = [f"every: {shadow.every_s}s", f"reported: {{state: \"{{health}}\", essid: \"{{essid}}\"{told}}}"]
     parts += [] if shadow.name is None else [f"name: {shadow.name}"]
@@ -226,14 +248,16 @@ def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
         shadows = [shadow._replace(sets=False) for shadow in shadows]
     count = chance.choice({"brisk": (1, 2), "usual": (1, 1, 2, 4), "slow": (1, 1, 2)}[pace])
     ladder = ("reconnect", "radio-cycle", "restart-network", "reboot")
+    strict = chance.random() < 0.3
+    topics = (_telling(chance, _topic(chance, f"{letter}{number}", pace), values) for number in range(count))
     return Profile(
-        topics=tuple(_telling(chance, _topic(chance, f"{letter}{number}", pace), values) for number in range(count)),
+        topics=tuple(_together(chance, topic, strict) for topic in topics),
         shadows=tuple(shadows),
         wifi=None if chance.random() < 0.4 else Wifi(
             every_s=chance.choice((10, 10, 30)), grace_s=chance.choice((60, 120, 120, 600)),
             recover=tuple(step for step in ladder if chance.random() < 0.7),
             max_per_day=chance.choice((0, 1, 3, 3, 24)), min_uptime_s=chance.choice((60, 600, 600, 7200))),
-        strict=chance.random() < 0.3,
+        strict=strict,
         max_bytes_kb=chance.choice((4, 64, 65536, 65536)),
         max_age_h=chance.choice((1, 24, 168, 168)),
         clean_session=chance.random() < 0.2,
@@ -243,7 +267,7 @@ def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
         notices=chance.choice((0, 0, 1, 2)),
         debug=chance.random() < 0.06,
         values=values,
-        programs=tuple(_topic(chance, f"{PROGRAMS[letter]}{number}", pace)._replace(retain=False)
+        programs=tuple(_topic(chance, f"{PROGRAMS[letter]}{number}", pace)
                        for number in range(chance.choice((0, 0, 0, 1, 2)))),
         runs=chance.random() < 0.5)
 
@@ -259,14 +283,22 @@ def _telling(chance: random.Random, topic: Topic, values: tuple[Value, ...]) -> 
     if not values or chance.random() < 0.3:
         return topic
     value = chance.choice(values)
-    return topic._replace(value=value.name, change=chance.choice((0, 60, 300)) if value.stands else 0)
+    return topic._replace(value=value.placeholder, change=chance.choice((0, 60, 300)) if value.stands else 0,
+                          repeats=chance.choice((0, 0, 3, 12)) if value.form == "text" else 0)
+
+
+def _together(chance: random.Random, topic: Topic, strict: bool) -> Topic:
+    """Return the topic as it is, or packed, or with payloads that go together: what is strict collects none."""
+    batch = 0 if strict or topic.pad > 1000 or chance.random() < 0.8 else chance.choice((3, 20))
+    return topic._replace(batch=batch, gzip=not topic.retain and chance.random() < 0.4)
 
 
 def _value(chance: random.Random, name: str, pace: str) -> Value:
     source = chance.choice(("file", "command", "socket"))
     often_s = 7200 if pace == "slow" else 600
     every_s = None if source == "socket" else chance.choice((None, often_s, often_s))
-    return Value(name, source, every_s, tell_s=float(chance.choice((often_s, 7200))))
+    return Value(name, source, every_s, tell_s=float(chance.choice((often_s, 7200))),
+                 form=chance.choice(("number", "scaled", "auto", "json", "text")))
 
 
 def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...], pace: str) -> Shadow:
@@ -274,19 +306,20 @@ def _shadow(chance: random.Random, name: str | None, values: tuple[Value, ...], 
     return Shadow(name, every_s=chance.choice((3600, 7200) if slow else (1800, 3600, 7200)),
                   check_s=7200 if slow else 600, commands=chance.choice((0, 1, 2)),
                   sets=chance.random() < 0.3, checks=chance.choice((0, 0, 1, 2)), desires=chance.random() < 0.3,
-                  value=chance.choice(values).name if values and chance.random() < 0.5 else "")
+                  value=chance.choice(values).placeholder if values and chance.random() < 0.5 else "")
 
 
 def _changed(chance: random.Random, old: Profile, letter: str, pace: str) -> Profile:
     """Return what a reload brings: some of the topics stay as they are, the rest is drawn anew or left."""
     new = _profile(chance, letter, pace)
-    stay = tuple(topic for topic in old.topics if chance.random() < 0.6)
+    stay = tuple(topic for topic in old.topics if chance.random() < 0.6 and not (new.strict and topic.batch))
     if chance.random() < 0.5:
         new = new._replace(wifi=old.wifi)
     if chance.random() < 0.5:
         new = new._replace(shadows=old.shadows)
     new = new._replace(topics=(*stay, *new.topics)[:4])
-    named = {topic.value for topic in new.topics} | {shadow.value for shadow in new.shadows}
+    told = [*(topic.value for topic in new.topics), *(shadow.value for shadow in new.shadows)]
+    named = {placeholder.partition(".")[0] for placeholder in told}
     new = new._replace(jobs=old.jobs, renew_after_s=old.renew_after_s)
     return new._replace(values=(*(value for value in old.values if value.name in named), *new.values))
 

@@ -70,8 +70,8 @@ class Watching:
     def performed_well(self, shadow: str | None, key: str, value: Json) -> None:
         """An order has ended well, and the device is told."""
 
-    def promised(self, line: bytes) -> None:
-        """A program was told that the message it has asked for by this line is kept."""
+    def promised(self, payload: bytes) -> None:
+        """A program was told that its message with this payload is kept."""
 
     def handling(self, name: str, payload: bytes) -> None:
         """The command of the subscription with this filter begins for a message."""

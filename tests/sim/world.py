@@ -45,6 +45,8 @@ BOOT_S = 30.0
 RESTART_S = 5.0  # RestartSec of the unit
 STOP_S = 30.0  # TimeoutStopSec
 SIGHUP, SIGTERM = 1, 15
+NONSENSE = (None, b"", b"\xff\xfe", b"nan", b"1e400", b"null", b"[" * 3000, b"[" * 40 + b"]" * 40, b"x" * 70_000,
+            b'{"at": []}', b"-", b'{"at": NaN}')  # what a file or a command may say
 
 
 class Simulation:
@@ -330,13 +332,22 @@ class Simulation:
     def _measure(self, value: Any, stop: int | None) -> Any:
         from iotd.values.reading import Reading, of_bytes
 
-        if self.judged and self.air.moods["values fail"] and self.chance() < 0.7:
-            return Reading(value, None, "it cannot be read")
         if self.judged:
-            return of_bytes(value, b"%d" % self.measure())
+            return self._measure_by_moods(value)
         found = self.measured.get(value.name, "there is no such file")
         self.readings.append((value.name, self.schedule.now))
         return of_bytes(value, found) if isinstance(found, bytes) else Reading(value, None, found)
+
+    def _measure_by_moods(self, value: Any) -> Any:
+        from iotd.values.reading import Reading, of_bytes
+
+        if self.air.moods["values fail"] and self.chance() < 0.7:
+            content = NONSENSE[int(self.chance() * len(NONSENSE))]
+            return Reading(value, None, "it cannot be read") if content is None else of_bytes(value, content)
+        content = b"%d" % (self.measure() * (2 if value.is_scaled else 1))
+        if self.air.moods["values are long"] and value.form == "text":
+            content += b"#" + b"x" * 15_000
+        return of_bytes(value, b'{"at": [%s]}' % content if value.form == "json" else content)
 
     def _other_route(self, interface: str) -> bool:
         if self.other_route_fault is not None:
