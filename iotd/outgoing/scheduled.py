@@ -73,6 +73,7 @@ class Scheduled:
         self._said: dict[Key, Said] = {}
         self._held: dict[str, deque[Held]] = {}
         self._made: list[tuple[Held | None, Made]] = []
+        self._too_large: Counter[Key] = Counter()  # how many messages in a row
 
     def take_up(self, now: float) -> None:
         """Have kept what an earlier run had collected."""
@@ -96,6 +97,7 @@ class Scheduled:
         self._marks_always = not spool.strict
         self._names = frozenset().union(*(found for found in names if not found - template.PAYLOAD))
         self._said = {key: self._said.get(key, Said()) for key, entry in zip(self._keys, publish) if entry.on_change}
+        self._too_large = Counter({key: count for key, count in self._too_large.items() if stays.get(key)})
         self._fills = [template.compile_json(entry.payload) if entry.batch else template.compile_payload(entry.payload)
                        for entry in publish]
         self._max_bytes = outbox.MAX_PAYLOAD_BYTES if limited else None
@@ -179,20 +181,28 @@ class Scheduled:
     def _put(self, entry: Publish, key: Key, text: str, now: float, held: Held | None = None) -> None:
         """Have a message kept, or a payload collected."""
         if entry.batch is None:
-            self._finish(entry, text, held)
+            self._finish(key, entry, text, held)
             return
         for full in self._batches.add(key, self._thing, entry, text, self._max_bytes or MOST_BYTES, now):
-            self._finish(entry, full, None)
+            self._finish(key, entry, full, None)
         self._note_said(held, True)
 
-    def _finish(self, entry: Publish, text: str, held: Held | None) -> None:
+    def _finish(self, key: Key, entry: Publish, text: str, held: Held | None) -> None:
         message = Message(entry.topic, _packed(text, entry.gzip), entry.qos, entry.retain)
-        if self._max_bytes is not None and len(message.payload) > self._max_bytes:
-            log.warning("publish.too_large", "the message is larger than AWS IoT Core takes; it is not sent",
-                        topic=entry.topic, bytes=len(message.payload), max_bytes=self._max_bytes)
+        size, most = len(message.payload), self._max_bytes
+        if most is not None and size > most and entry.gzip:  # what counts is how it goes out
+            size = len(encoding.finished(message.payload, lambda boot: None))
+        if most is not None and size > most:
+            if key not in self._too_large:
+                log.warning("publish.too_large", "messages of this topic are larger than AWS IoT Core takes; they are "
+                            "not sent until they are smaller", topic=entry.topic, bytes=size, max_bytes=most)
+            self._too_large[key] += 1
             self._note_said(held, False)
-        else:
-            self._made.append((held, Made(message, entry.offline)))
+            return
+        if key in self._too_large:
+            log.info("publish.fits", "the messages of this topic are small enough again", topic=entry.topic,
+                     not_sent=self._too_large.pop(key))
+        self._made.append((held, Made(message, entry.offline)))
 
     def _keep_made(self, now: float) -> None:
         """Have kept what was made, all of it at once."""
@@ -207,7 +217,7 @@ class Scheduled:
         entries = dict(zip(self._keys, self._entries))
         for key in keys:
             if self._batches.has(key):
-                self._finish(entries[key], self._batches.take(key), None)
+                self._finish(key, entries[key], self._batches.take(key), None)
         self._keep_made(now)
 
     def _note_said(self, held: Held | None, kept: bool) -> None:

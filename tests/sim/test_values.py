@@ -408,3 +408,22 @@ def test_a_device_whose_values_are_well_says_nothing() -> None:
     said = len(simulation.log.getvalue())
     simulation.run(3600.0)
     assert len(simulation.log.getvalue()) == said
+
+
+def test_a_topic_whose_messages_are_too_large_is_named_once_and_once_more_when_they_fit_again() -> None:
+    payload = 'payload: {n: "{sequence}", text: "{long}{long}{long}"}'
+    simulation = begun(HEAD.replace("broker}", "broker, limits: aws}") + f"""
+values: {{long: {{file: /long, as: text}}}}
+publish:
+  - {{topic: long, every: 10s, {payload}}}
+  - {{topic: packed, every: 10s, retain: false, encoding: gzip, {payload}}}
+""", long=b"x" * 60_000)
+    simulation.run(95.0)
+    [named] = simulation.entries("publish.too_large")
+    assert (named["topic"], named["max_bytes"]) == ("long", 131_072) and named["bytes"] > 180_000
+    assert not bodies(simulation, "long")
+    assert len(simulation.broker.on("packed")) == 10
+    simulation.measured["long"] = b"x"
+    simulation.run(20.0)
+    assert [body["n"] for body in bodies(simulation, "long")] == [11, 12]
+    assert [entry["not_sent"] for entry in simulation.entries("publish.fits")] == [10]
