@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.sim.world import Simulation
 
 _TOPIC = re.compile(r"\$aws/things/(?P<thing>[^/]+)/shadow(?:/name/(?P<name>[^/]+))?/(?P<verb>get|update|delete)")
+RULES = document.Rules(max_depth=10)  # more than AWS documents, so that what the device does not take arrives
 Key = tuple[str, str | None]
 
 
@@ -96,7 +97,7 @@ class SimulatedShadows:
             self.documents[key], deleted = document.delete(known, label, request, self._now())
             self._note(key[1], {}, deleted=True)
             return {"delete/accepted": deleted}
-        updated = document.update(known, request, self._now())
+        updated = document.update(known, request, self._now(), RULES)
         self.documents[key] = updated.document
         self._note(key[1], updated.document.state)
         answers = {"accepted": updated.accepted, "delta": updated.delta, "documents": updated.documents}

@@ -38,7 +38,8 @@ class Wishes:
         shadow, key = found[int(way * 997) % len(found)]
         self.count += 1
         values: list[Json] = [self.count, f"text {self.count}", {"deep": {"er": self.count, "b": [1, None]}},
-                              [self.count, True], -self.count / 3, f"{self.count} {'long' * 1200}"]
+                              [self.count, True], -self.count / 3, f"{self.count} {'long' * 1200}",
+                              [[[[[[[[[self.count]]]]]]]]]]
         value = INTERVALS[int(way * 8)] if key == "every" else values[int(way * 7919) % len(values)]
         if isinstance(value, dict) and way > 0.5:
             value = {"deep": {"er": self.count}, "nothing": None}
