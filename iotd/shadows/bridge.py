@@ -15,30 +15,25 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-from itertools import islice
-from pathlib import Path
 
 from iotd.shadows import documents
+from iotd.shadows.folder import Folder, Key
 from iotd.vocabulary import Json
 
 MAX_FILES = 32
 MAX_BYTES = 4096  # of all files together: half of a shadow
+MAX_REMEMBERED = 2 * MAX_BYTES  # with what has been taken away
 MAX_DEPTH = 4  # AWS IoT is sure to take five, and the shadow itself is one
-MAX_ENTRIES = 1024  # of the directory, whatever they are
+DESIRED, REMEMBERED = "desired.json", "reported.json"
 
 _TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
-Key = tuple[int, int, int]  # inode, size and time of the last change
-
 
 class Bridge:
-    """The two ends, in `runtime`; used from one thread."""
+    """The two ends, in the folder; used from one thread."""
 
-    def __init__(self, runtime: Path) -> None:
-        self._directory = runtime / "reported.d"
-        self._desired = runtime / "desired.json"
-        self._memory = runtime / "reported.json"
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._files: dict[str, tuple[Key, dict[str, Json] | None, str]] = {}
         self._named: dict[str, str] = {}
         self._written = b""
@@ -46,9 +41,7 @@ class Bridge:
 
     def open(self) -> None:
         """Make the directory where there is none yet. Raises OSError."""
-        if not self._directory.is_dir():
-            self._directory.mkdir()
-            self._directory.chmod(0o755)
+        self._folder.open()
 
     def reported(self, own: frozenset[str]) -> tuple[dict[str, Json], dict[str, str]]:
         """Return what the files report, with null for what they did before, and the files newly found bad with why.
@@ -74,31 +67,33 @@ class Bridge:
         news = {_shown(name): why for name, why in problems.items() if self._named.get(name) != why}
         self._named = problems
         self._last = _instead(self._last, merged)
-        if len(_text(self._last)) > 2 * MAX_BYTES:  # a program that invents keys without end
+        if len(_text(self._last)) > MAX_REMEMBERED:  # a program that invents keys without end
             self._last = merged
         return self._last, news
 
     def remember(self) -> None:
         """Write down what is reported, so that a restart knows what to take out. Raises OSError."""
-        _write(self._memory, _text(self._last), 0o600)
+        self._folder.write(REMEMBERED, _text(self._last), 0o600)
 
     def desired(self, state: Json) -> None:
         """Let programs read what is desired, in one step, where it differs from the last time. Raises OSError."""
         text = json.dumps(state, ensure_ascii=False).encode("utf-8", "backslashreplace")
         if text != self._written:  # not by value: to Python 0 is False
-            _write(self._desired, text, 0o644)
+            self._folder.write(DESIRED, text, 0o644)
             self._written = text
 
     def _remembered(self) -> dict[str, Json]:
-        content, _ = _read(self._memory)
+        try:
+            content, _ = _object(self._folder.read_own(REMEMBERED, MAX_REMEMBERED), MAX_REMEMBERED)
+        except OSError:
+            return {}
         return content or {}
 
     def _names(self, problems: dict[str, str]) -> list[str]:
         """Return the files to read in the order of their names; those beyond the bound are named."""
         try:
-            with os.scandir(self._directory) as entries:
-                names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES)
-                               if entry.name.endswith(".json") and not entry.name.startswith("."))
+            names = sorted(name for name in self._folder.names()
+                           if name.endswith(".json") and not name.startswith("."))
         except OSError as error:
             problems[""] = f"the directory cannot be read: {error.strerror}"
             return []
@@ -108,55 +103,33 @@ class Bridge:
         return names[:MAX_FILES]
 
     def _content(self, name: str) -> tuple[dict[str, Json], str]:
-        path = self._directory / name
         try:
-            found = path.lstat()
+            key = self._folder.key(name)
+            if name not in self._files or self._files[name][0] != key:
+                self._files[name] = (key, *_object(self._folder.read(name, MAX_BYTES), MAX_BYTES))
         except OSError as error:
+            self._files.pop(name, None)
             return {}, f"cannot be read: {error.strerror}"
-        key = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if name not in self._files or self._files[name][0] != key:
-            self._files[name] = (key, *_read(path))
         _, content, problem = self._files[name]
         return content or {}, problem
 
 
-def _read(path: Path) -> tuple[dict[str, Json] | None, str]:
-    """Return the JSON object in a file, or None and what is wrong with it."""
+def _object(data: bytes, max_bytes: int) -> tuple[dict[str, Json] | None, str]:
+    """Return the JSON object in the bytes, or None and what is wrong with it."""
+    if len(data) > max_bytes:
+        return None, f"is larger than {max_bytes} bytes"
     try:
-        # No link, and no pipe that keeps the reader waiting for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        why = "it is a link" if path.is_symlink() else error.strerror
-        return None, f"cannot be read: {why}"
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None, "is no regular file"
-        data = os.read(descriptor, MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            return None, f"is larger than {MAX_BYTES} bytes"
         value = json.loads(data)
         _text(value)
-    except OSError as error:
-        return None, f"cannot be read: {error.strerror}"
     except ValueError as error:
         return None, f"is no JSON: {error}"[:120]
     except RecursionError:
         return None, _TOO_DEEP
-    finally:
-        os.close(descriptor)
     if not isinstance(value, dict):
         return None, f"is a JSON {type(value).__name__}, expected an object"
     if documents.depth(value, MAX_DEPTH) > MAX_DEPTH:
         return None, _TOO_DEEP
     return _without_null(value), ""
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(data)
-    beside.replace(path)
 
 
 def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:

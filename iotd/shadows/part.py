@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotd import schedule
@@ -28,10 +29,12 @@ END_S = 2.0  # for the commands that run to be killed
 NOTHING_FOUND: Json = {"failed": [], "unknown": [], "left_out": 0}
 NO_ORDERS: Json = {"failed": []}
 
+OpenFolder = Callable[[Path], "Folder"]
 
-def build(kernel: Kernel, adapters: None) -> Shadows:
+
+def build(kernel: Kernel, open_folder: OpenFolder | None) -> Shadows:
     """Return the part."""
-    return Shadows(kernel)
+    return Shadows(kernel, open_folder)
 
 
 class Shadows(Part):
@@ -40,8 +43,9 @@ class Shadows(Part):
     That is the checks behind their health, the orders that come from them, and the files of other programs.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, open_folder: OpenFolder | None) -> None:
         self._kernel = kernel
+        self._open_folder = open_folder
         self._places = kernel.world.places
         self._tasks = kernel.world.tasks(kernel.post)
         self._executor: Executor | None = None
@@ -265,9 +269,10 @@ class Shadows(Part):
         if not any(entry.files for entry in self._shadows):
             self._bridge = None
         elif self._bridge is None:
+            from iotd.shadows import folder
             from iotd.shadows.bridge import Bridge
 
-            self._bridge = Bridge(self._places.runtime)
+            self._bridge = Bridge((self._open_folder or folder.Folder)(self._places.runtime))
             self._with_files(self._bridge.open)
 
     def _from_files(self, entry: Shadow, own: Mapping[str, Json]) -> dict[str, Json]:

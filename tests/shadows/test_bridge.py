@@ -11,13 +11,14 @@ import pytest
 
 from iotd.shadows import bridge
 from iotd.shadows.bridge import Bridge
+from iotd.shadows.folder import Folder
 from iotd.vocabulary import Json
 
 NOTHING: frozenset[str] = frozenset()
 
 
 def opened(runtime: Path) -> Bridge:
-    files = Bridge(runtime)
+    files = Bridge(Folder(runtime))
     files.open()
     return files
 
