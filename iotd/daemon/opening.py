@@ -37,7 +37,7 @@ class Opening:
         self._steps: deque[tuple[list[str], Callable[[], None]]] = deque()
         self.sent: dict[int, str] = {}  # the topics of messages whose acknowledgement is waited for, by their tokens
         self._unanswered: dict[str, str] = {}  # the action of each filter that the broker has yet to answer
-        self._calm_at = self._tried_at = self._refused_at = self._kept_at = -math.inf
+        self._calm_at = self._tried_at = self._refused_at = self._kept_at = self._asked_at = -math.inf
         self._tried_anew = ""  # the action that has rested while the line stayed
         self._downgraded: set[str] = set()  # filters that the broker grants a lower QoS than is wanted
         self._held_file = world.places.runtime / "subscriptions.json"
@@ -218,12 +218,20 @@ class Opening:
             yield [], partial(self._session.unsubscribe, self._line, names)
 
     def _open_parts(self, now: float) -> None:
-        """Open each part as soon as the broker has answered for all of its filters."""
+        """Open each part as soon as the broker has answered for all of its filters.
+
+        With care those that ask for something go one after the other: of two that ask at once none can be blamed.
+        """
         for part in self._parts:
-            if not part.is_open and self.subscriptions.settled(part.filters()):
-                part.is_open = True
-                careful = self.suspicion.careful or self._tried_anew in part.actions().values()
-                self._fence.call(part, part.opened, now, careful, self.suspicion.resting)
+            if part.is_open or not self.subscriptions.settled(part.filters()):
+                continue
+            asks = bool(part.actions())
+            if asks and self.suspicion.careful and (self._pending() or now < self._asked_at + LOOK_S):
+                continue
+            self._asked_at = now if asks else self._asked_at
+            part.is_open = True
+            careful = self.suspicion.careful or self._tried_anew in part.actions().values()
+            self._fence.call(part, part.opened, now, careful, self.suspicion.resting)
 
     def _wanted(self) -> dict[str, int]:
         wanted = {self._settings.presence.topic: self._settings.presence.qos}

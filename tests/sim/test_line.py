@@ -112,6 +112,21 @@ def test_what_rests_is_asked_for_again_on_the_first_line_after_an_hour() -> None
     assert simulation.broker.shadows.state("pi", "a")["reported"]["state"]
 
 
+@pytest.mark.parametrize("denied, action", [(REQUESTS, "shadow a"), ({"$aws/things/pi/jobs/$next/get"}, "jobs")])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_denied_in_the_midst_of_a_line_is_found_beside_another_wing_that_asks_on_every_line(
+        denied: set[str], action: str, seed: int) -> None:
+    """The session is kept, so that nothing is subscribed, and all that is left to blame is what each asks for."""
+    simulation = begun(CONFIGURATION + "jobs: {handlers: {well: {run: [well]}}}\n", seed)
+    simulation.broker.denied = denied
+    if action == "jobs":
+        simulation.broker.close("closed", "the broker closed the line")
+    simulation.run(HOUR_S / 2)
+    assert [entry["action"] for entry in simulation.entries("session.denied")] == [action]
+    assert simulation.session is not None and simulation.session.up
+    assert len(simulation.entries("session.connected")) < 10
+
+
 @pytest.mark.parametrize("denied", [FILTERS, REQUESTS, {NOTICE}])
 def test_what_rests_is_asked_for_again_on_a_line_that_stays(denied: set[str]) -> None:
     """A line of weeks kept a device without its shadow long after the policy was mended."""
