@@ -254,7 +254,12 @@ class Sound(Invariant):
     """There is no bug."""
 
     name = "bug"
-    says = "No exception ends the process, and the main loop never turns without end"
+    says = "No exception ends the process, or what a part was at, and the main loop never turns without end"
+
+    def logged(self, entry: dict[str, Any]) -> None:
+        """A bug that was kept from ending more is one all the same; a thread that fails is a kind of fault."""
+        if entry["event"].endswith(".fault") and entry["event"] != "daemon.fault":
+            self.broken(entry["traceback"].strip())
 
     def failed(self, trace: str) -> None:
         """Say it with its traceback."""
