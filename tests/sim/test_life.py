@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from iotd import schedule
 from iotd.vocabulary import Message
 from tests.sim.judge import KNOWN
 from tests.sim.life import INVARIANTS, Life, live
@@ -86,11 +87,21 @@ def swap(life: Life) -> None:
     life.simulation.broker.publish_of = publish_of  # type: ignore[assignment, method-assign]
 
 
-def test_the_judge_finds_what_is_lost_and_what_is_out_of_order() -> None:
+def fall_silent(life: Life) -> None:
+    """From the second hour on nothing is made any more."""
+    def stop() -> None:
+        daemon: Any = life.simulation.daemon
+        daemon._by_wing["outgoing"]._scheduled._timetable = schedule.EMPTY
+
+    life.simulation.schedule.after(3600.0, stop)
+
+
+def test_the_judge_finds_what_is_lost_what_is_out_of_order_and_what_is_not_made() -> None:
     plan = Plan(1, 0.2, (Profile(topics=(Topic("a0", 60),)),))
     assert found(plan, lambda life: None) == set()
     assert found(plan, forget) == {"liveness"}
     assert found(plan, swap) >= {"order", "retained"}
+    assert found(plan, fall_silent) == {"made"}
 
 
 def stand_still(life: Life) -> None:
