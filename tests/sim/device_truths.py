@@ -66,6 +66,12 @@ class Orders(Invariant):
         self._done.add((shadow, key, text, times))
         self._begun.pop((shadow, key, text, times), None)
 
+    def logged(self, entry: dict[str, Any]) -> None:
+        """Note that one has failed: it has ended, and no run ends over it."""
+        if entry["event"] == "desired.failed":
+            self._begun = {name: run for name, run in self._begun.items()
+                           if name[:2] != (entry["shadow"], entry["key"]) or run != self.simulation.runs}
+
     def rebooted(self) -> None:
         """What an overlay forgets is not known any more."""
         if self.simulation.disk.overlay:
