@@ -177,6 +177,14 @@ def test_the_judge_finds_steps_done_twice_jobs_that_nobody_ended_and_keys_that_a
     assert found(plan, lose_the_certificate) == {"identity"}
 
 
+def test_a_reload_while_the_last_word_is_said_keeps_the_device_from_nothing_that_it_is_said_for() -> None:
+    plan = Plan(1, 0.06, (Profile(), Profile(keepalive_s=30)), (
+        Fault("slow answers", 3500.0, 1000.0, 0.2), Fault("stopped", 3600.0, 0.0, 0.3),
+        Fault("reload", 3600.5, 0.0, 0.9)))
+    outcome = live(plan)
+    assert outcome.news == () and outcome.events["daemon.stopped"] == 1 and outcome.events["daemon.started"] == 2
+
+
 def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     profiles = [profile for seed in range(120) for profile in draw(seed).profiles]
     values = [value for profile in profiles for value in profile.values]
