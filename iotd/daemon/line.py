@@ -174,7 +174,7 @@ class Line:
         """Let the settings take effect; other ones of the line itself need a new line."""
         old, self._settings = self._settings, settings
         anew = _of_the_line(settings) != _of_the_line(old)
-        if anew:
+        if anew and not self.leaving:  # else this line ends anyway, and what was asked for follows: a stop, a reboot
             # Stopped is said where the old configuration had its presence.
             self._settings = old
             self.leave(presence.STOPPED, self.dial_anew, now)

@@ -171,15 +171,19 @@ class Values(Part):
         return self._running[value] < math.inf
 
     def _ended(self, found: Reading, now: float) -> None:
-        """Take the end of a reading; one of a value that is read in another way by now is of no use."""
+        """Take the end of a reading."""
         self._running.pop(found.value, None)
-        if self._values.get(found.value.name) == found.value:
-            self._take(found, now)
-            self._announce()
+        self._take(found, now)
+        self._announce()
 
     def _take(self, found: Reading, now: float) -> None:
-        """Note how a value stands after a reading, say what has turned, and go on with who waits for it."""
+        """Note how a value stands after a reading, say what has turned, and go on with who waits for it.
+
+        One of a value that is read in another way by now, or not at all, is of no use.
+        """
         value = found.value
+        if self._values.get(value.name) != value:
+            return
         if found.traceback and self._faults.get(value) != found.traceback:
             log.error("value.fault", f"a bug in iotd: {value.name} could not be read", value=value.name,
                       traceback=found.traceback)

@@ -66,6 +66,12 @@ class Orders(Invariant):
         self._done.add((shadow, key, text, times))
         self._begun.pop((shadow, key, text, times), None)
 
+    def logged(self, entry: dict[str, Any]) -> None:
+        """Note that one has failed: it has ended, and no run ends over it."""
+        if entry["event"] == "desired.failed":
+            self._begun = {name: run for name, run in self._begun.items()
+                           if name[:2] != (entry["shadow"], entry["key"]) or run != self.simulation.runs}
+
     def rebooted(self) -> None:
         """What an overlay forgets is not known any more."""
         if self.simulation.disk.overlay:
@@ -254,7 +260,12 @@ class Sound(Invariant):
     """There is no bug."""
 
     name = "bug"
-    says = "No exception ends the process, and the main loop never turns without end"
+    says = "No exception ends the process, or what a part was at, and the main loop never turns without end"
+
+    def logged(self, entry: dict[str, Any]) -> None:
+        """A bug that was kept from ending more is one all the same; a thread that fails is a kind of fault."""
+        if entry["event"].endswith(".fault") and entry["event"] != "daemon.fault":
+            self.broken(entry["traceback"].strip())
 
     def failed(self, trace: str) -> None:
         """Say it with its traceback."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench import plot
 from tests.sim import marks
+from tests.sim.mutants import MUTANTS
 
 if TYPE_CHECKING:
     from tests.sim.__main__ import Told
@@ -58,10 +59,19 @@ def write(folder: str, told: Sequence[Told]) -> None:
         "\n![How many lives had converged after how long](simulation.svg)\n"
         "\n## Faults\n| kind | how often |\n|---|---|\n" +
         "".join(f"| {kind} | {count:,} |\n" for kind, count in sorted(_faults(told).items())) +
-        FOUND.read_text("utf-8") + _unreached(told))
+        FOUND.read_text("utf-8") + _mutants() + _unreached(told))
     Path(folder, "simulation.md").write_text(text, "utf-8")
     times = sorted(life.converged_s for life in told if life.converged_s is not None)
     Path(folder, "simulation.svg").write_text(plot.cumulative(times, "device-lives that had converged"), "utf-8")
+
+
+def _mutants() -> str:
+    """Return the slips that lives catch and no other test does."""
+    return ("\n## Mutants that only it catches\nEach of these slips in the code passes all other tests of the quick"
+            " suite; a short life, in `tests/sim/mutants.py`, does not go well with it.\n\n"
+            "| the slip | in | what it means to a fleet | what does not hold |\n|---|---|---|---|\n" +
+            "".join(f"| {mutant.name} | `{mutant.module}` | {mutant.means} | {mutant.invariant} |\n"
+                    for mutant in MUTANTS))
 
 
 def _plain_cost_s() -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from iotd import schedule
 from iotd.vocabulary import Message
 from tests.sim.judge import KNOWN
 from tests.sim.life import INVARIANTS, Life, live
@@ -86,11 +87,21 @@ def swap(life: Life) -> None:
     life.simulation.broker.publish_of = publish_of  # type: ignore[assignment, method-assign]
 
 
-def test_the_judge_finds_what_is_lost_and_what_is_out_of_order() -> None:
+def fall_silent(life: Life) -> None:
+    """From the second hour on nothing is made any more."""
+    def stop() -> None:
+        daemon: Any = life.simulation.daemon
+        daemon._by_wing["outgoing"]._scheduled._timetable = schedule.EMPTY
+
+    life.simulation.schedule.after(3600.0, stop)
+
+
+def test_the_judge_finds_what_is_lost_what_is_out_of_order_and_what_is_not_made() -> None:
     plan = Plan(1, 0.2, (Profile(topics=(Topic("a0", 60),)),))
     assert found(plan, lambda life: None) == set()
     assert found(plan, forget) == {"liveness"}
     assert found(plan, swap) >= {"order", "retained"}
+    assert found(plan, fall_silent) == {"made"}
 
 
 def stand_still(life: Life) -> None:
@@ -164,6 +175,14 @@ def test_the_judge_finds_steps_done_twice_jobs_that_nobody_ended_and_keys_that_a
     assert found(plan, do_twice) == found(plan, end_twice) == {"jobs"}
     assert found(plan, leave_a_key) == {"liveness"}
     assert found(plan, lose_the_certificate) == {"identity"}
+
+
+def test_a_reload_while_the_last_word_is_said_keeps_the_device_from_nothing_that_it_is_said_for() -> None:
+    plan = Plan(1, 0.06, (Profile(), Profile(keepalive_s=30)), (
+        Fault("slow answers", 3500.0, 1000.0, 0.2), Fault("stopped", 3600.0, 0.0, 0.3),
+        Fault("reload", 3600.5, 0.0, 0.9)))
+    outcome = live(plan)
+    assert outcome.news == () and outcome.events["daemon.stopped"] == 1 and outcome.events["daemon.started"] == 2
 
 
 def test_every_kind_of_value_program_and_command_is_drawn() -> None:

@@ -1,4 +1,4 @@
-"""What holds of the work between the device and its programs: values in messages, and commands for messages."""
+"""What holds of the work between the device and its programs: messages made, values in them, commands for messages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,40 @@ import json
 import re
 from typing import Any
 
+from iotd.incoming.part import Incoming
+from iotd.vocabulary import Message
 from tests.sim.judge import Invariant, Judge
+from tests.sim.session import SimulatedSession
 from tests.sim.swarm import Value, topics_of
 
 TOLD = re.compile(rb"#([0-9a-f]{16}:([a-z]\d+):\d+)#v([^#]*)#")
 MINUTE_S = 60.0
 SLACK_S = 90.0  # a minute of rounding, and the time to read
 RECENT_S = 600.0  # what a value that failed or hung leaves behind
+
+
+class Made(Invariant):
+    """Messages are made for ever."""
+
+    name = "made"
+    says = "Once all is healed each topic has a new message within its interval, unless some were dropped"
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self._at: dict[str, float] = {}
+
+    def arrived(self, message: Message, by: SimulatedSession | None) -> None:
+        """Note when the last one came."""
+        if by is not None:
+            self._at[message.topic] = self.now
+
+    def finish(self) -> None:
+        """Find a topic that has fallen silent."""
+        daemon = self.simulation.daemon
+        for entry in daemon.settings.sections["publish"] if daemon is not None else ():
+            for_s = self.now - self._at.get(entry.topic, 0.0)
+            if for_s > entry.every_s + SLACK_S and not self.simulation.drops()[entry.topic]:
+                self.broken(f"{entry.topic} has been silent for {for_s:.0f} s, its interval is {entry.every_s:.0f} s")
 
 
 class Told(Invariant):
@@ -28,6 +55,16 @@ class Told(Invariant):
         self._values = {value.name: value for profile in self.plan.profiles for value in profile.values}
         self._seen: set[bytes] = set()
         self._newest: dict[str, tuple[float, bytes]] = {}
+        self._read_at = 0.0  # the configuration in force
+
+    def started(self, daemon: Any) -> None:
+        """A run begins, to which programs have told nothing yet."""
+        self._read_at = self.now
+
+    def logged(self, entry: dict[str, Any]) -> None:
+        """Another configuration may have a value that programs have told to nobody yet."""
+        if entry["event"] == "daemon.reloaded":
+            self._read_at = self.now
 
     def kept(self, content: bytes) -> None:
         """Compare what is told with what there was to be measured; only once, since what is kept is moved."""
@@ -57,7 +94,8 @@ class Told(Invariant):
 
     def _is_to_be_told(self, topic: str) -> bool:
         value = self._value(topic)
-        return value.source != "socket" or value.tell_s < value.max_age_s
+        since_s = self.now - self._read_at - SLACK_S
+        return value.source != "socket" or value.tell_s < min(value.max_age_s, since_s)
 
     def _value(self, topic: str) -> Value:
         return self._values[self._topics[topic].value.partition(".")[0]]
@@ -102,5 +140,13 @@ class Handled(Invariant):
         """It has ended."""
         self._running.discard(name)
 
+    def owed(self) -> str:
+        """Return a subscription whose messages wait for nothing."""
+        daemon = self.simulation.daemon
+        part = daemon._by_wing.get("incoming") if daemon is not None else None
+        waiting = part._runs._waiting if isinstance(part, Incoming) and part._runs is not None else {}
+        stuck = [name for name, orders in waiting.items() if orders and name not in self._running]
+        return f"messages of {stuck[0]} wait, and none is handled" if stuck else ""
 
-WORK = (Told, Handled)
+
+WORK = (Made, Told, Handled)

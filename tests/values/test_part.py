@@ -93,6 +93,18 @@ def test_what_hangs_is_waited_for_once_and_begun_anew_only_when_it_has_ended(tmp
     assert device.given[-1] == {"level": 7}
 
 
+@pytest.mark.parametrize("values", [(), (LEVEL._replace(timeout_s=4.0),)])
+def test_what_hangs_and_was_taken_out_or_is_read_in_another_way_by_now_says_nothing(
+    tmp_path: Path, values: tuple[Value, ...]
+) -> None:
+    device = Device(tmp_path, LEVEL)
+    device.threads.are_there = True
+    device.fetch("level")
+    device.part.apply(settings({"values": values}), 2.0)
+    device.part.keep(5.0)
+    assert device.reasons() == []
+
+
 def test_what_is_told_and_cannot_be_written_down_is_said_once_and_used_all_the_same(tmp_path: Path) -> None:
     device = Device(tmp_path, DOOR)
     (tmp_path / "runtime" / "value-door.json").mkdir()
