@@ -17,6 +17,7 @@ SCARCE_MEMORY_BYTES = 32 << 20
 STALE_S = 60.0
 BACKLOG_WARNING = 1000
 
+WITHOUT_WIFI = "on a wired device leave the section wifi out; else look at: ip link; dmesg | grep -i firmware"
 OF_THIS_DEVICE = "this device's certificate"  # as a broker refuses it in TLS, amid the handshake or after it
 
 Judgement = tuple[str, str, str]  # level, finding, what to do
@@ -59,6 +60,8 @@ def clock(seen: Clock, facts: Facts) -> Judgement:
 
 
 def interface(seen: Interface, facts: Facts) -> Judgement:
+    if not seen.exists and _leads_out_beside(seen.name, facts):
+        return WARNING, f"there is no interface {seen.name}, and another leads out", WITHOUT_WIFI
     if not seen.exists:
         return FAILED, f"there is no interface {seen.name}", "look at: ip link; dmesg | grep -i firmware"
     if seen.blocked:
@@ -79,6 +82,8 @@ def interface(seen: Interface, facts: Facts) -> Judgement:
 def association(seen: Association, facts: Facts) -> Judgement:
     if seen.outcome == "unknown":
         return NOT_SEEN, seen.reason, ""
+    if seen.outcome == "absent" and facts.interface is not None and _leads_out_beside(facts.interface.name, facts):
+        return WARNING, seen.reason, WITHOUT_WIFI
     expected = " or ".join(map(repr, seen.expected))
     if seen.outcome != "associated":
         return FAILED, f"{seen.reason}{f', expected {expected}' if expected else ''}", \
@@ -94,6 +99,9 @@ def association(seen: Association, facts: Facts) -> Judgement:
 
 
 def address(seen: Address, facts: Facts) -> Judgement:
+    if not seen.addresses and facts.interface is not None and not facts.interface.exists \
+            and _leads_out_beside(seen.interface, facts):
+        return OK, f"{seen.interface} has none, and another interface leads out", ""
     if not seen.addresses and _is_near(facts):
         return OK, f"{seen.interface} has none, and none is needed to reach the broker", ""
     if not seen.addresses:
@@ -231,6 +239,12 @@ def daemon(seen: Daemon, facts: Facts) -> Judgement:
     if seen.restarts > 0:
         return WARNING, f"systemd has started iotd again {seen.restarts} times", "journalctl -u iotd -p warning"
     return OK, "runs", ""
+
+
+def _leads_out_beside(interface: str, facts: Facts) -> bool:
+    """Tell whether this host gets out, or to its broker, by another interface than this one."""
+    route = facts.gateway.interface if facts.gateway is not None else None
+    return route not in (None, interface) or _is_near(facts)
 
 
 def _is_near(facts: Facts) -> bool:

@@ -55,6 +55,25 @@ def test_a_second_daemon_on_either_directory_ends_with_1_and_says_who_holds_it(t
         third.wait_for("daemon.started")
 
 
+IN_THE_JOURNAL = """\
+import os, sys
+os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
+from iotd.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_start_that_is_refused_is_an_error_in_the_journal(place: Path) -> None:
+    started = subprocess.run(
+        [sys.executable, "-c", IN_THE_JOURNAL, "run", "-c", str(place / "bad.yaml")], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT),
+                                                "STATE_DIRECTORY": str(place / "state"),
+                                                "RUNTIME_DIRECTORY": str(place / "runtime")})
+    assert started.returncode == 78 and len(started.stderr.splitlines()) == 2
+    assert all(line.startswith(f"<3>{place / 'bad.yaml'}:") for line in started.stderr.splitlines()), started.stderr
+    assert iotd(place, "run", "-c", str(place / "bad.yaml")).stderr.startswith(f"{place / 'bad.yaml'}:")
+
+
 def test_one_directory_may_be_both(tmp_path: Path) -> None:
     with Iotd(tmp_path, CONFIGURATION, RUNTIME_DIRECTORY=str(tmp_path / "state")) as daemon:
         daemon.wait_for("daemon.started")
