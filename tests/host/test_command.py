@@ -115,13 +115,15 @@ def test_what_the_unit_hides_is_named_in_the_error_with_what_shows_it(tmp_path: 
     nothing, private = tmp_path / "inaccessible/dir", tmp_path / "systemd-private-0/tmp"
     nothing.mkdir(parents=True)
     private.mkdir(parents=True)
-    script = f"mount --bind {nothing} /home && mount --bind {private} /var/tmp && exec {sys.executable} -c '{IN_A_UNIT}'"
+    mounts = f"mount --bind {nothing} /home && mount --bind {private} /var/tmp"
+    script = f"{mounts} && exec {sys.executable} -c '{IN_A_UNIT}'"
     said = subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=ROOT, text=True, check=True,
                           stdout=subprocess.PIPE).stdout.splitlines()
     assert said[0].startswith("/home/pi/level cannot be run: No such file or directory; " + PROTECTED)
     assert said[1].startswith("exit status 2: sh: 0: cannot open /home/pi/level: No such file; " + PROTECTED)
     assert said[2] == "exit status 1"
-    assert said[3].startswith("/var/tmp/pump/level cannot be read: No such file or directory; /var/tmp/pump/level" + PRIVATE)
+    assert said[3].startswith("/var/tmp/pump/level cannot be read: No such file or directory; /var/tmp/pump/level"
+                              + PRIVATE)
     assert said[4].startswith("there is no /var/tmp/pump/alive; /var/tmp/pump/alive" + PRIVATE)
 
 
