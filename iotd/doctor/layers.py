@@ -133,6 +133,9 @@ def dns(seen: Dns, facts: Facts) -> Judgement:
         return OK, f"{seen.host} is {', '.join(seen.addresses[:3])}", ""
     if seen.servers == ():
         return FAILED, "no name server is configured", "nmcli device show | grep DNS; cat /etc/resolv.conf"
+    if "not known" in seen.reason or "No address" in seen.reason:
+        return FAILED, f"{seen.host}: {seen.reason}", \
+            f"is it written right in the configuration? getent hosts {seen.host}"
     return FAILED, f"{seen.host}: {seen.reason}", \
         f"does a name server answer? getent hosts {seen.host}; configured in /etc/resolv.conf" + (
             f": {', '.join(seen.servers[:3])}" if seen.servers else "")
@@ -248,8 +251,10 @@ def _leads_out_beside(interface: str, facts: Facts) -> bool:
 
 
 def _is_near(facts: Facts) -> bool:
-    """Tell whether the broker is reached without a gateway: it answers, or it is on this host."""
+    """Tell whether the broker is reached without a gateway: it answers, if only to refuse, or it is on this host."""
     if facts.tcp is not None and facts.tcp.connected or facts.mqtt is not None and facts.mqtt.connected:
+        return True
+    if facts.tcp is not None and any("connection refused" in why for why in facts.tcp.failures.values()):
         return True
     addresses = facts.dns.addresses if facts.dns is not None else ()
     return bool(addresses) and all(address.startswith("127.") or address == "::1" for address in addresses)

@@ -196,8 +196,12 @@ def _file_problem(key: str, path: str, directory: str) -> str | None:
             return f"{path} stands for a key in a chip ({label}), which OpenSSL did not reach: it needs the package " \
                    f"{provider}, OPENSSL_CONF and access to the device; see KEYS IN A CHIP in iotd.yaml(5)"
     if not re.search(pattern, text):
-        hint = f"openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
-        return f"{path} holds no {kind} in PEM form" + (f"; convert it: {hint}" if content[:1] == b"\x30" else "")
+        hint = ""
+        if content[:1] == b"\x30":
+            hint = f"; convert it: openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
+        elif re.search(_CERTIFICATE if key == "key" else _PRIVATE_KEY, text):
+            hint = f", but a {'certificate' if key == 'key' else 'private key'}; have cert and key changed places?"
+        return f"{path} holds no {kind} in PEM form{hint}"
     if key != "key":
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)

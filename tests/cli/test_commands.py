@@ -55,6 +55,21 @@ def test_a_second_daemon_on_either_directory_ends_with_1_and_says_who_holds_it(t
         third.wait_for("daemon.started")
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (("stauts",), "iotd: error: there is no command stauts; did you mean status?"),
+    (("help",), "iotd: error: there is no command help; see iotd --help"),
+    (("-c", "/etc/passwd", "check"), "iotd: error: -c stands behind the command: iotd check -c FILE"),
+    (("check", "/etc/passwd"), "iotd check: error: unrecognized arguments: /etc/passwd; a configuration is named by"),
+    (("status", "--jsn"), "iotd status: error: unrecognized arguments: --jsn"),
+    (("policy", "--aws", "--region", "x"), "iotd policy: error: argument --region: 'x' is none; see iotd policy"),
+    (("listen", "--count", "0"), "iotd listen: error: argument --count: expected a number from 1 on, found '0'"),
+    (("listen", "--count", "x"), "iotd listen: error: argument --count: expected a number from 1 on, found 'x'"),
+])
+def test_wrong_usage_says_what_is_wrong_of_which_command(place: Path, arguments: tuple[str, ...], said: str) -> None:
+    ended = iotd(place, *arguments)
+    assert ended.returncode == 2 and said in ended.stderr and ended.stdout == ""
+
+
 IN_THE_JOURNAL = """\
 import os, sys
 os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(1))

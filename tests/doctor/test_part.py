@@ -135,6 +135,11 @@ def test_what_a_status_says_is_judged_by_the_same_rows(told: dict[str, Any], lay
     assert (cause and cause.layer) == layer
 
 
+def test_a_connection_that_is_refused_is_no_policy_that_denies() -> None:
+    told = down("tcp", "tcp", problems=["not connected: 192.0.2.9 port 8884: connection refused", "a/b refused"])
+    assert known(told)["policy"].denied == ("a/b refused",)
+
+
 @pytest.mark.parametrize("told", [
     {"down": 7, "problems": "x", "wifi": [], "dropped": 3, "waiting": "many", "poison": []},
     {"down": {"cause": [], "reason": {}}, "problems": [None, {}], "wifi": {"outcome": 5, "rssi_dbm": "x"},

@@ -73,6 +73,8 @@ def test_a_wifi_that_a_wired_device_does_not_have_takes_no_blame(facts: Facts, v
     (WELL._replace(gateway=Gateway("192.0.2.1", "eth0", "bad", "no ARP"), tcp=None, tls=None, mqtt=LOST), "gateway"),
     (WELL._replace(dns=Dns("b", (), ()), tcp=None, tls=None, mqtt=LOST), "dns"),
     (WELL._replace(tcp=Tcp(8883, "", {"192.0.2.9": "connection refused"}), tls=None, mqtt=LOST), "tcp"),
+    (WELL._replace(gateway=Gateway(None, None, "bad", ""), tcp=Tcp(8884, "", {"192.0.2.9": "connection refused"}),
+                   tls=None, mqtt=LOST), "tcp"),
     (WELL._replace(tls=Tls("certificate", "self-signed"), mqtt=LOST), "tls"),
     (WELL._replace(tls=Tls("tls", "wrong version number"), mqtt=LOST), "tls"),
     (WELL._replace(mqtt=Mqtt(False, "refused", "the broker refuses this device", "this look")), "mqtt"),
