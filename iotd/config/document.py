@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from iotd.config.mistakes import (
-    blank_missing, colon_missing, explained, lacks_quotes, meant_by, misread, misread_as_text, pasted,
+    blank_missing, colon_missing, explained, lacks_quotes, meant_by, misread, misread_as_text, pasted, without_comment,
 )
 from iotd.errors import Problem
 from iotd.vocabulary import Json
@@ -289,8 +289,9 @@ def compose(text: str, file: str = "") -> yaml.Node | None:
         line = source.count(b"\n", 0, error.position) + 1
         raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}", file) from None
     except yaml.MarkedYAMLError as error:
-        line, reason = explained(error, text.splitlines())
-        written = "".join(text.splitlines()[line - 1:line]).strip(" \t")
+        lines = list(map(without_comment, text.splitlines()))
+        line, reason = explained(error, lines)
+        written = "".join(lines[line - 1:line]).strip(" \t")
         raise Unreadable(line, f"is no YAML: {quoted(written)}: {_without_password(reason)}", file) from None
 
 

@@ -106,10 +106,16 @@ def colon_missing(node: yaml.Node, known: Iterable[str]) -> str:
     return f"; write {found[1]}: {found[2]}" if found and found[1] in known else ""
 
 
+def without_comment(line: str) -> str:
+    """Return a line of YAML without the comment behind what it says."""
+    return re.sub(r"(\"(?:\\.|[^\"\\])*\"|'[^']*')|(?:^|\s)#.*", r"\1", line).rstrip()
+
+
 def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, str]:
     """Return the line in which a mistake begins, from 1, and what it is.
 
-    The parser tells where it could not go on, which is behind the mistake: the lines there and before are looked at.
+    The parser tells where it could not go on, which is behind the mistake: the lines there and before are looked at,
+    as they are without comments.
     """
     at, problem, context = error.problem_mark.line, str(error.problem), str(error.context)
     begun = error.context_mark.line if error.context_mark is not None else at
@@ -130,8 +136,8 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
         return quote + 1, "the quote that is opened here is never closed"
     if "quoted scalar" in context:
         return begun + 1, "the quote that is opened here is never closed"
-    if "expected ':'" in problem or "mapping values" in problem:
-        for line in _before(at, lines) if "mapping values" in problem else [begun]:
+    if re.search("expected ':'|mapping values|document start", problem):
+        for line in [begun] if "expected ':'" in problem else _before(at, lines):
             if found := re.fullmatch(_WITHOUT_COLON, lines[line]):
                 return line + 1, f"the colon is missing behind {found[1]}; write {found[1]}: {found[2]}".rstrip()
     if "expected ':'" in problem:
@@ -144,7 +150,7 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
         return at + 1, "a second document begins here; leave this line out"
     if "mapping values" in problem and re.match(rf"{_ITEM}[\w.-]+:\s+[^\s\"'\[{{].*:(\s|$)", written):
         return at + 1, "a text with a colon and a blank in it has to stand in quotes"
-    if "block" in context or "mapping values" in problem:
+    if "block" in context or "mapping values" in problem or "document start" in problem:
         above = _previous(at, lines)
         if _indent(at, lines) != _indent(above, lines):
             return at + 1, "its indentation is another than that of its neighbours; begin it in the same column as " \
@@ -157,8 +163,10 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
 
 def _open_quote(here: Iterable[int], at: int, lines: Sequence[str]) -> int | None:
     """Return the line in which a quote has no second one: any of those, or one before where a text begins with it."""
-    for line in range(min(at, len(lines) - 1), max(at - _QUOTED_LINES, -1), -1):
-        rest = re.sub(r"\"(\\.|[^\"\\])*\"|'[^']*'|(^|\s)#.*", "", lines[line])
+    # Where the parser stumbles in a comment, or in nothing, it takes that for the end of a text, however long.
+    last = at - _QUOTED_LINES if "".join(lines[at:at + 1]).strip() else -1
+    for line in range(min(at, len(lines) - 1), max(last, -1), -1):
+        rest = re.sub(r"\"(\\.|[^\"\\])*\"|'[^']*'", "", lines[line])
         if line in here and '"' in rest or re.search(rf"{_VALUE}[\"']", rest):
             return line
     return None
@@ -170,8 +178,7 @@ def _before(at: int, lines: Sequence[str]) -> list[int]:
 
 
 def _previous(at: int, lines: Sequence[str]) -> int:
-    return next((line for line in range(min(at, len(lines)) - 1, -1, -1)
-                 if lines[line].strip() and not lines[line].lstrip().startswith("#")), -1)
+    return next((line for line in range(min(at, len(lines)) - 1, -1, -1) if lines[line].strip()), -1)
 
 
 def _indent(at: int, lines: Sequence[str]) -> int:

@@ -82,7 +82,7 @@ def interface(seen: Interface, facts: Facts) -> Judgement:
 def association(seen: Association, facts: Facts) -> Judgement:
     if seen.outcome == "unknown":
         return NOT_SEEN, seen.reason, ""
-    if seen.outcome == "absent" and facts.interface is not None and _leads_out_beside(facts.interface.name, facts):
+    if seen.outcome == "absent" and _leads_out_beside(facts.interface.name if facts.interface else "", facts):
         return WARNING, seen.reason, WITHOUT_WIFI
     expected = " or ".join(map(repr, seen.expected))
     if seen.outcome != "associated":

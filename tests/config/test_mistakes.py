@@ -72,6 +72,7 @@ def test_a_mistake_is_named_in_the_line_where_it_begins(text: str, found: str) -
 
 @pytest.mark.parametrize("written, line, found", [
     ("port 8883", 3, "'port 8883': the colon is missing behind port; write port: 8883"),
+    ("port 8883   # or 443: that passes", 3, "'port 8883': the colon is missing behind port; write port: 8883"),
     ("port = 8883", 3, "'port = 8883': the colon is missing behind port; write port: 8883"),
     ("port\u00a0: 8883", 3, None), ("port:\u00a08883", 3, "'port:\\xa08883': it has a blank that is none to YAML"),
     ("\u3000port 8883", 3, "'\\u3000port 8883': it has a blank that is none to YAML"),
@@ -96,7 +97,17 @@ def test_a_slip_is_named_where_it_is_and_not_where_the_parser_stumbled(
     said = problem(f"mqtt:\n  host: b\n  {written}\n  keepalive: 60s\nsubscribe:\n  - topic: a\n".replace(
         "\n  <", "\n<"))
     assert said.startswith(f"{line}: is no YAML: {found}" if found else f"{line}: ")
-    assert "hunter2" not in said
+    assert "hunter2" not in said and "#" not in said
+
+
+@pytest.mark.parametrize("text, found", [
+    ("thing pi\nmqtt: {host: b}\n", "1: is no YAML: 'thing pi': the colon is missing behind thing; write thing: pi"),
+    (" thing: pi\nmqtt: {host: b}\n", "2: is no YAML: 'mqtt: {host: b}': its indentation is another than that of its"),
+    ("mqtt:\n  host: 'b\n" + "  # a comment\n" * 20 + "# that's it\nlog: {}\n",
+     "2: is no YAML: \"host: 'b\": the quote that is opened here is never closed"),
+])
+def test_a_slip_that_shows_far_behind_it_is_named_where_it_is(text: str, found: str) -> None:
+    assert problem(text).startswith(found)
 
 
 @pytest.mark.parametrize("item, line, found", [

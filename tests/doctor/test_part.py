@@ -126,6 +126,8 @@ def down(cause: str, layer: str, **more: Any) -> dict[str, Any]:
     (down("dns", "dns", wifi={"outcome": "disconnected", "essid": None, "reason": "off"}), "association"),
     (down("dns", "dns", wifi={"outcome": "associated", "essid": "guest"}), "association"),
     (down("dns", "dns", wifi={"outcome": "associated", "essid": "fleet-ap"}), "dns"),
+    (down("dns", "dns", wifi={"outcome": "absent", "reason": "there is no interface wlan0"}), "association"),
+    (down("tls", "tls", wifi={"outcome": "absent", "reason": "there is no interface wlan0"}), "tls"),
     (down("", ""), None), ({"connected": True}, None), ({"connected": True, "contested": True}, "mqtt"),
     ({"connected": True, "problems": ["publish to a denied"]}, "policy"),
 ])
