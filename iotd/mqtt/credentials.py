@@ -247,7 +247,19 @@ def _permission_problem(path: str, directory: str) -> str:
     place, mode = (str(shut), "0750") if shut else (path, "0640")
     if os.path.commonpath([directory, os.path.realpath(place)]) != directory:
         return hidden(path) or f"user {user} may not read {path}; {other}{_MOVE}"
+    if other and _is_for(group, place):
+        return f"user {user} may not read {path}, and group {group} may; look as the daemon does: sudo iotd check"
     return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
+
+
+def _is_for(group: str, place: str) -> bool:
+    """Tell whether a group may read a file, or go through a directory."""
+    try:
+        found = os.stat(place)
+        needed = stat.S_IXGRP if stat.S_ISDIR(found.st_mode) else stat.S_IRGRP
+        return found.st_gid == grp.getgrnam(group).gr_gid and bool(found.st_mode & needed)
+    except (OSError, KeyError):
+        return False
 
 
 def _ends_of(path: str) -> list[float]:
