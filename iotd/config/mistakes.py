@@ -152,9 +152,10 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
         return at + 1, "a text with a colon and a blank in it has to stand in quotes"
     if "block" in context or "mapping values" in problem or "document start" in problem:
         above = _previous(at, lines)
-        if _indent(at, lines) != _indent(above, lines):
-            return at + 1, "its indentation is another than that of its neighbours; begin it in the same column as " \
-                "the keys beside it"
+        here, before = _indent(at, lines), _indent(above, lines)
+        if here != before:
+            return at + 1, f"its indentation is another than that of its neighbours ({here} blanks, after {before} in " \
+                f"line {above + 1}); begin it in the same column as the keys beside it"
         if re.match(r"\s*-\s", lines[above]) and not re.match(r"\s*-\s", written):
             return at + 1, "an item of a list stands before it and it is none; take the dash before that away, or " \
                 "indent this as what belongs to the item"
