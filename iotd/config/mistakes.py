@@ -152,10 +152,12 @@ def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, s
         return at + 1, "a text with a colon and a blank in it has to stand in quotes"
     if "block" in context or "mapping values" in problem or "document start" in problem:
         above = _previous(at, lines)
-        here, before = _indent(at, lines), _indent(above, lines)
-        if here != before:
-            return at + 1, f"its indentation is another than that of its neighbours ({here} blanks, after {before} in " \
-                f"line {above + 1}); begin it in the same column as the keys beside it"
+        if _indent(at, lines) != _indent(above, lines):
+            before = "".join(lines[above:above + 1])
+            blanks = len(before) - len(re.sub(f"^{_ITEM}", "", before))  # of an item up to its first key
+            return at + 1, "its indentation is another than that of its neighbours " \
+                f"({_indent(at, lines)} blanks, after {blanks} in line {above + 1}); begin it in the same column as " \
+                "the keys beside it"
         if re.match(r"\s*-\s", lines[above]) and not re.match(r"\s*-\s", written):
             return at + 1, "an item of a list stands before it and it is none; take the dash before that away, or " \
                 "indent this as what belongs to the item"

@@ -117,7 +117,8 @@ def test_a_slip_that_shows_far_behind_it_is_named_where_it_is(text: str, found: 
     ("  — topic: a\n    qos: 1\n", 3, "its dash is another character; an item of a list begins with - and a blank"),
     ('  - topic: "a\n    qos: 1\n  - topic: "b"\n', 3, "the quote that is opened here is never closed"),
     ("  - topic: a\n  qos: 1\n", 4, "an item of a list stands before it and it is none; take the dash"),
-    ("  - topic: a\n     qos: 1\n", 4, "its indentation is another than that of its neighbours (5 blanks, after 2 in line 3); begin"),
+    ("  - topic: a\n     qos: 1\n", 4,
+     "its indentation is another than that of its neighbours (5 blanks, after 4 in line 3); begin it in the same"),
 ])
 def test_a_slip_in_a_list_too(item: str, line: int, found: str) -> None:
     said = problem(f"mqtt: {{host: b}}\nsubscribe:\n{item}".replace("\n", "\r\n"))
