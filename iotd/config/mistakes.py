@@ -108,7 +108,7 @@ def colon_missing(node: yaml.Node, known: Iterable[str]) -> str:
 
 def without_comment(line: str) -> str:
     """Return a line of YAML without the comment behind what it says."""
-    return re.sub(r"(\"(?:\\.|[^\"\\])*\"|'[^']*')|(?:^|\s)#.*", r"\1", line).rstrip()
+    return re.sub(r"(\"(?:\\.|[^\"\\])*\"|'[^']*')|(?:^|\s)#.*", r"\1", line).rstrip(" ")
 
 
 def explained(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[int, str]:

@@ -64,6 +64,7 @@ def test_what_is_sent_as_it_is_written_is_none(written: str) -> None:
     ("mqtt:\n  host:broker\n", "1: mqtt: expected a mapping of keys, found text 'host:broker'; write host: broker"),
     ("mqtt:\n  host: broker\n    port: 1883\n", "3: is no YAML: 'port: 1883': its indentation is another than"),
     ("mqtt:\n  host: broker\n port: 1883\n", "3: is no YAML: 'port: 1883': its indentation is another than"),
+    ("\t\nmqtt:\n  host: broker\n", "1: is no YAML: '': it has a tab; indent with spaces"),
     ("mqtt:\n  host: broker\n\tport: 1\n", "3: is no YAML: 'port: 1': it has a tab; indent with spaces"),
 ])
 def test_a_mistake_is_named_in_the_line_where_it_begins(text: str, found: str) -> None:
