@@ -30,7 +30,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the one of `known` that was probably meant, None where none is near."""
     from difflib import get_close_matches  # only a mistake needs it
 
-    return next(iter(get_close_matches(word, list(known), n=1)), None)
+    names = list(known)
+    return next(iter(get_close_matches(word, names, n=1) or get_close_matches(word.lower(), names, n=1)), None)
 
 
 class ConfigError(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 
 from iotd import __version__
 from iotd.cli import output
-from iotd.errors import EXIT_CONFIG, EXIT_FAULT, ConfigError
+from iotd.errors import EXIT_CONFIG, EXIT_FAULT, ConfigError, nearest
 
 DEFAULT_FILE = "/etc/iotd.yaml"
 COMMANDS = {
@@ -68,6 +68,8 @@ def _options(arguments: list[str]) -> Any:
             return SimpleNamespace(command="run", file=file)
         case [name, *rest] if name in OF_PROGRAMS:
             return _options_of_a_program(name, rest)
+        case ["log", *rest]:
+            arguments = ["log", *_joined(rest)]
     from iotd.cli.parser import Parser
 
     parser = Parser(
@@ -110,19 +112,43 @@ def _options(arguments: list[str]) -> Any:
             command.add_argument("--since", metavar="TIME", help="from when on, such as today, -2h or 2027-01-31 08:00")
             command.add_argument("-p", dest="priority", choices=("debug", "info", "warning", "error"),
                                  help="this level and those above it")
-    return parser.parse_args(arguments)
+    if misplaced := _misplaced(arguments):
+        parser.error(misplaced)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        named = any(map(os.path.isfile, unknown)) and "; a configuration is named by -c FILE"
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}{named or ''}")
+    return options
+
+
+def _misplaced(arguments: list[str]) -> str:
+    """Return what is wrong with the word in the place of the command, nothing where it is one or an option."""
+    match arguments:
+        case ["-c", _, name, *_] if name in COMMANDS:
+            return f"-c stands behind the command: iotd {name} -c FILE"
+        case [name, *_] if name not in COMMANDS and not name.startswith("-"):
+            meant = nearest(name, COMMANDS)
+            return f"there is no command {name}; " + (f"did you mean {meant}?" if meant else "see iotd --help")
+    return ""
 
 
 def _matching(pattern: str) -> Callable[[str], str]:
     """Return a reader of an option that has to look like this."""
     import re
+    from argparse import ArgumentTypeError
 
     def read(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise ValueError
+            raise ArgumentTypeError(f"{value!r} is none; see iotd policy --help")
         return value
-    read.__name__ = "value"  # as argparse calls it
     return read
+
+
+def _joined(arguments: list[str]) -> Iterator[str]:
+    """Yield the arguments, the time of --since joined to it, which argparse would take for an option: -2h."""
+    words = iter(arguments)
+    for word in words:
+        yield f"{word}={time}" if word == "--since" and (time := next(words, None)) is not None else word
 
 
 def _options_of_a_program(name: str, arguments: list[str]) -> Any:

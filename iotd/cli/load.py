@@ -78,7 +78,9 @@ def _text(file: str, path: str, directory: str) -> str:
     except OSError as error:
         raise ConfigError(file, [Problem(0, "", f"{error.strerror}; {_mended(error, where)}", where)]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(file, [Problem(0, "", f"not UTF-8: {error}; save it as UTF-8", where)]) from error
+        line = content.count(b"\n", 0, error.start) + 1
+        text = f"is no UTF-8 text: byte 0x{content[error.start]:02x}; save it as UTF-8"
+        raise ConfigError(file, [Problem(line, "", text, where)]) from error
 
 
 def load(file: str, running: bool, directory: str = "") -> Checked:

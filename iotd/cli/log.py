@@ -29,7 +29,8 @@ def run(options: Any) -> int:
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"the journal cannot be read: journalctl: {error.strerror}", file=sys.stderr)
+        mend = "; run it as root, or let the user join its group: adduser USER systemd-journal" if os.geteuid() else ""
+        print(f"the journal cannot be read: journalctl: {error.strerror}{mend}", file=sys.stderr)
         return 1
     return 0
 

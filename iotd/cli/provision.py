@@ -37,7 +37,7 @@ def run(options: Any) -> int:
             output.complain(str(error))
             return EXIT_REFUSED
         return _without_daemon(options.file, word)
-    return carried_out(partial(asked_and_awaited, word))
+    return carried_out(partial(asked_and_awaited, word), for_root=True)
 
 
 def asked_and_awaited(word: str, line: Line) -> int:

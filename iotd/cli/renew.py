@@ -11,4 +11,4 @@ from iotd.cli.socket_line import carried_out
 
 def run(options: Any) -> int:
     """Ask for it and wait; exit status 0 the line is up with the new one, 1 it is not and why, 3 not running."""
-    return carried_out(partial(asked_and_awaited, "renew"))
+    return carried_out(partial(asked_and_awaited, "renew"), for_root=True)

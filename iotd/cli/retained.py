@@ -28,7 +28,7 @@ def run(options: Any) -> int:
     if bool(options.clear) == options.orphaned:  # no topic is empty
         print("iotd retained: --clear takes a topic, or --orphaned", file=sys.stderr)
         return 2
-    return carried_out(partial(_clear, True if options.orphaned else options.clear))
+    return carried_out(partial(_clear, True if options.orphaned else options.clear), for_root=True)
 
 
 def _list(options: Any) -> int:

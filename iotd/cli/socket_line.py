@@ -28,6 +28,10 @@ class NoLine(Exception):
         self.exit_status = exit_status
 
 
+class Shut(NoLine):
+    """The socket is there, and not for this user."""
+
+
 class Line:
     """A connection, which is made anew where the daemon is restarted. Everything here may raise NoLine."""
 
@@ -84,11 +88,18 @@ def told(said: dict[str, Json]) -> str:
     return next((f"{word}: {said[word]}" for word in ("refused", "dropped") if word in said), "")
 
 
-def carried_out(do: Callable[[Line], int]) -> int:
-    """Return the exit status that `do` gives with a line; say why where the daemon cannot be asked."""
+def carried_out(do: Callable[[Line], int], for_root: bool = False) -> int:
+    """Return the exit status that `do` gives with a line; say why where the daemon cannot be asked.
+
+    What is `for_root` is for it and the daemon's user alone, and no user is to be told to join the programs' group.
+    """
     try:
         with closing(Line()) as line:
             return do(line)
+    except Shut as error:
+        mend = "run it as root" if for_root else "let the user join its group: adduser USER iotd-clients"
+        print(f"{error}; {mend}", file=sys.stderr)
+        return error.exit_status
     except NoLine as error:
         print(error, file=sys.stderr)
         return error.exit_status
@@ -103,8 +114,7 @@ def _connected(wait_s: float = RESTART_S) -> socket.socket:
             try:
                 return _connection(path)
             except PermissionError:
-                raise NoLine(f"{path}: Permission denied; let the user join its group: adduser USER iotd-clients",
-                             EXIT_REFUSED) from None
+                raise Shut(f"{path}: Permission denied", EXIT_REFUSED) from None
             except OSError:
                 pass  # not there, or nobody listens
         if time.monotonic() >= deadline:

@@ -8,7 +8,7 @@ import re
 from typing import NoReturn
 
 from iotd.config.document import Cursor, Reader, Wrong, quoted
-from iotd.config.readers import text, whole
+from iotd.config.readers import file_path, text, whole
 from iotd.config.section import Note, note_if
 from iotd.config.settings import Settings
 from iotd.mqtt import topics
@@ -24,7 +24,7 @@ _URL = r"(?:([A-Za-z0-9]+)://)?(?:(.*)@)?(\[[^\]]*\]|[^:/]*)(?::([0-9]{1,5}))?/?
 
 def tls(at: Cursor) -> Tls:
     """Read the three files; `cert: none` is TLS in which the broker alone shows a certificate."""
-    written = Tls(**at.fields({"ca": ("ca", _authority), "cert": ("cert", _certificate), "key": ("key", text)}))
+    written = Tls(**at.fields({"ca": ("ca", _authority), "cert": ("cert", _certificate), "key": ("key", file_path)}))
     has_key = "key" in at.keys()
     if not written.cert:
         if has_key:
@@ -123,14 +123,14 @@ def without_user(url: str) -> str:
 
 
 def _authority(at: Cursor) -> str:
-    written = text(at)
+    written = file_path(at)
     return SYSTEM_CA if written == "system" else written
 
 
 def _certificate(at: Cursor) -> str:
     if at.is_empty():
         raise Wrong("expected a path, found nothing; write none for a broker that asks for no certificate")
-    written = text(at)
+    written = file_path(at)
     return "" if written == "none" else written
 
 

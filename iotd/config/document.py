@@ -10,12 +10,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from iotd.config.mistakes import blank_missing, explained, lacks_quotes, meant_by, misread
+from iotd.config.mistakes import (
+    blank_missing, colon_missing, explained, lacks_quotes, meant_by, misread, misread_as_text, pasted, without_comment,
+)
 from iotd.errors import Problem
 from iotd.vocabulary import Json
 
@@ -119,12 +121,12 @@ class Cursor(NamedTuple):
         without keys.
         """
         values = {schema[key][0]: stand_in for key, stand_in in required.items()}
+        known = [key for key, (name, _) in schema.items() if name]
         try:
-            entries = {} if self.is_empty() else dict(self.entries())
+            entries = {} if self.is_empty() else dict(self.entries(known))
         except Wrong as error:
             self.note(str(error))
             return values
-        known = [key for key, (name, _) in schema.items() if name]
         for key in entries.keys() - schema.keys():
             entries[key].note(f"unknown key; {meant_by(key, known)}")
         for key, (name, reader) in schema.items():
@@ -134,10 +136,14 @@ class Cursor(NamedTuple):
             self.document.note(self._below(key), "is required")
         return values
 
-    def entries(self) -> Iterator[tuple[str, Cursor]]:
-        """Return the keys and values of a mapping; keys that are no text, or come twice, are noted and left out."""
+    def entries(self, known: Sequence[str] = ()) -> Iterator[tuple[str, Cursor]]:
+        """Return the keys and values of a mapping; keys that are no text, or come twice, are noted and left out.
+
+        `known` are keys that may stand there, for what to say of something else.
+        """
         if not is_mapping(self.node):
-            raise Wrong(f"expected a mapping of keys, found {self.found()}{blank_missing(self.node)}")
+            meant = blank_missing(self.node) or colon_missing(self.node, known)
+            raise Wrong(f"expected a mapping of keys, found {self.found()}{meant}")
         first_lines: dict[str, int] = {}
         for key_node, node in self.node.value:
             here = place(key_node)
@@ -181,6 +187,9 @@ class Cursor(NamedTuple):
         if misread(self.node, value):
             self.document.warn(
                 self.path, f"{self.found()}, is sent as {json.dumps(value)}; put it in quotes to send the text")
+        elif misread_as_text(self.node):
+            self.document.warn(self.path, f"{quoted(self.node.value)}, which YAML reads as text, is sent as text; "
+                               f"write {float(self.node.value):g} to send the number, or put it in quotes")
         return value
 
     def read(self, reader: Reader[T]) -> list[T]:
@@ -245,6 +254,8 @@ class Cursor(NamedTuple):
             raise Unreadable(here.line, f"nested deeper than {MAX_DEPTH} levels; does an alias contain itself?",
                              here.file)
         self.document.visit(path, here)
+        if says := pasted(node):
+            self.document.warn(path, says)
         return Cursor(node, path, self.document, self.depth + 1)
 
     def _below(self, key: str) -> str:
@@ -278,9 +289,10 @@ def compose(text: str, file: str = "") -> yaml.Node | None:
         line = source.count(b"\n", 0, error.position) + 1
         raise Unreadable(line, f"is no YAML: {error.reason}: U+{error.character:04X}", file) from None
     except yaml.MarkedYAMLError as error:
-        line, reason = explained(error, text.splitlines())
-        written = re.sub(r"(?i)(passw[^:]*:\s*)(?!/).*", r"\1…", "".join(text.splitlines()[line - 1:line]))
-        raise Unreadable(line, f"is no YAML: {quoted(written.strip())}: {reason}", file) from None
+        lines = list(map(without_comment, text.splitlines()))
+        line, reason = explained(error, lines)
+        written = "".join(lines[line - 1:line]).strip(" \t")
+        raise Unreadable(line, f"is no YAML: {quoted(written)}: {_without_password(reason)}", file) from None
 
 
 def place(node: yaml.Node) -> Place:
@@ -299,8 +311,13 @@ def is_mapping(node: yaml.Node) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return `text` in quotes on one line, shortened where it is long."""
+    """Return `text` in quotes on one line, shortened where it is long, without what may be a password."""
+    text = _without_password(text)
     return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(?i)(passw[\w-]*[\"']?[\s:=]+)(?!/)[^\s/].*", r"\1…", text)
 
 
 def check_text(value: str) -> None:

@@ -45,7 +45,9 @@ def whole(low: int, high: int, others: Mapping[int, str] = {}) -> Reader[int]:
         value = at.scalar()
         # Written in any other way, as 010 or 1:30, it is not what it seems: YAML 1.1 reads 8 and 90.
         if type(value) is not int or not low <= value <= high or at.found() != str(value):
-            raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}" + others.get(value, ""))
+            meant = re.match(r"0*([0-9]{1,18})(?![\w.])", value) if isinstance(value, str) else None
+            write = f"; write {meant[1]}" if meant and low <= int(meant[1]) <= high else others.get(value, "")
+            raise Wrong(f"expected a whole number from {low} to {high}, found {at.found()}{write}")
         return value
     return read
 
@@ -119,9 +121,17 @@ def qos(at: Cursor) -> int:
     return whole(0, 1, {2: "; AWS IoT has no QoS 2, and iotd makes doubles harmless rather than impossible"})(at)
 
 
+def file_path(at: Cursor) -> str:
+    """Read a path, in which nothing is expanded."""
+    written = text(at)
+    if unexpanded := _unexpanded(written):
+        raise Wrong(unexpanded)
+    return written
+
+
 def path(at: Cursor) -> str:
     """Read an absolute path."""
-    written = text(at)
+    written = file_path(at)
     if not written.startswith("/"):
         raise Wrong(f"expected a path from /, found {quoted(written)}")
     return written
@@ -192,6 +202,8 @@ def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
             raise Wrong(f"expected text, found {at.found()}; put it in quotes")
         if known:
             _check_template(written, known)
+        if unexpanded := _unexpanded(written, "~"):
+            raise Wrong(unexpanded)
         if "\0" in written:
             raise Wrong("has a NUL character, which no argument can have")
         return written
@@ -200,6 +212,8 @@ def command(known: frozenset[str]) -> Reader[tuple[str, ...]]:
         arguments = at.items(argument, "[/usr/bin/program, argument]; there is no shell")
         if not arguments or not arguments[0]:
             raise Wrong("is empty; expected a program and its arguments")
+        if unexpanded := _unexpanded(arguments[0]):
+            raise Wrong(unexpanded)
         if known and template.placeholders(arguments[0]):
             raise Wrong(f"{quoted(arguments[0])} would let others choose the program; write it out")
         return arguments
@@ -213,9 +227,20 @@ def _check_template(written: str, known: frozenset[str], defined: Iterable[str] 
         raise Wrong(str(error)) from None
 
 
+def _unexpanded(written: str, marks: str = "~$") -> str:
+    """Return what to say of a path that only a shell would find, since it begins with ~ or a variable."""
+    if not re.match(f"[{marks}][A-Za-z{{_-]*[A-Za-z}}0-9_-]*(/|$)", written):
+        return ""
+    return f"expected a path from /, found {quoted(written)}; there is no shell that would expand {written[0]}, and " \
+        "iotd runs as a user of its own: write it whole"
+
+
 def _quotes(at: Cursor) -> str:
-    meant = at.node.id == "scalar" and at.node.value
-    return f"; put it in quotes to mean the text: {quoted(at.node.value)}" if meant else ""
+    if at.node.id != "scalar":
+        return ""
+    if not at.node.value:
+        return "; one that begins with # or & has to stand in quotes"
+    return f"; put it in quotes to mean the text: {quoted(at.node.value)}"
 
 
 def _or(names: tuple[str, ...]) -> str:

@@ -17,7 +17,8 @@ def known(status: Mapping[str, Json], expected: tuple[str, ...] = ()) -> dict[st
     """Return the facts by their layer; `expected` are the networks that are right for the Wi-Fi."""
     down, problems = _object(status.get("down")), [str(one) for one in _list(status.get("problems"))]
     found: dict[str, Any] = {
-        "policy": Policy(tuple(one for one in problems if one.endswith((" denied", " refused")))),
+        "policy": Policy(tuple(one for one in problems if one.endswith((" denied", " refused"))
+                               and not one.startswith("not connected"))),  # by a connection refused, say
         "backlog": Backlog(_count(status.get("waiting")), _count(status.get("waiting_bytes")),
                            _sum(status.get("dropped")),
                            _sum(status.get("poison"))),

@@ -17,6 +17,7 @@ SCARCE_MEMORY_BYTES = 32 << 20
 STALE_S = 60.0
 BACKLOG_WARNING = 1000
 
+WITHOUT_WIFI = "on a wired device leave the section wifi out; else look at: ip link; dmesg | grep -i firmware"
 OF_THIS_DEVICE = "this device's certificate"  # as a broker refuses it in TLS, amid the handshake or after it
 
 Judgement = tuple[str, str, str]  # level, finding, what to do
@@ -59,6 +60,8 @@ def clock(seen: Clock, facts: Facts) -> Judgement:
 
 
 def interface(seen: Interface, facts: Facts) -> Judgement:
+    if not seen.exists and _leads_out_beside(seen.name, facts):
+        return WARNING, f"there is no interface {seen.name}, and another leads out", WITHOUT_WIFI
     if not seen.exists:
         return FAILED, f"there is no interface {seen.name}", "look at: ip link; dmesg | grep -i firmware"
     if seen.blocked:
@@ -79,6 +82,8 @@ def interface(seen: Interface, facts: Facts) -> Judgement:
 def association(seen: Association, facts: Facts) -> Judgement:
     if seen.outcome == "unknown":
         return NOT_SEEN, seen.reason, ""
+    if seen.outcome == "absent" and _leads_out_beside(facts.interface.name if facts.interface else "", facts):
+        return WARNING, seen.reason, WITHOUT_WIFI
     expected = " or ".join(map(repr, seen.expected))
     if seen.outcome != "associated":
         return FAILED, f"{seen.reason}{f', expected {expected}' if expected else ''}", \
@@ -94,6 +99,9 @@ def association(seen: Association, facts: Facts) -> Judgement:
 
 
 def address(seen: Address, facts: Facts) -> Judgement:
+    if not seen.addresses and facts.interface is not None and not facts.interface.exists \
+            and _leads_out_beside(seen.interface, facts):
+        return OK, f"{seen.interface} has none, and another interface leads out", ""
     if not seen.addresses and _is_near(facts):
         return OK, f"{seen.interface} has none, and none is needed to reach the broker", ""
     if not seen.addresses:
@@ -125,6 +133,9 @@ def dns(seen: Dns, facts: Facts) -> Judgement:
         return OK, f"{seen.host} is {', '.join(seen.addresses[:3])}", ""
     if seen.servers == ():
         return FAILED, "no name server is configured", "nmcli device show | grep DNS; cat /etc/resolv.conf"
+    if "not known" in seen.reason or "No address" in seen.reason:
+        return FAILED, f"{seen.host}: {seen.reason}", \
+            f"is it written right in the configuration? getent hosts {seen.host}"
     return FAILED, f"{seen.host}: {seen.reason}", \
         f"does a name server answer? getent hosts {seen.host}; configured in /etc/resolv.conf" + (
             f": {', '.join(seen.servers[:3])}" if seen.servers else "")
@@ -233,9 +244,17 @@ def daemon(seen: Daemon, facts: Facts) -> Judgement:
     return OK, "runs", ""
 
 
+def _leads_out_beside(interface: str, facts: Facts) -> bool:
+    """Tell whether this host gets out, or to its broker, by another interface than this one."""
+    route = facts.gateway.interface if facts.gateway is not None else None
+    return route not in (None, interface) or _is_near(facts)
+
+
 def _is_near(facts: Facts) -> bool:
-    """Tell whether the broker is reached without a gateway: it answers, or it is on this host."""
+    """Tell whether the broker is reached without a gateway: it answers, if only to refuse, or it is on this host."""
     if facts.tcp is not None and facts.tcp.connected or facts.mqtt is not None and facts.mqtt.connected:
+        return True
+    if facts.tcp is not None and any("connection refused" in why for why in facts.tcp.failures.values()):
         return True
     addresses = facts.dns.addresses if facts.dns is not None else ()
     return bool(addresses) and all(address.startswith("127.") or address == "::1" for address in addresses)

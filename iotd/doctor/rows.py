@@ -62,7 +62,7 @@ ROWS = (
     Row("dns", ("gateway", "address", "association", "interface"), layers.dns, "no name to look up"),
     Row("tcp", ("dns", "gateway", "address", "association", "interface"), layers.tcp, "no address to connect to"),
     Row("tls", ("clock", "tcp", "dns", "gateway", "address", "association", "interface"), layers.tls,
-        "the connection is without TLS, or there was nobody to shake hands with"),
+        "the connection is without TLS, its certificates may not be read, or nobody was there to shake hands with"),
     Row("mqtt", ("configuration", "certificates", "clock", "tls", "tcp", "dns", "gateway", "address", "association",
                  "interface"), layers.mqtt, "nobody is connected and nobody has tried"),
     Row("policy", ("mqtt",), layers.policy, "only the running daemon knows what is denied"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Literal, NamedTuple
 
 from iotd.host.identity import user_name
+from iotd.host.unit import hidden_among
 
 KEEP_BYTES = 4096
 CHUNK_BYTES = 65536
@@ -84,7 +85,7 @@ def run(
             stderr=subprocess.PIPE if apart else subprocess.STDOUT, cwd="/", env=ENVIRONMENT, start_new_session=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL, or a text that is no UTF-8
         why = error.strerror if isinstance(error, OSError) else str(error)
-        return Ended("refused", None, "", f"{arguments[0]} cannot be run: {why}")
+        return Ended("refused", None, "", f"{arguments[0]} cannot be run: {why}{hidden_among(arguments[:1])}")
     assert process.stdout is not None
     out, errors = _Kept(keep_bytes, False, heard), _Kept(KEEP_BYTES, of_end=True)
     kept = {process.stdout.fileno(): out}
@@ -104,7 +105,10 @@ def run(
                 pipe.close()
     output = (errors if apart else out).data.decode("utf-8", "replace")
     said = output or out.data[-KEEP_BYTES:].decode("utf-8", "replace")
-    return Ended(how, status, output, _reason(how, status, said, timeout_s), bytes(out.data) if apart else b"")
+    reason = _reason(how, status, said, timeout_s)
+    if reason and how == "exited":
+        reason += hidden_among(arguments)
+    return Ended(how, status, output, reason, bytes(out.data) if apart else b"")
 
 
 def program_problem(program: str) -> str | None:

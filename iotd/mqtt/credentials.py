@@ -196,8 +196,12 @@ def _file_problem(key: str, path: str, directory: str) -> str | None:
             return f"{path} stands for a key in a chip ({label}), which OpenSSL did not reach: it needs the package " \
                    f"{provider}, OPENSSL_CONF and access to the device; see KEYS IN A CHIP in iotd.yaml(5)"
     if not re.search(pattern, text):
-        hint = f"openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
-        return f"{path} holds no {kind} in PEM form" + (f"; convert it: {hint}" if content[:1] == b"\x30" else "")
+        hint = ""
+        if content[:1] == b"\x30":
+            hint = f"; convert it: openssl {'pkey' if key == 'key' else 'x509'} -inform der -in {path}"
+        elif re.search(_CERTIFICATE if key == "key" else _PRIVATE_KEY, text):
+            hint = f", but a {'certificate' if key == 'key' else 'private key'}; have cert and key changed places?"
+        return f"{path} holds no {kind} in PEM form{hint}"
     if key != "key":
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
@@ -243,7 +247,19 @@ def _permission_problem(path: str, directory: str) -> str:
     place, mode = (str(shut), "0750") if shut else (path, "0640")
     if os.path.commonpath([directory, os.path.realpath(place)]) != directory:
         return hidden(path) or f"user {user} may not read {path}; {other}{_MOVE}"
+    if other and _is_for(group, place):
+        return f"user {user} may not read {path}, and group {group} may; look as the daemon does: sudo iotd check"
     return f"user {user} may not read {path}; {other}run: chown root:{group} {place} && chmod {mode} {place}"
+
+
+def _is_for(group: str, place: str) -> bool:
+    """Tell whether a group may read a file, or go through a directory."""
+    try:
+        found = os.stat(place)
+        needed = stat.S_IXGRP if stat.S_ISDIR(found.st_mode) else stat.S_IRGRP
+        return found.st_gid == grp.getgrnam(group).gr_gid and bool(found.st_mode & needed)
+    except (OSError, KeyError):
+        return False
 
 
 def _ends_of(path: str) -> list[float]:

@@ -16,6 +16,7 @@ from iotd.host import facts
 from iotd.host.command import Ended, last_line, run
 from iotd.host.facts import Roots
 from iotd.host.identity import user_name
+from iotd.host.unit import hidden_among
 from iotd.mqtt.addresses import HasFileno, connected, encoded, in_turn
 from iotd.shadows.findings import Finding
 from iotd.shadows.section import Check
@@ -130,7 +131,9 @@ def file(check: Check, stop: int | None, roots: Roots) -> Finding:
     try:
         age_s = round(time.time() - os.stat(path).st_mtime, 1)
     except (FileNotFoundError, NotADirectoryError):
-        return "bad", None, f"there is no {path}"
+        return "bad", None, f"there is no {path}{hidden_among([path])}"
+    except PermissionError as error:
+        return "unknown", None, f"cannot be checked: {error.strerror}{hidden_among([path])}"
     if age_s < -FUTURE_S:
         return "unknown", age_s, f"{path} is from {-age_s:g} s in the future; is the clock set?"
     if age_s <= max_age_s:

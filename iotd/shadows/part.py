@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotd import schedule
@@ -20,16 +19,19 @@ from iotd.shadows.section import OWN_KEY, Shadow
 from iotd.vocabulary import Entry, Json, Received, Send
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iotd.shadows.bridge import Bridge
     from iotd.shadows.findings import CheckResult, Performed
+    from iotd.shadows.folder import Folder
     from iotd.shadows.orders import Executor
     from iotd.shadows.watch import Watch
+
+    OpenFolder = Callable[[Path], Folder]
 
 END_S = 2.0  # for the commands that run to be killed
 NOTHING_FOUND: Json = {"failed": [], "unknown": [], "left_out": 0}
 NO_ORDERS: Json = {"failed": []}
-
-OpenFolder = Callable[[Path], "Folder"]
 
 
 def build(kernel: Kernel, open_folder: OpenFolder | None) -> Shadows:

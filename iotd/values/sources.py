@@ -6,6 +6,7 @@ import os
 import stat
 import time
 
+from iotd.host.unit import hidden_among
 from iotd.values.reading import MAX_BYTES, Reading, of_bytes
 from iotd.values.section import Value
 
@@ -25,7 +26,7 @@ def _of_file(value: Value) -> Reading:
         # It may be another one by now, and a pipe would keep its reader waiting.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        return Reading(value, None, f"{path} cannot be read: {error.strerror}")
+        return Reading(value, None, f"{path} cannot be read: {error.strerror}{hidden_among([path])}")
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):

@@ -22,6 +22,8 @@ def unlike(wifi: Wifi, reading: Reading) -> tuple[str, str] | None:
     name = wifi.interface
     if reading.outcome == "absent":
         return "wifi.interface", f"there is no {name} here; on a wired device leave the section wifi out"
+    if reading.outcome == "unknown" and "not a Wi-Fi" in reading.reason:
+        return "wifi.interface", reading.reason
     if reading.ssid is None or is_right(wifi, reading):
         return None
     then = f"take {name} off it, by {', '.join(wifi.recover)}" if wifi.recover else "call that wrong"

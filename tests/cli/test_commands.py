@@ -55,6 +55,40 @@ def test_a_second_daemon_on_either_directory_ends_with_1_and_says_who_holds_it(t
         third.wait_for("daemon.started")
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (("stauts",), "iotd: error: there is no command stauts; did you mean status?"),
+    (("help",), "iotd: error: there is no command help; see iotd --help"),
+    (("-c", "/etc/passwd", "check"), "iotd: error: -c stands behind the command: iotd check -c FILE"),
+    (("check", "/etc/passwd"), "iotd check: error: unrecognized arguments: /etc/passwd; a configuration is named by"),
+    (("status", "--jsn"), "iotd status: error: unrecognized arguments: --jsn"),
+    (("policy", "--aws", "--region", "x"), "iotd policy: error: argument --region: 'x' is none; see iotd policy"),
+    (("listen", "--count", "0"), "iotd listen: error: argument --count: expected a number from 1 on, found '0'"),
+    (("listen", "--count", "x"), "iotd listen: error: argument --count: expected a number from 1 on, found 'x'"),
+])
+def test_wrong_usage_says_what_is_wrong_of_which_command(place: Path, arguments: tuple[str, ...], said: str) -> None:
+    ended = iotd(place, *arguments)
+    assert ended.returncode == 2 and said in ended.stderr and ended.stdout == ""
+
+
+IN_THE_JOURNAL = """\
+import os, sys
+os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
+from iotd.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_start_that_is_refused_is_an_error_in_the_journal(place: Path) -> None:
+    started = subprocess.run(
+        [sys.executable, "-c", IN_THE_JOURNAL, "run", "-c", str(place / "bad.yaml")], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT),
+                                                "STATE_DIRECTORY": str(place / "state"),
+                                                "RUNTIME_DIRECTORY": str(place / "runtime")})
+    assert started.returncode == 78 and len(started.stderr.splitlines()) == 2
+    assert all(line.startswith(f"<3>{place / 'bad.yaml'}:") for line in started.stderr.splitlines()), started.stderr
+    assert iotd(place, "run", "-c", str(place / "bad.yaml")).stderr.startswith(f"{place / 'bad.yaml'}:")
+
+
 def test_one_directory_may_be_both(tmp_path: Path) -> None:
     with Iotd(tmp_path, CONFIGURATION, RUNTIME_DIRECTORY=str(tmp_path / "state")) as daemon:
         daemon.wait_for("daemon.started")

@@ -68,14 +68,22 @@ def test_the_options_are_those_of_the_journal(options: dict[str, Any], words: li
     assert found[6:] == words
 
 
-def iotd_log(tmp_path: Path, journalctl: str) -> subprocess.CompletedProcess[str]:
+def iotd_log(tmp_path: Path, journalctl: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `iotd log` where this shell script is the journalctl."""
     if journalctl:
         (tmp_path / "journalctl").write_text(f"#!/bin/sh\n{journalctl}\n")
         (tmp_path / "journalctl").chmod(0o755)
-    return subprocess.run([sys.executable, "-m", "iotd", "log"], capture_output=True, text=True, timeout=20, env={
+    words = [sys.executable, "-m", "iotd", "log", *options]
+    return subprocess.run(words, capture_output=True, text=True, timeout=20, env={
         "PATH": f"{tmp_path}:/usr/bin:/bin" if journalctl else str(tmp_path), "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "error", "LANG": "C.UTF-8"}, cwd="/", stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("options", [("--since", "-2h"), ("--since=-2h",), ("-p", "info", "--since", "-2h")])
+def test_a_time_ago_is_given_as_the_help_shows_it(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = iotd_log(tmp_path, f'echo "$@" >{tmp_path}/asked', *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--since=-2h" in (tmp_path / "asked").read_text().split()
 
 
 def test_the_journal_is_printed_to_its_end(tmp_path: Path) -> None:

@@ -683,11 +683,11 @@ def test_what_aws_just_takes_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize("text, expected", [
     ("mqtt:\n\thost: a\n", "2: is no YAML: 'host: a': it has a tab; indent with spaces"),
-    ("a: b: c\n", "1: is no YAML: 'a: b: c': mapping values are not allowed in this context"),
+    ("a: b: c\n", "1: is no YAML: 'a: b: c': a text with a colon and a blank in it has to stand in quotes"),
     ("mqtt: {host: a\n", "1: is no YAML: "),
     ("a: \"b\n", "1: is no YAML: "),
     ("a:\n  *b\n", "2: is no YAML: '*b': found undefined alias"),
-    ("a: 1\n---\nb: 2\n", "2: is no YAML: '---': but found another document"),
+    ("a: 1\n---\nb: 2\n", "2: is no YAML: '---': a second document begins here; leave this line out"),
     ("a: 1\nb: \0\n", "2: is no YAML: control characters are not allowed: U+0000"),
     ("é: 1\nb: \x07\n", "2: is no YAML: control characters are not allowed: U+0007"),
     ("a: 1\nb: \udcff\n", "2: is no UTF-8 text; save it as UTF-8"),

@@ -126,6 +126,8 @@ def down(cause: str, layer: str, **more: Any) -> dict[str, Any]:
     (down("dns", "dns", wifi={"outcome": "disconnected", "essid": None, "reason": "off"}), "association"),
     (down("dns", "dns", wifi={"outcome": "associated", "essid": "guest"}), "association"),
     (down("dns", "dns", wifi={"outcome": "associated", "essid": "fleet-ap"}), "dns"),
+    (down("dns", "dns", wifi={"outcome": "absent", "reason": "there is no interface wlan0"}), "association"),
+    (down("tls", "tls", wifi={"outcome": "absent", "reason": "there is no interface wlan0"}), "tls"),
     (down("", ""), None), ({"connected": True}, None), ({"connected": True, "contested": True}, "mqtt"),
     ({"connected": True, "problems": ["publish to a denied"]}, "policy"),
 ])
@@ -133,6 +135,11 @@ def test_what_a_status_says_is_judged_by_the_same_rows(told: dict[str, Any], lay
     cause = rows.cause(rows.judge(Facts(
         **known(json.loads(json.dumps(told)), ("fleet-ap",)), clock=Clock(0.0, None, 0.0))))
     assert (cause and cause.layer) == layer
+
+
+def test_a_connection_that_is_refused_is_no_policy_that_denies() -> None:
+    told = down("tcp", "tcp", problems=["not connected: 192.0.2.9 port 8884: connection refused", "a/b refused"])
+    assert known(told)["policy"].denied == ("a/b refused",)
 
 
 @pytest.mark.parametrize("told", [

@@ -31,6 +31,27 @@ def test_a_healthy_device_raises_no_alarm() -> None:
     assert (rows.cause(findings), rows.verdict(findings)) == (None, "all is well")
 
 
+# A wired device with the section wifi of the sample.
+WIRED = WELL._replace(
+    interface=Interface("wlan0", False, False), address=Address("wlan0", ()), gateway=Gateway(
+        "192.0.2.1", "eth0", "good", ""),
+    association=Association("absent", None, ("fleet-ap",), None, "there is no interface wlan0"))
+
+
+@pytest.mark.parametrize("facts, verdict", [
+    (WIRED, "all is well, with 2 warnings"),
+    (WIRED._replace(dns=Dns("b", (), ("192.0.2.1",), "not known"), tcp=None, tls=None, mqtt=LOST), "dns: "),
+    (WIRED._replace(gateway=Gateway("192.0.2.1", "eth0", "bad", "no ARP"), tcp=None, tls=None, mqtt=LOST), "gateway: "),
+    (WIRED._replace(certificates=Certificates({"key": "does not fit"}), mqtt=LOST), "certificates: "),
+    (WIRED._replace(gateway=Gateway(None, None, "bad", "")), "all is well"),
+])
+def test_a_wifi_that_a_wired_device_does_not_have_takes_no_blame(facts: Facts, verdict: str) -> None:
+    findings = rows.judge(facts)
+    assert rows.verdict(findings).startswith(verdict)
+    assert [finding.layer for finding in findings if finding.level == WARNING] == ["interface", "association"]
+    assert all("leave the section wifi out" in finding.fix for finding in findings if finding.level == WARNING)
+
+
 @pytest.mark.parametrize("facts, layer", [
     (WELL._replace(configuration=Configuration("f", ("f:3: mqtt.prt: unknown key",)), mqtt=None), "configuration"),
     (WELL._replace(certificates=Certificates({"key": "does not fit"}), mqtt=LOST), "certificates"),
@@ -52,6 +73,8 @@ def test_a_healthy_device_raises_no_alarm() -> None:
     (WELL._replace(gateway=Gateway("192.0.2.1", "eth0", "bad", "no ARP"), tcp=None, tls=None, mqtt=LOST), "gateway"),
     (WELL._replace(dns=Dns("b", (), ()), tcp=None, tls=None, mqtt=LOST), "dns"),
     (WELL._replace(tcp=Tcp(8883, "", {"192.0.2.9": "connection refused"}), tls=None, mqtt=LOST), "tcp"),
+    (WELL._replace(gateway=Gateway(None, None, "bad", ""), tcp=Tcp(8884, "", {"192.0.2.9": "connection refused"}),
+                   tls=None, mqtt=LOST), "tcp"),
     (WELL._replace(tls=Tls("certificate", "self-signed"), mqtt=LOST), "tls"),
     (WELL._replace(tls=Tls("tls", "wrong version number"), mqtt=LOST), "tls"),
     (WELL._replace(mqtt=Mqtt(False, "refused", "the broker refuses this device", "this look")), "mqtt"),

@@ -6,6 +6,8 @@ import hashlib
 import os
 import resource
 import select
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from iotd.host import command
 
+ROOT = Path(__file__).parents[2]
 HANG_S = 60  # longer than any test waits
 
 
@@ -87,6 +90,41 @@ def test_no_time_out_is_too_long(timeout_s: float) -> None:
 def test_a_flood_without_end_is_killed_at_its_time_out() -> None:
     ended = command.run(("yes",), 0.3)
     assert (ended.how, len(ended.output)) == ("late", command.KEEP_BYTES)
+
+
+# As systemd does it: ProtectHome= lays nothing over /home, PrivateTmp= a folder of the unit's own over /var/tmp.
+IN_A_UNIT = """\
+import sys
+from iotd.host import command
+from iotd.shadows.kinds import make
+from iotd.shadows.section import Check
+from iotd.values.section import Value
+from iotd.values.sources import read
+print(command.run(("/home/pi/level",), 5.0).reason)
+print(command.run(("sh", "/home/pi/level"), 5.0).reason)
+print(command.run(("false", "/srv/level"), 5.0).reason)
+print(read(Value("v", "file", "/var/tmp/pump/level")).reason)
+print(make(Check("", "file", "/var/tmp/pump/alive", limit=60.0)).reason)
+"""
+PROTECTED = "/home/pi/level is not there for the daemon: the unit hides home directories (ProtectHome=yes); put it "
+PRIVATE = " is not there for the daemon: the unit has a /tmp of its own (PrivateTmp=yes); put it elsewhere"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_the_unit_hides_is_named_in_the_error_with_what_shows_it(tmp_path: Path) -> None:
+    nothing, private = tmp_path / "inaccessible/dir", tmp_path / "systemd-private-0/tmp"
+    nothing.mkdir(parents=True)
+    private.mkdir(parents=True)
+    mounts = f"mount --bind {nothing} /home && mount --bind {private} /var/tmp"
+    script = f"{mounts} && exec {sys.executable} -c '{IN_A_UNIT}'"
+    said = subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=ROOT, text=True, check=True,
+                          stdout=subprocess.PIPE).stdout.splitlines()
+    assert said[0].startswith("/home/pi/level cannot be run: No such file or directory; " + PROTECTED)
+    assert said[1].startswith("exit status 2: sh: 0: cannot open /home/pi/level: No such file; " + PROTECTED)
+    assert said[2] == "exit status 1"
+    assert said[3].startswith("/var/tmp/pump/level cannot be read: No such file or directory; /var/tmp/pump/level"
+                              + PRIVATE)
+    assert said[4].startswith("there is no /var/tmp/pump/alive; /var/tmp/pump/alive" + PRIVATE)
 
 
 @pytest.mark.parametrize("arguments, why", [

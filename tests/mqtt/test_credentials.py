@@ -107,7 +107,9 @@ def test_der_is_told_how_to_become_pem(tls: Tls, key: str, command: str) -> None
 
 
 def test_swapped_files_are_both_named(tls: Tls) -> None:
-    assert [key for key, _ in found(tls._replace(cert=tls.key, key=tls.cert))] == ["cert", "key"]
+    assert found(tls._replace(cert=tls.key, key=tls.cert)) == [
+        ("cert", f"{tls.key} holds no certificate in PEM form, but a private key; have cert and key changed places?"),
+        ("key", f"{tls.cert} holds no private key in PEM form, but a certificate; have cert and key changed places?")]
 
 
 @pytest.mark.parametrize("algorithm", [EC, RSA])

@@ -20,6 +20,8 @@ HOME = Reading("wlan0", "associated", "工場".encode())
     (Wifi(essid=("fleet-ap",), recover=()), HOME, ("wifi.essid", "'工場'", "call that wrong")),
     (Wifi(essid=("fleet-ap",)), Reading("wlan0", "disconnected", reason="link down"), None),
     (Wifi(essid=("fleet-ap",)), Reading("wlan0", "unknown", reason="no answer"), None),
+    (Wifi("eth0"), Reading("eth0", "unknown", reason="eth0 is not a Wi-Fi interface; name one that is"),
+     ("wifi.interface", "eth0 is not a Wi-Fi interface")),
     (Wifi(), Reading("wlan0", "absent", reason="there is no interface wlan0"), ("wifi.interface", "no wlan0", "wired")),
 ])
 def test_a_network_that_would_be_left_and_an_interface_that_is_not_there_are_told(
