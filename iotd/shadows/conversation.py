@@ -102,7 +102,7 @@ def _get_accepted(conversation: Conversation, index: int, body: dict[str, Json],
         return conversation, [_nonsense(conversation, index, "a document without state and version"), *more]
     effects: list[Effect] = [_accepted(conversation, index, version)]
     old = conversation.standings[index]
-    if not old.sure or version >= old.delta_version:
+    if not old.sure or version >= old.delta_version or version < old.doubtful_version:
         delta = state.get("delta") if isinstance(state.get("delta"), dict) else None
         conversation = put(conversation, index, known.got(old, version, body.get("timestamp"), state))
         conversation, more = _differs(conversation, index, version, delta or None, now)
@@ -137,10 +137,8 @@ def _update_accepted(conversation: Conversation, index: int, body: dict[str, Jso
         newest = standing.unsure_version
         standing = known.born(standing, version, body.get("timestamp"))
         standing = known.get_again(standing, now) if newest >= version else standing
-    elif version < standing.delta_version:
-        # The shadow was deleted and made anew while we listened: its numbers started again, so does our knowledge.
-        # Or it is only late. After a pause, since whoever answers each report with an order makes every one late.
-        standing = known.get_later(standing._replace(delta_version=0, document_version=0), now)
+    elif version < standing.delta_version and not _gets(conversation, index):
+        standing = known.doubt_numbers(standing, now)
     return put(conversation, index, standing), effects
 
 
@@ -216,10 +214,14 @@ def _believed(
         return conversation, version >= standing.delta_version
     if not standing.sure:
         standing = known.heard_unsure(standing, version)
-    if (standing.sure or standing.unborn) and not any(
-            request.verb == "get" for request in requests.of(conversation.requests, index)):
+    if (standing.sure or standing.unborn) and not _gets(conversation, index):
         standing = known.get_again(standing, now)
     return put(conversation, index, standing), False
+
+
+def _gets(conversation: Conversation, index: int) -> bool:
+    """Tell whether the shadow is being asked for."""
+    return any(request.verb == "get" for request in requests.of(conversation.requests, index))
 
 
 def _get_failed(

@@ -29,7 +29,8 @@ class Standing(NamedTuple):
     is the newest that was heard before, `since` the service's time (epoch seconds) from when on things are believed.
     `delta` is the difference last logged, kept across lines, so that the service's repetition of it after every report
     says nothing twice; `lacking` is one that waits for the whole of what is desired, and is asked for at `whole_at`.
-    `document` is the state as last heard whole.
+    `document` is the state as last heard whole. `doubtful_version`: what the get that is to be made finds below it was
+    made anew.
     `left_out` tells by section and key what is not said, and why; `refused` are those of them that only the service
     knows the reason of, which is searched for by `halvings`; `report_due`: the next report waits for the end of that.
     `rejected` is the refusal (verb, code, text) that stands since it was logged.
@@ -46,6 +47,7 @@ class Standing(NamedTuple):
     since: float = 0.0
     delta: Json = None
     delta_version: int = 0
+    doubtful_version: int = 0
     lacking: Json = None
     whole_at: float = math.inf
     document: Mapping[str, Json] = {}
@@ -109,6 +111,15 @@ def get_later(standing: Standing, now: float) -> Standing:
     return standing._replace(get_at=now + pause_s, get_pause_s=min(PAUSE_MAX_S, 2 * pause_s))
 
 
+def doubt_numbers(standing: Standing, now: float) -> Standing:
+    """What was taken of ours has a lower version than what was heard already: it is late, or the shadow was deleted and
+    made anew meanwhile, and counts from 1 again. A get that is made from now on tells which; nothing older is believed
+    until then. After a pause, since whoever answers each report with an order makes every one late.
+    """
+    later = get_later(standing, now) if standing.get_at == math.inf else standing
+    return later._replace(doubtful_version=standing.delta_version)
+
+
 def get_again(standing: Standing, now: float) -> Standing:
     """Make the get again, since something newer was heard that is not believed: at once, but only once a line so."""
     if standing.get_at < math.inf:
@@ -134,4 +145,4 @@ def whole(standing: Standing, version: int, delta: Mapping[str, Json], acted_on:
 def _sure(standing: Standing, timestamp: Json) -> Standing:
     since = timestamp if isinstance(timestamp, (int, float)) and 0 <= timestamp < MAX_TIME_S else 0.0
     return standing._replace(stage="reporting", get_at=math.inf, sure=True, unborn=False, unsure_version=0,
-                             since=since, lacking=None, whole_at=math.inf, document={})
+                             doubtful_version=0, since=since, lacking=None, whole_at=math.inf, document={})

@@ -227,6 +227,23 @@ def test_an_accepted_update_does_not_make_its_own_delta_stale() -> None:
     assert events(hear(conversation, "update/delta", {"version": 6, "state": {"m": 1}})[1]) == ["shadow.delta"]
 
 
+@pytest.mark.parametrize("found_version, told_then", [(21, []), (2, [{"m": 3}])])
+def test_a_late_answer_has_nothing_older_believed_before_a_get_tells_that_the_numbers_began_again(
+        found_version: int, told_then: list[Any]) -> None:
+    """What was taken at 6 after a delta at 20 is late, or the shadow was deleted and made anew."""
+    conversation, _ = report(reporting(version=5), 0, {"state": "ok"}, {}, 1.0)
+    conversation, _ = hear(conversation, "update/delta", {"version": 20, "state": {"m": 20}})
+    conversation, _ = hear(conversation, "update/accepted", {"version": 6, "clientToken": "run-2"})
+    assert told(hear(conversation, "update/delta", {"version": 7, "state": {"m": 7}})[1]) == []
+    conversation, effects = keep(conversation, next_due(conversation))
+    assert sent(effects)[0][0] == f"{PREFIX}get"
+    conversation, _ = hear(conversation, "get/accepted", {
+        "version": found_version, "clientToken": "run-3",
+        "state": {"desired": {"m": found_version}, "delta": {"m": found_version}}}, 20.0)
+    effects = hear(conversation, "update/delta", {"version": 3, "state": {"m": 3}}, 21.0)[1]
+    assert told(effects) == told_then
+
+
 def test_a_delta_repeated_after_every_report_is_said_once_even_across_lines() -> None:
     conversation, said = reporting(version=5), []
     for version in range(6, 20):

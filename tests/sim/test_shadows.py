@@ -11,8 +11,10 @@ import pytest
 from iotd.shadows.documents import desired_of, difference, same
 from iotd.vocabulary import Json, Message, Signalled
 from tests.aws.document import Refusal, exists
+from tests.sim.life import live
 from tests.sim.session import LATENCY_S
 from tests.sim.shadow import Change
+from tests.sim.swarm import Fault, Plan, Profile, Shadow, Topic
 from tests.sim.world import Simulation
 
 THING, SHADOW = "pi", "device_0"
@@ -275,3 +277,12 @@ def test_a_reload_that_makes_false_of_0_is_a_change() -> None:
     simulation.daemon.post(Signalled(SIGHUP))
     simulation.run(60.0)
     assert simulation.broker.shadows.state(THING, SHADOW)["desired"]["flag"] is False
+
+
+@pytest.mark.parametrize("mood", ["late", "lost"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_order_that_is_done_is_not_done_again_by_an_older_delta_that_comes_after_a_late_answer(
+        mood: str, seed: int) -> None:
+    profile = Profile(topics=(Topic("a0", 600),), shadows=(Shadow("device_0", 7200, commands=2),))
+    faults = Fault(f"shadow answers {mood}", 2360.0, 1936.99), Fault("wishes against each other", 3390.0, 96.7, 0.28)
+    assert live(Plan(seed, 0.041, (profile,), faults)).news == ()
