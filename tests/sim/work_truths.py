@@ -39,8 +39,9 @@ class Made(Invariant):
         daemon = self.simulation.daemon
         for entry in daemon.settings.sections["publish"] if daemon is not None else ():
             for_s = self.now - self._at.get(entry.topic, 0.0)
-            if for_s > entry.every_s + SLACK_S and not self.simulation.drops()[entry.topic]:
-                self.broken(f"{entry.topic} has been silent for {for_s:.0f} s, its interval is {entry.every_s:.0f} s")
+            every_s = entry.every_s + (entry.batch.within_s if entry.batch else 0.0)
+            if for_s > every_s + SLACK_S and not self.simulation.drops()[entry.topic]:
+                self.broken(f"{entry.topic} has been silent for {for_s:.0f} s, its interval is {every_s:.0f} s")
 
 
 class Told(Invariant):
