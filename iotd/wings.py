@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 
 class Wing(NamedTuple):
-    """A folder, its keys at the top of the YAML, and the placeholders that have no value without it.
+    """A folder, its keys at the top of the YAML, the placeholders that have no value without it, and the keys in other
+    sections that it alone `reads`.
 
     `always`: it is there whatever the file says.
     """
@@ -19,6 +20,7 @@ class Wing(NamedTuple):
     name: str
     keys: tuple[str, ...]
     placeholders: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     always: bool = False
     notices: bool = False
 
@@ -32,7 +34,7 @@ WINGS = (
     Wing("provision", ("provision",)),
     Wing("local", ("local",), always=True),
     Wing("jobs", ("jobs",), placeholders=("updates_pending",)),
-    Wing("home_assistant", ("home_assistant",)),
+    Wing("home_assistant", ("home_assistant",), reads=("entities",)),
     Wing("doctor", (), always=True),
 )
 

@@ -99,7 +99,7 @@ def load(file: str, running: bool, directory: str = "") -> Checked:
         warnings += [*parse.hidden(parsed.settings), *parse.noticed(parsed.settings)]
     if problems:
         raise ConfigError(file, [parsed.problem(key, problem) for key, problem in problems])
-    warnings = [*broker.warnings(parsed.settings), *parse.doubts(parsed.settings), *warnings]
+    warnings = [*broker.warnings(parsed.settings), *warnings]
     found = [*parsed.warnings, *(parsed.problem(key, problem) for key, problem in warnings)]
     return Checked(parsed.settings, tuple(problem.render(file, "warning: ") for problem in sorted(found)), text)
 

@@ -63,8 +63,7 @@ def parse(text: str, file: str, identity: Identity, thing: str | None = None,
     _check(settings, document.note_consequence)
     if document.problems:
         raise ConfigError(file, document.problems)
-    for _, section in sections(settings):
-        section.advise(settings, document.warn)
+    _advise(settings, document.warn)
     return Loaded(settings, document.places, tuple(sorted(document.warnings)), text)
 
 
@@ -87,16 +86,6 @@ def impossible(settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
-def doubts(settings: Settings) -> list[tuple[str, str]]:
-    """Return, with its key, what works and is probably not meant, between one section and the others."""
-    found: list[tuple[str, str]] = []
-    used = {key: list(section.uses(value_of(settings, key), settings.thing)) for key, section in sections(settings)}
-    for key, section in sections(settings):
-        others = [use for other, uses in used.items() if other != key for use in uses]
-        section.doubt(value_of(settings, key), others, lambda key, text: found.append((key, text)))
-    return found
-
-
 def hidden(settings: Settings) -> list[tuple[str, str]]:
     """Return, with its key, what is named of this host and not there for the daemon, since its unit hides it."""
     return [(key, f"{word} is not there for the daemon: {why}") for _, section in sections(settings)
@@ -110,6 +99,13 @@ def noticed(settings: Settings) -> list[tuple[str, str]]:
         if wing.notices:
             module(wing, "notice").notice(settings.sections[wing.name], lambda key, text: found.append((key, text)))
     return found
+
+
+def _advise(settings: Settings, note: Note) -> None:
+    """Note what works and has no effect, or is probably not meant."""
+    used = {key: list(section.uses(value_of(settings, key), settings.thing)) for key, section in sections(settings)}
+    for key, section in sections(settings):
+        section.advise(settings, [use for other, uses in used.items() if other != key for use in uses], note)
 
 
 def in_force(settings: Settings) -> Settings:

@@ -66,8 +66,8 @@ class Section(NamedTuple):
     it sees; `names` tells what the settings name of it. `filters` counts what it subscribes; `uses` names that and all
     that is published for it, of its value and the thing's name, and `claim` what a line without an identity of its own
     does. `iotd policy` prints these.
-    `advise` notes what has no effect, with all settings before it, and `doubt` what is probably not meant, of its value
-    and what the other sections use.
+    `advise` notes what has no effect or is probably not meant, with all settings before it, and what the other sections
+    use.
     `transient`: what it has the broker keep is cleared once nothing has it kept any more.
     `of_host`: it is in force before the device has a name. `identify` says who the device is where that is not as the
     file has it: of all settings, the host's identity and what it was given it makes those with another thing and other
@@ -78,14 +78,13 @@ class Section(NamedTuple):
     default: Any = None
     fill: Callable[[Any, Fill], Any] = lambda value, fill: value
     check: Callable[[Any, Note], None] = lambda settings, note: None
-    advise: Callable[[Any, Note], None] = lambda settings, note: None
+    advise: Callable[[Any, Sequence[Use], Note], None] = lambda settings, others, note: None
     filters: Callable[[Any], int] = lambda value: 0
     settable: tuple[Setting, ...] = ()
     look: Callable[[Any, Note], None] = lambda settings, note: None
     names: Callable[[Any], Iterable[Named]] = lambda settings: ()
     uses: Callable[[Any, str], Iterable[Use]] = lambda value, thing: ()
     claim: Callable[[Any], Claim | None] = lambda value: None
-    doubt: Callable[[Any, Sequence[Use], Note], None] = lambda value, others, note: None
     transient: bool = False
     of_host: bool = False
     identify: Callable[[Any, Any, Any], Any] | None = None
@@ -98,6 +97,14 @@ def advise_of_placeholders(settings: Settings, note: Note, key: str, tree: Json)
         if lacking and not any(name in settings.sections for name in wing.keys):
             note(key, f"{', '.join(f'{{{name}}}' for name in lacking)} is null while there is no section {wing.name}; "
                       "add it, or leave the placeholder out")
+
+
+def advise_of_readers(settings: Settings, note: Note, key: str, word: str) -> None:
+    """Note at the key that only a section that is left out reads what stands under this word."""
+    for wing in WINGS:
+        if word in wing.reads and not any(name in settings.sections for name in wing.keys):
+            note(key, f"nobody is told of them while there is no section {wing.name}; write {wing.name}: {{}} in the "
+                      "file, or leave them out")
 
 
 def note_if(note: Note, key: str, problem: str | None) -> None:

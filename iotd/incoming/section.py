@@ -51,14 +51,14 @@ def _names(settings: Settings) -> list[Named]:
             for position, entry in enumerate(settings.sections["subscribe"]) if entry.command]
 
 
-def _doubt(entries: Sequence[Subscription], others: Sequence[Use], note: Note) -> None:
+def _advise(settings: Settings, others: Sequence[Use], note: Note) -> None:
     """Note a subscription that takes what this device itself publishes. A topic that its section subscribes as well,
     as presence does, is meant to come back; a filter of what programs may publish says nothing of what they do.
     """
     heard = {use.filter for use in others if use.verb == SUBSCRIBE}
     said = [use.filter for use in others
             if use.verb != SUBSCRIBE and use.filter not in heard and not set(use.filter) & set("+#")]
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(settings.sections["subscribe"]):
         for own in (topic for topic in said if topics.matches(entry.filter, topic)):
             where = "" if own == entry.filter else f" on {quoted(own)}"
             note(f"subscribe[{position}].topic",
@@ -70,4 +70,4 @@ def _doubt(entries: Sequence[Subscription], others: Sequence[Use], note: Note) -
 SECTIONS = {"subscribe": Section(
     listed(_subscription, "- topic: …"), (), check=_check, filters=len, names=_names,
     uses=lambda entries, thing: [Use(SUBSCRIBE, entry.filter) for entry in entries],
-    fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries), doubt=_doubt)}
+    fill=lambda entries, fill: tuple(entry._replace(filter=fill(entry.filter)) for entry in entries), advise=_advise)}

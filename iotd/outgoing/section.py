@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from iotd.config.readers import (
     boolean, choice, duration, listed, number, qos, size, template_payload, template_text, whole,
 )
 from iotd.config.section import (
-    PUBLISH, RETAIN, Note, Section, Setting, Use, advise_of_placeholders, missing_item, note_if, period_of_an_item,
-    with_item,
+    PUBLISH, RETAIN, Note, Section, Setting, Use, advise_of_placeholders, advise_of_readers, missing_item, note_if,
+    period_of_an_item, with_item,
 )
 from iotd.config.settings import Settings
 from iotd.config.template import EVERYWHERE, PAYLOAD
@@ -172,11 +172,10 @@ def _check(settings: Settings, note: Note) -> None:
                      "all; AWS IoT takes one a second, or write retain: false")
 
 
-def _advise(settings: Settings, note: Note) -> None:
+def _advise(settings: Settings, others: Sequence[Use], note: Note) -> None:
     for position, entry in enumerate(settings.sections["publish"]):
-        if entry.entities and "home_assistant" not in settings.sections:
-            note(f"publish[{position}].entities", "nobody is told of them while there is no section home_assistant; "
-                                                  "write home_assistant: {} beside publish, or leave them out")
+        if entry.entities:
+            advise_of_readers(settings, note, f"publish[{position}].entities", "entities")
         advise_of_placeholders(settings, note, f"publish[{position}].payload", entry.payload)
 
 

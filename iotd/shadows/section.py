@@ -1,7 +1,7 @@
 """The section `shadows`: what is reported and desired, what decides {health}, and what is done about a delta."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from iotd.config import override
@@ -148,7 +148,7 @@ def _check_watching(settings: Settings, shadow: Shadow, key: str, note: Note) ->
             note_if(note, f"{key}.on_delta.{desired_key}.set", override.problem(action.setting, settings))
 
 
-def _advise(settings: Settings, note: Note) -> None:
+def _advise(settings: Settings, others: Sequence[Use], note: Note) -> None:
     for position, shadow in enumerate(settings.sections["shadows"]):
         for part, state in (("desired", shadow.desired), ("reported", shadow.reported)):
             advise_of_placeholders(settings, note, f"shadows[{position}].{part}", state)

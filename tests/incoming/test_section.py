@@ -44,7 +44,8 @@ def test_a_wrong_subscription_is_one_problem(yaml: str, problem: str) -> None:
 
 
 def doubts(yaml: str) -> list[tuple[str, str]]:
-    return parse.doubts(parse.parse(f"thing: pi-7\nmqtt: {{host: b}}\n{yaml}\n", "f", HOST).settings)
+    loaded = parse.parse(f"thing: pi-7\nmqtt: {{host: b}}\n{yaml}\n", "f", HOST)
+    return [(problem.key, problem.text) for problem in loaded.warnings]
 
 
 @pytest.mark.parametrize("filter, words", [
