@@ -92,7 +92,8 @@ class Daemon:
         now = self.world.monotonic()
         self._take(self.written, now)
         log.info("daemon.started", f"iotd {__version__} runs as {self.settings.thing}", version=__version__,
-                 thing=self.settings.thing, run=self.run_id, waiting=sum(part.waiting() for part in self._parts))
+                 thing=self.settings.thing, run=self.run_id,
+                 waiting=sum(self._fence.ask(part, Part.waiting) for part in self._parts))
         self._configuration.started()
         self.world.systemd.ready()
 
@@ -173,7 +174,7 @@ class Daemon:
         return {"problems": refused or None,
                 "outage": last and {"reason": last.reason[:200], "for_s": last.for_s, "layer": last.layer},
                 **{name: told for part in self._parts
-                   for name, told in (self._fence.call(part, part.about) or {}).items()}}
+                   for name, told in self._fence.ask(part, Part.about).items()}}
 
     def gather(self, names: Iterable[str], then: Callable[[dict[str, Json]], None]) -> None:
         """Call `then` with what these placeholders stand for now; later, where some have to be measured first."""
@@ -185,7 +186,7 @@ class Daemon:
 
         for part in self._parts:
             if self._fence.call(part, part.fetch, names, measured):
-                self._due_at[part] = part.next_due()
+                self._due_at[part] = self._fence.ask(part, Part.next_due)
                 return
         then(found)
 
@@ -255,7 +256,7 @@ class Daemon:
         self.written = in_force(written)
         self._build_parts(now)
         for part in self._parts:
-            part.read(self.written, now)
+            self._fence.call(part, part.read, self.written, now)
         self._apply(now)
 
     def _build_parts(self, now: float) -> None:
@@ -268,7 +269,8 @@ class Daemon:
                 self._by_wing[name] = module(wing, "part").build(self, self.world.adapters.get(name))
         self._parts[:] = [self._by_wing[name] for name in called_for]
         self._placeholders.of_parts = {
-            name: look_up for part in self._parts for name, look_up in part.placeholders().items()}
+            name: look_up for part in self._parts
+            for name, look_up in self._fence.ask(part, Part.placeholders).items()}
         self._handlers = {
             Dialled: self._line.on_dialled, Down: self._line.on_down, Subscribed: self._line.on_subscribed,
             Acknowledged: self._line.on_acknowledged, Received: self._line.on_received,
@@ -276,23 +278,24 @@ class Daemon:
             Reread: lambda event, now: self._reload(now, event.why),
             Signalled: self._on_signalled, ThreadFailed: self._on_thread_failed,
             **{kind: partial(self._fence.call, part, handler)
-               for part in self._parts for kind, handler in part.handlers().items()}}
+               for part in self._parts for kind, handler in self._fence.ask(part, Part.handlers).items()}}
 
     def _apply(self, now: float) -> None:
         """Let the file's settings take effect, with those of the cloud in their place."""
-        set_by_cloud = {name: value for part in self._parts for name, value in part.overrides().items()}
+        set_by_cloud = {name: value for part in self._parts
+                        for name, value in self._fence.ask(part, Part.overrides).items()}
         self.settings = override.applied(self.written, set_by_cloud)
         self._start_log()
         self._placeholders.of_settings = {"thing": self.settings.thing, "hostname": self.settings.hostname}
         for part in self._parts:
-            part.apply(self.settings, now)
+            self._fence.call(part, part.apply, self.settings, now)
         if self.settings.is_named:  # else what is kept for the thing stays so
             self._ledger.apply(retained_topics(self.settings))
         self._line.apply(self.settings, now)
         self._status.settings = self.settings
         if self.settings.is_named:
             self._line.opening.known.update(board.recognised(self.world, self.settings.thing))
-        self._due_at = {part: part.next_due() for part in self._parts}
+        self._due_at = {part: self._fence.ask(part, Part.next_due) for part in self._parts}
 
     def _reload(self, now: float, why: str = "") -> None:
         """Read and validate the configuration anew; only a good one takes the old one's place."""

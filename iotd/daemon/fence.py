@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from iotd.daemon.part import Part
 from iotd.host import log
@@ -12,6 +12,8 @@ from iotd.host import log
 REST_S = 60.0  # before a part that has failed is called by time again
 FAILURES = 3  # in a row; then only a restart may help
 TOLD_S = 3600.0  # for so long a failure is a problem in the status
+
+Answer = TypeVar("Answer")
 
 
 class Fence:
@@ -61,6 +63,20 @@ class Fence:
         except Exception:
             self._tell(part, self._monotonic())
             return None
+        finally:
+            self.calling = before
+
+    def ask(self, part: Part, question: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Return a part's answer to a question of `Part`, as `Part.filters`; where that fails, that of a part which has
+        nothing to say.
+        """
+        before, self.calling = self.calling, part
+        try:
+            answer: Answer = getattr(part, question.__name__)(*arguments)
+            return answer
+        except Exception:
+            self._tell(part, self._monotonic())
+            return question(part, *arguments)
         finally:
             self.calling = before
 

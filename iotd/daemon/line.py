@@ -209,7 +209,7 @@ class Line:
         self.up_since = now
         self._attempts = reconnect.connected(self._attempts, now)
         self._failure = ("", now, 0)
-        waiting = sum(part.waiting() for part in self._parts)
+        waiting = sum(self._fence.ask(part, Part.waiting) for part in self._parts)
         log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
                  session_present=event.session_present, waiting=waiting)
         is_other = self._ledger.reached(mqtt.host.lower())

@@ -200,7 +200,7 @@ class Opening:
         self.subscriptions, plan = subscriptions.changed(self.subscriptions, self._wanted())
         self._steps.extend(self._plan(plan))
         for part in self._parts:
-            if part.is_open and self._tried_anew in part.actions().values():
+            if part.is_open and self._tried_anew in self._fence.ask(part, Part.actions).values():
                 self._fence.call(part, part.closed, False, now)
                 part.is_open = False
 
@@ -223,36 +223,37 @@ class Opening:
         With care those that ask for something go one after the other: of two that ask at once none can be blamed.
         """
         for part in self._parts:
-            if part.is_open or not self.subscriptions.settled(part.filters()):
+            if part.is_open or not self.subscriptions.settled(self._fence.ask(part, Part.filters)):
                 continue
-            asks = bool(part.actions())
+            actions = self._fence.ask(part, Part.actions)
+            asks = bool(actions)
             if asks and self.suspicion.careful and (self._pending() or now < self._asked_at + LOOK_S):
                 continue
             self._asked_at = now if asks else self._asked_at
             part.is_open = True
-            careful = self.suspicion.careful or self._tried_anew in part.actions().values()
+            careful = self.suspicion.careful or self._tried_anew in actions.values()
             self._fence.call(part, part.opened, now, careful, self.suspicion.resting)
 
     def _wanted(self) -> dict[str, int]:
         wanted = {self._settings.presence.topic: self._settings.presence.qos}
         for part in self._parts:
-            wanted.update(part.filters())
+            wanted.update(self._fence.ask(part, Part.filters))
         together, resting = self._together(), self.suspicion.resting
         return {name: qos for name, qos in wanted.items()
                 if name and _subscription(name) not in resting and together.get(name) not in resting}
 
     def _together(self) -> Mapping[str, str]:
         """Return the action of each topic and filter that is denied together with others."""
-        return {name: action for part in self._parts for name, action in part.actions().items()}
+        return {name: action for part in self._parts for name, action in self._fence.ask(part, Part.actions).items()}
 
     def _pending(self) -> set[str]:
         """Return the actions that the broker has yet to answer, the messages that are kept apart."""
         return {*self._unanswered.values(), *map(_message, self.sent.values()),
-                *(action for part in self._parts for action in part.pending())}
+                *(action for part in self._parts for action in self._fence.ask(part, Part.pending))}
 
     def _in_flight(self, now: float) -> set[str]:
         """Return the messages that the line may end over."""
-        return {action for part in self._parts for action in part.in_flight(now)}
+        return {action for part in self._parts for action in self._fence.ask(part, Part.in_flight, now)}
 
     def _never(self, spent: Spent, now: float) -> set[str]:
         """Return the actions of a packet that the broker has never acknowledged; a message is its part's to judge."""

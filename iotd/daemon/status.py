@@ -59,7 +59,7 @@ class Status:
         mqtt, up_since = self.settings.mqtt, self._line.up_since
         problems = [*filter(None, [self._configuration.problem()]), *self._line.problems(),
                     *self._fence.problems(self._parts, now),
-                    *(problem for part in self._parts for problem in self._fence.call(part, part.problems) or ())]
+                    *(problem for part in self._parts for problem in self._fence.ask(part, Part.problems))]
         status: dict[str, Json] = {
             "version": __version__, "pid": self._world.pid, "written_s": self._world.uptime(),
             "boot_id": self._world.boot_id, "thing": self.settings.thing, "host": mqtt.host, "port": mqtt.port,
@@ -69,8 +69,8 @@ class Status:
             "configuration": {"problems": list(self._configuration.refused)}, "retained": self._ledger.status(),
         }
         for part in self._parts:
-            status.update(self._fence.call(part, part.status) or {})
-        sentences = [sentence for part in self._parts for sentence in self._fence.call(part, part.sentences) or ()]
+            status.update(self._fence.ask(part, Part.status))
+        sentences = [sentence for part in self._parts for sentence in self._fence.ask(part, Part.sentences)]
         return {**status, "sentences": sentences + self._ledger.sentences()}
 
     def renew(self, now: float) -> None:
@@ -86,7 +86,7 @@ class Status:
         mqtt = self.settings.mqtt
         line = (f"connected to {mqtt.host}:{mqtt.port}" if self._line.up else
                 f"not connected to {mqtt.host}:{mqtt.port}: {self._line.down_reason}")
-        doing = [self._fence.call(part, part.doing) or "" for part in self._parts]
+        doing = [self._fence.ask(part, Part.doing) for part in self._parts]
         systemd.status("; ".join(filter(None, (*doing, line, self._configuration.problem()))))
 
     def remove(self) -> None:
@@ -94,7 +94,8 @@ class Status:
         self._world.files.remove(self._file)
 
     def _feed(self, now: float) -> None:
-        names = ["" if self._session.alive(now) else "mqtt", *(part.stuck(now) for part in self._parts)]
+        names = ["" if self._session.alive(now) else "mqtt",
+                 *(self._fence.ask(part, Part.stuck, now) for part in self._parts)]
         stuck = ", ".join(filter(None, names))
         if stuck and stuck != self._stuck:
             log.error("watchdog.withheld", f"the {stuck} thread is stuck; systemd will start iotd again",

@@ -8,8 +8,9 @@ import pytest
 from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
 from iotd.daemon.part import Part
 from iotd.home_assistant.discovery import state_topic
+from iotd.vocabulary import Signalled
 from tests.sim.jobs import SECTION
-from tests.sim.world import Simulation
+from tests.sim.world import SIGHUP, Simulation
 
 CONFIGURATION = """\
 mqtt: {host: broker}
@@ -124,3 +125,20 @@ def test_a_bug_in_what_a_part_tells_of_itself_costs_its_lines_of_the_status(aske
     assert len(device.broker.on("state")) >= 12
     status = device.daemon.status()
     assert status["connected"] and any("Outgoing has failed" in problem for problem in status["problems"])
+
+
+@pytest.mark.parametrize("asked", ["read", "overrides", "apply", "placeholders", "handlers", "filters", "actions",
+                                   "pending", "in_flight", "waiting", "stuck"])
+def test_a_bug_in_whatever_a_part_is_asked_ends_neither_the_daemon_nor_another_part(asked: str) -> None:
+    device = Simulation(CONFIGURATION + "subscribe: [{topic: in}]\n")
+    device.start()
+    device.run(30.0)
+    assert device.daemon is not None and device.session is not None
+    [wifi] = [part for part in device.daemon._parts if type(part).__name__ == "WifiRecovery"]
+    setattr(wifi, asked, lambda *arguments: 1 // 0)
+    device.daemon.post(Signalled(SIGHUP))
+    device.session.lose("reset")
+    device.run(120.0)
+    assert parts_at_fault(device) == {"WifiRecovery"} and device.runs == 1
+    assert len(device.broker.on("state")) >= 12 and "in" in device.broker.clients["pi"].filters
+    assert device.daemon.status()["connected"]
