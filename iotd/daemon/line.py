@@ -5,7 +5,6 @@ Connected is said first of all; `Opening` does the rest.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from iotd.daemon import presence, reconnect
 from iotd.daemon.fence import Fence
 from iotd.daemon.opening import Opening
 from iotd.daemon.outage import Outages
+from iotd.daemon.line_log import LineLog
 from iotd.daemon.part import Part
 from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World
@@ -23,11 +23,9 @@ from iotd.host import log
 from iotd.mqtt import credentials
 from iotd.mqtt.connection import Dial
 from iotd.mqtt.session import Session
-from iotd.vocabulary import Acknowledged, Dialled, Down, Entry, Json, Message, PassedOver, Received, Subscribed
+from iotd.vocabulary import Acknowledged, Dialled, Down, Json, Message, PassedOver, Received, Subscribed
 
 GOODBYE_S = 5.0  # for the acknowledgement of Stopped
-REPEAT_LOG_S = 3600.0  # a failure that lasts is logged once an hour
-MAX_NAMED = 100  # topics of which is remembered when they were named
 
 GOODBYE, HELLO = 0, -1  # tokens beside the numbers of messages that are kept, which begin at 1
 
@@ -59,14 +57,13 @@ class Line:
         self._last_token = HELLO
         self._changed = changed
         self._attempts = reconnect.first(now, settings.mqtt.spread_s, phase)
-        self._failure: tuple[str, float, int] = ("", now, 0)
+        self._log = LineLog(now)
         self._standing = presence.Standing("", now)
         self._story: dict[str, Json] = {}  # what Connected tells beside the word
         self._goodbye: tuple[Message, float] | None = None  # the word that is owed, and when it may be said
         self._goodbye_until: float | None = None
         self._afterwards: Callable[[float], None] | None = None  # once the goodbye is said
         self._passed = (0, 0)
-        self._passed_over: dict[str, float] = {}  # when a topic was named for a message too large to take
 
     @property
     def up(self) -> bool:
@@ -208,10 +205,8 @@ class Line:
         mqtt = self._settings.mqtt
         self.up_since = now
         self._attempts = reconnect.connected(self._attempts, now)
-        self._failure = ("", now, 0)
         waiting = sum(self._fence.ask(part, Part.waiting) for part in self._parts)
-        log.info("session.connected", f"connected to {mqtt.host}", host=mqtt.host, port=mqtt.port,
-                 session_present=event.session_present, waiting=waiting)
+        self._log.connected(mqtt.host, mqtt.port, event.session_present, waiting, now)
         is_other = self._ledger.reached(mqtt.host.lower())
         self._tell_story(waiting, now)
         # First, and never under suspicion: a broker that denies it has refused the will, and with it the connection.
@@ -252,15 +247,9 @@ class Line:
             self._fence.call(part, part.heard, event, now)
 
     def on_passed_over(self, event: PassedOver, now: float) -> None:
-        """Name a topic on which a message was too large to take; again only after an hour."""
-        if event.line != self.number or now < self._passed_over.get(event.topic, -math.inf) + REPEAT_LOG_S:
-            return
-        self._passed_over.pop(event.topic, None)
-        self._passed_over[event.topic] = now
-        if len(self._passed_over) > MAX_NAMED:
-            del self._passed_over[next(iter(self._passed_over))]
-        log.warning("message.passed_over", "a message of more than 1 MB came in; it is acknowledged and not kept",
-                    topic=event.topic, bytes=event.bytes)
+        """A message was too large to take."""
+        if event.line == self.number:
+            self._log.passed_over(event, now)
 
     def on_down(self, event: Down, now: float) -> None:
         """The line is down, or did not come up."""
@@ -280,7 +269,7 @@ class Line:
         self._attempts = reconnect.lost(self._attempts, self._settings.mqtt.backoff, cause, now, self._world.chance())
         if self.leaving:
             self._finish_goodbye(now)
-        self._log_down(event, cause, now)
+        self._log.down(event, cause, self.retry_in_s(now), now)
         self._changed(now)
 
     def contested(self) -> bool:
@@ -363,29 +352,6 @@ class Line:
         awaited, self._awaited = self._awaited, {}
         for part_or_kernel, then in awaited.values():
             self._fence.call(part_or_kernel, then, f"the line went down over it, or beside it: {event.reason}")
-
-    def _log_down(self, event: Down, cause: str, now: float) -> None:
-        """Log the end of a line; a failure that lasts once, and again every hour with a count."""
-        retry_in_s = self.retry_in_s(now)
-        if event.was_up:
-            level = logging.INFO if cause == "asked" else logging.WARNING
-            log.write(Entry(level, "session.disconnected", f"the line is down: {event.reason}", {
-                "reason": event.reason, "cause": cause, "retry_in_s": retry_in_s}))
-            self._log_fault(event)
-            return
-        said, said_at, count = self._failure
-        if cause == "asked" or (said == f"{cause}: {event.reason}" and now < said_at + REPEAT_LOG_S):
-            self._failure = (said, said_at, count + 1)
-            return
-        log.warning("session.connect_failed", f"no line to the broker: {event.reason}", reason=event.reason,
-                    cause=cause, retry_in_s=retry_in_s, attempts=count + 1)
-        self._log_fault(event)
-        self._failure = (f"{cause}: {event.reason}", now, 0)
-
-    def _log_fault(self, event: Down) -> None:
-        if event.traceback:
-            log.error("daemon.fault", "a bug in iotd ended this line; the next one is dialled all the same",
-                      traceback=event.traceback)
 
     def _finish_goodbye(self, now: float) -> None:
         afterwards, self._afterwards, self._goodbye, self._goodbye_until = self._afterwards, None, None, None
