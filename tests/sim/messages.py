@@ -125,7 +125,8 @@ class Kept(Messages):
             topic = self.topic(token)
             gave_way = topic.offline == "latest" and self._newest[token[1]] > token
             is_collected = self.now - since <= topic.within_s
-            if topic.qos == 1 and not gave_way and not is_collected:
+            is_promised = topic.qos == 1 and topic.offline != "drop"  # a batch of that is in a file, and sent once
+            if is_promised and not gave_way and not is_collected:
                 by_topic[topic.name].append(token)
         return [token for name, tokens in by_topic.items()
                 for token in tokens[drops[name] * max(1, self.topic(tokens[0]).batch):]]
