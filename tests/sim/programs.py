@@ -10,9 +10,10 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iotd.vocabulary import Json, Offer
+from tests.sim.disk import RUNTIME
 
 if TYPE_CHECKING:
     from tests.sim.swarm import Profile, Topic, Value
@@ -32,6 +33,18 @@ ERRORS = (
     b'{"set": "%s", "value": "%s"}')
 
 
+REPORT_S = 3600.0
+REPORTED = f"{RUNTIME}/reported.d"
+
+
+class Report(NamedTuple):
+    """What was reported by files at the true time `at`: the minute, and whether there was a file that says open."""
+
+    at: float
+    minute: int
+    is_open: bool
+
+
 class Programs:
     """All of them, on one connection for each run of iotd. `made` counts the messages of each topic."""
 
@@ -41,6 +54,8 @@ class Programs:
         self.made: Counter[str] = Counter()
         self.heard = 0
         self.is_shut_out = False
+        self.reports: list[Report] = []  # of this boot
+        self._reports_files = False
         self._simulation = simulation
         self._post: Callable[[Any], None] = lambda event: None
         self._round = 0
@@ -53,6 +68,7 @@ class Programs:
         self.topics = list({topic.id: topic for profile in profiles for topic in profile.programs}.values())
         self.told = list({value.name: value for profile in profiles for value in profile.values
                           if value.source == "socket"}.values())
+        self._reports_files = any(shadow.files for profile in profiles for shadow in profile.shadows)
 
     def connect(self, post: Callable[[Any], None]) -> None:
         """iotd has begun to run: ask again what was not answered, and go on."""
@@ -60,6 +76,8 @@ class Programs:
         self._round += 1
         self._waiting.extendleft(reversed(self._unanswered))
         self._unanswered.clear()
+        if self._reports_files:
+            self._later(REPORT_S * self._simulation.chance(), self._report)
         if self.topics or self.told:
             self._later(1.0, partial(self._send, [b'{"listen": "%s"}' % LISTENS.encode()]))
         for topic in self.topics:
@@ -85,6 +103,8 @@ class Programs:
             line = ERRORS[int(way * len(ERRORS))]
             name = self.told[0].name if self.told else "nothing"
             self._send([line % (name.encode(), b"x" * 70_000) if b"%s" in line else line])
+        if self._reports_files:
+            self._simulation.disk.content[f"{REPORTED}/wrong.json"] = ERRORS[int(way * len(ERRORS))]
 
     def order(self, order: Any) -> None:
         """Take what iotd has to say."""
@@ -115,6 +135,20 @@ class Programs:
             told = {"at": [told]} if value.form == "json" else told
             self._send([json.dumps({"set": value.name, "value": told}).encode()])
         self._later(value.tell_s, partial(self._tell, value))
+
+    def _report(self) -> None:
+        """Report by files: one whose content changes, and one that comes and goes."""
+        simulation, content = self._simulation, self._simulation.disk.content
+        if f"{REPORTED}/pump.json" not in content:
+            self.reports.clear()
+        if not simulation.air.moods["programs are away"]:
+            minute, is_open = simulation.measure(), simulation.chance() < 0.5
+            content[f"{REPORTED}/pump.json"] = b'{"pump": {"at": %d}}' % minute
+            content[f"{REPORTED}/door.json"] = b'{"door": "open"}'
+            if not is_open:
+                del content[f"{REPORTED}/door.json"]
+            self.reports = [*self.reports[-20:], Report(simulation.schedule.now, minute, is_open)]
+        self._later(REPORT_S, self._report)
 
     def _line(self, topic: Topic) -> bytes:
         assert self._simulation.daemon is not None

@@ -73,7 +73,9 @@ class Topic(NamedTuple):
 
 
 class Shadow(NamedTuple):
-    """One shadow, the keys that have a command, whether one of them sets an interval, and its checks."""
+    """One shadow, the keys that have a command, whether one of them sets an interval, its checks, and whether programs
+    join it by files.
+    """
 
     name: str | None
     every_s: int = 3600
@@ -83,6 +85,7 @@ class Shadow(NamedTuple):
     check_s: int = 600
     desires: bool = False
     value: str = ""
+    files: bool = False
 
 
 class Wifi(NamedTuple):
@@ -232,6 +235,7 @@ def _shadow_text(shadow: Shadow) -> str:
     parts += [f"on_delta: {{{', '.join(actions)}}}"] if actions else []
     parts += [f"checks: [{', '.join(checks)}]"] if checks else []
     parts += ["desired: {of_device: 1}"] if shadow.desires else []
+    parts += ["files: true"] if shadow.files else []
     return f"  - {{{', '.join(parts)}}}"
 
 
@@ -246,6 +250,8 @@ def _profile(chance: random.Random, letter: str, pace: str) -> Profile:
     shadows = [_shadow(chance, name, values, pace) for name in chance.sample(names, count)]
     if sum(shadow.sets for shadow in shadows) > 1:  # two shadows over one setting are two masters
         shadows = [shadow._replace(sets=False) for shadow in shadows]
+    if shadows and chance.random() < 0.3:
+        shadows[0] = shadows[0]._replace(files=True)
     count = chance.choice({"brisk": (1, 2), "usual": (1, 1, 2, 4), "slow": (1, 1, 2)}[pace])
     ladder = ("reconnect", "radio-cycle", "restart-network", "reboot")
     strict = chance.random() < 0.3

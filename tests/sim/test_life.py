@@ -14,6 +14,7 @@ from iotd import schedule
 from iotd.vocabulary import Message
 from tests.sim.judge import KNOWN
 from tests.sim.life import INVARIANTS, Life, live
+from tests.sim.programs import REPORTED
 from tests.sim.session import SimulatedSession
 from tests.sim.shrink import as_test, shrunk
 from tests.sim.swarm import DAY_S, Fault, Plan, Profile, Shadow, Topic, Value, Wifi, draw, yaml_text
@@ -141,6 +142,23 @@ def test_the_judge_finds_old_values_commands_out_of_order_and_a_promise_that_is_
     assert found(plan, keep_nothing) == {"kept"}
 
 
+def write_beside(life: Life) -> None:
+    """What programs report by files lies where nobody looks, from some time on."""
+    def move() -> None:
+        content = life.simulation.disk.content
+        content[f"{REPORTED}/pump.json"] = b'{"pump": {"at": 1}}'
+        life.simulation.schedule.after(60.0, move)
+
+    life.simulation.schedule.after(7200.0, move)
+
+
+def test_the_judge_finds_a_shadow_that_does_not_tell_what_programs_report_by_files() -> None:
+    plan = Plan(1, 0.2, (Profile(shadows=(Shadow("device_0", 1800, files=True),)),), (
+        Fault("program in error", 3000.0, 0.0, 0.3), Fault("killed", 5000.0), Fault("power cut", 6000.0, 0.0, 0.2)))
+    assert found(plan, lambda life: None) == set()
+    assert found(plan, write_beside) == {"liveness"}
+
+
 def do_twice(life: Life) -> None:
     """The helper does whatever it is asked for, and again."""
     jobs, requested = life.simulation.jobs, life.simulation.jobs.requested
@@ -191,7 +209,11 @@ def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     assert {value.source for value in values} == {"file", "command", "socket"}
     assert {value.every_s is None for value in values if value.source != "socket"} == {True, False}
     assert any(topic.change for profile in profiles for topic in profile.topics)
+    assert {value.form for value in values} == {"number", "scaled", "auto", "json", "text"}
+    assert any(topic.batch for profile in profiles for topic in profile.topics)
+    assert any(topic.gzip for profile in profiles for topic in profile.topics)
     assert any(shadow.value for profile in profiles for shadow in profile.shadows)
+    assert any(shadow.files for profile in profiles for shadow in profile.shadows)
     assert any(profile.programs for profile in profiles)
     assert any(profile.runs and profile.notices for profile in profiles)
     assert {profile.jobs for profile in profiles} == {True, False}

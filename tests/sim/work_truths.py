@@ -10,6 +10,7 @@ from iotd.incoming.part import Incoming
 from iotd.vocabulary import Message
 from tests.sim.judge import Invariant, Judge
 from tests.sim.kinds import KINDS
+from tests.sim.programs import REPORTED
 from tests.sim.session import SimulatedSession
 from tests.sim.swarm import Value, topics_of
 
@@ -152,4 +153,25 @@ class Handled(Invariant):
         return f"messages of {stuck[0]} wait, and none is handled" if stuck else ""
 
 
-WORK = (Made, Told, Handled)
+class Joined(Invariant):
+    """What programs report by files stands in the shadow."""
+
+    name = "files"
+    says = ("What programs report by files stands in the shadow within its interval, and what they take away goes from"
+            " it")
+
+    def owed(self) -> str:
+        """Return what the shadow tells of an earlier report."""
+        daemon, programs = self.simulation.daemon, self.simulation.programs
+        for entry in daemon.settings.sections.get("shadows", ()) if daemon is not None else ():
+            known = [report for report in programs.reports if self.now - report.at > entry.every_s + SLACK_S]
+            if entry.files and known and f"{REPORTED}/pump.json" in self.simulation.disk.content:
+                reported = self.simulation.broker.shadows.state("pi", entry.name).get("reported", {})
+                told = reported.get("pump", {}).get("at", -1), "door" in reported
+                later = programs.reports[programs.reports.index(known[-1]):]
+                if told not in [(report.minute, report.is_open) for report in later]:
+                    return f"{self.rests()}{entry.name} tells {told} of {[tuple(report) for report in later]}"
+        return ""
+
+
+WORK = (Made, Told, Handled, Joined)

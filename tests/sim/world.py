@@ -319,6 +319,10 @@ class Simulation:
             from iotd.values.part import Adapters as ValuesAdapters
 
             adapters["values"] = ValuesAdapters(self._measure)
+        if any("files: true" in text for text in self.configurations):
+            from tests.sim.folder import SimulatedFolder
+
+            adapters["shadows"] = lambda runtime: SimulatedFolder(self.disk, runtime)
         if any("jobs:" in text for text in self.configurations):
             adapters["jobs"] = self.jobs.adapters()
         if any("provision:" in text for text in self.configurations):
