@@ -104,8 +104,12 @@ class Scheduled:
         self._timetable = schedule.changed(known, {index: entry.every_s for index, entry in enumerate(publish)}, now)
 
     def awaited(self) -> set[str]:
-        """Return the topics of which a newer retained message is about to be made: it waits for what it tells."""
-        return {topic for topic, waiting in self._held.items() if any(held.entry.retain for held in waiting)}
+        """Return the topics of which a newer retained message is about to be made: it waits for what it tells.
+
+        What is collected is none: it may be made only hours later.
+        """
+        return {topic for topic, waiting in self._held.items()
+                if any(held.entry.retain and held.entry.batch is None for held in waiting)}
 
     def next_due(self) -> float:
         """Return when there is something to do."""

@@ -427,3 +427,17 @@ publish:
     simulation.run(20.0)
     assert [body["n"] for body in bodies(simulation, "long")] == [11, 12]
     assert [entry["not_sent"] for entry in simulation.entries("publish.fits")] == [10]
+
+
+def test_a_batch_stands_retained_although_the_next_payload_waits_for_its_value() -> None:
+    """What waits for its value at 40 s and at 80 s goes out only with the next batch."""
+    simulation = Simulation(HEAD + """
+values: {level: {command: [read-level]}}
+publish: [{topic: level, every: 10s, batch: {count: 20, within: 39s}, payload: {n: "{sequence}", level: "{level}"}}]
+""")
+    simulation.measured["level"], simulation.takes_s["level"] = b"42", 2.0
+    simulation.start()
+    simulation.run(130.0)
+    batches = [delivered.message for delivered in simulation.broker.on("level")]
+    assert len(batches) == 3 and all(message.retain for message in batches)
+    assert simulation.broker.retained["level"] == batches[-1]
