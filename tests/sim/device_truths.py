@@ -67,7 +67,9 @@ class Orders(Invariant):
         self._begun.pop((shadow, key, text, times), None)
 
     def logged(self, entry: dict[str, Any]) -> None:
-        """Note that one has failed: it has ended, and no run ends over it."""
+        """Note that one has failed: it has ended, and no run ends over it; and what no configuration has any more."""
+        if entry["event"] in ("daemon.started", "daemon.reloaded"):
+            self._forget_what_left()
         if entry["event"] == "desired.failed":
             self._begun = {name: run for name, run in self._begun.items()
                            if name[:2] != (entry["shadow"], entry["key"]) or run != self.simulation.runs}
@@ -77,6 +79,13 @@ class Orders(Invariant):
         if self.simulation.disk.overlay:
             self._done.clear()
             self._begun.clear()
+
+    def _forget_what_left(self) -> None:
+        """An action that is taken out of the configuration and put back begins anew with what is desired."""
+        daemon = self.simulation.daemon
+        here = {(entry.name, key) for entry in daemon.settings.sections.get("shadows", ())
+                for key in entry.on_delta} if daemon is not None else set()
+        self._done = {name for name in self._done if name[:2] in here}
 
     def owed(self) -> str:
         """Return an order of which nothing is told."""

@@ -24,7 +24,8 @@ class Made(Invariant):
     """Messages are made for ever."""
 
     name = "made"
-    says = "Once all is healed each topic has a new message within its interval, unless some were dropped"
+    says = ("Once all is healed each topic has a new message within its interval, unless some were dropped or set"
+            " aside")
 
     def __init__(self, judge: Judge) -> None:
         super().__init__(judge)
@@ -34,6 +35,11 @@ class Made(Invariant):
         """Note when the last one came."""
         if by is not None:
             self._at[message.topic] = self.now
+
+    def logged(self, entry: dict[str, Any]) -> None:
+        """Note that a message was made, and is set aside."""
+        if entry["event"] == "publish.set_aside":
+            self._at[str(entry["topic"])] = self.now
 
     def finish(self) -> None:
         """Find a topic that has fallen silent."""
