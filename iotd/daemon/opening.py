@@ -281,8 +281,8 @@ class Opening:
         """Write down what the broker holds; in memory, since after a reboot to subscribe again is no harm."""
         held = {"session": self._session_key(), "filters": dict(self.subscriptions.held)}
         if held != self._held_written:
-            kept = self._world.files.keep(self._held_file, held, durable=False)
-            self._held_written = held if kept else None
+            unkept = self._world.files.keep(self._held_file, held, durable=False)
+            self._held_written = None if unkept else held
 
     def _session_key(self) -> str:
         mqtt = self._settings.mqtt

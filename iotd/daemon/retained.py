@@ -177,15 +177,11 @@ class Ledger:
 
     def _write(self) -> None:
         """Write the file and wait for the disk; one that fails keeps no message back, and is tried again."""
-        body = {"broker": self._broker, "topics": {topic: _told(entry) for topic, entry in self._entries.items()}}
-        try:
-            self._world.files.write_text(self._file, json.dumps(body, ensure_ascii=False), durable=True)
-            self._unwritten = False
-        except OSError as error:
-            if not self._unwritten:
-                log.warning("retained.unwritable", "what is retained cannot be written down; it is tried again",
-                            path=str(self._file), reason=str(error))
-            self._unwritten = True
+        body: Json = {"broker": self._broker, "topics": {topic: _told(entry) for topic, entry in self._entries.items()}}
+        self._unwritten = bool(self._world.files.keep(
+            self._file, body, True, "retained.unwritable",
+            "what is retained cannot be written down; it is tried again"))
+        if self._unwritten:
             self._retry_at = self._world.monotonic() + RETRY_S
 
 

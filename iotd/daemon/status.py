@@ -36,7 +36,6 @@ class Status:
         self._ledger = ledger
         self._configuration = configuration
         self._file = world.places.runtime / "status.json"
-        self._is_unwritable = False
         self._from = self._due_at = world.monotonic()  # due at the one, and no trouble at a turn from the other on
         self._stuck = ""
         self._healthy = False
@@ -105,14 +104,8 @@ class Status:
             self._world.systemd.feed()
 
     def _write(self, status: dict[str, Json]) -> None:
-        try:
-            self._world.files.write_json(self._file, status, mode=0o644)
-            self._is_unwritable = False
-        except OSError as error:
-            if not self._is_unwritable:
-                log.warning("status.unwritable", "status.json cannot be written; iotd status will call it stale",
-                            path=str(self._file), reason=str(error))
-            self._is_unwritable = True
+        self._world.files.keep(self._file, status, False, "status.unwritable",
+                               "status.json cannot be written; iotd status will call it stale", mode=0o644)
 
     def _down(self, now: float) -> dict[str, Json]:
         """Return why there is no line, since when (epoch seconds; None for less than BEAT_S, and while nobody has set

@@ -15,6 +15,7 @@ from iotd.host import log
 from iotd.vocabulary import Json
 
 MAX_FILE_BYTES = 1 << 20
+FOUND_ANEW = "a file cannot be written; what it says is found out anew, or is not known after a restart"
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -59,18 +60,20 @@ class Files:
             finally:
                 os.close(directory)
 
-    def keep(self, path: Path, value: Json, durable: bool) -> bool:
-        """Write what nothing is lost without, as JSON; tell whether that went. That it does not is said once."""
+    def keep(self, path: Path, value: Json, durable: bool, event: str = "file.unwritable", message: str = FOUND_ANEW,
+             mode: int = 0o600, **fields: Json) -> str:
+        """Write the value as JSON; return why that failed, nothing where it did not. A failure that lasts is said once,
+        by this event with these fields.
+        """
         try:
-            self.write_text(path, _encode(value), durable)
+            self.write_text(path, _encode(value), durable, mode)
         except OSError as error:
             if path not in self._unwritable:
-                log.warning("file.unwritable", "a file cannot be written; what it says is found out anew, or is not"
-                            " known after a restart", path=str(path), reason=str(error))
+                log.warning(event, message, path=str(path), reason=str(error), **fields)
             self._unwritable.add(path)
-            return False
+            return error.strerror or str(error)
         self._unwritable.discard(path)
-        return True
+        return ""
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that nobody else may look into, where there is none. Raises OSError."""

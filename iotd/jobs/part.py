@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -54,7 +53,6 @@ class JobsPart(Part):
         self._look_at = math.inf
         self._progress = ""
         self._unkept = ""
-        self._unwritable = False
         self._updates: int | None = None
         self._count_at = math.inf  # until {updates_pending} is asked for
 
@@ -288,16 +286,8 @@ class JobsPart(Part):
         if job is None:
             files.remove(self._file)
             return ""
-        try:
-            files.write_text(self._file, json.dumps(record.to_json(job), ensure_ascii=False), durable=True)
-        except OSError as error:
-            if not self._unwritable:
-                log.warning("job.unwritable", "the job cannot be written down", job=job.id, path=str(self._file),
-                            reason=str(error))
-            self._unwritable = True
-            return error.strerror or str(error)
-        self._unwritable = False
-        return ""
+        return files.keep(self._file, record.to_json(job), True, "job.unwritable", "the job cannot be written down",
+                          job=job.id)
 
     def _moment(self) -> Moment:
         return Moment(self._kernel.world.boot_id, self._kernel.world.uptime())

@@ -44,7 +44,6 @@ class Executor:
         self._settings: Settings | None = None
         self._orders: dict[str | None, Orders] = {}
         self._faults: dict[str, str] = {}  # the bugs that have been told, by the key or the setting
-        self._unwritable = False
 
     def follow(self, settings: Settings, now: float) -> Settings:
         """Take a configuration that was read just now, go on with the orders known; return it with the cloud's values.
@@ -205,16 +204,9 @@ class Executor:
     def _keep(self) -> str:
         """Write down what is known; return why that failed, empty where it did not."""
         known = {name or "": desired.to_json(orders) for name, orders in self._orders.items()}
-        try:
-            self._files.write_text(self._file, json.dumps(known), durable=True)
-        except OSError as error:
-            if not self._unwritable:
-                log.warning("desired.unwritable", "what is known of the orders cannot be written down; none is begun",
-                            path=str(self._file), reason=str(error))
-            self._unwritable = True
-            return f"it cannot be written down first: {error.strerror}"
-        self._unwritable = False
-        return ""
+        why = self._files.keep(self._file, known, True, "desired.unwritable",
+                               "what is known of the orders cannot be written down; none is begun")
+        return why and f"it cannot be written down first: {why}"
 
 
 def perform(shadow: str | None, key: str, action: Run, value: Json, stop: int | None = None) -> Performed:

@@ -51,14 +51,14 @@ def test_a_file_that_is_good_to_have_and_cannot_be_written_is_said_once_until_it
 
     log.start("info", "json", False, stream)
     files, path = Files(), tmp_path / "folder" / "file"
-    assert [files.keep(path, [number], durable=True) for number in range(2)] == [False, False]
+    assert all(files.keep(path, [number], durable=True) for number in range(2))
     [said] = logged()
     assert (said["event"], said["path"]) == ("file.unwritable", str(path)) and "No such file" in said["reason"]
     path.parent.mkdir()
-    assert files.keep(path, {"a": "\ud800"}, durable=False) and files.read_json(path) == {"a": "\ud800"}
+    assert not files.keep(path, {"a": "\ud800"}, durable=False) and files.read_json(path) == {"a": "\ud800"}
     path.unlink()
     path.parent.rmdir()
-    assert not files.keep(path, [], durable=True) and len(logged()) == 2, "it could in between"
+    assert files.keep(path, [], durable=True) and len(logged()) == 2, "it could in between"
     log.start("info", "json", False)
 
 
