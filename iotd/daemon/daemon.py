@@ -194,19 +194,19 @@ class Daemon:
         """Have the part whose task it is keep or send these messages of a program's; return what became of each."""
         self._ledger.note((offer.message for offer in offers), program=True)
         for part in self._parts:
-            taken = part.publish(offers, now)
+            taken = self._fence.ask(part, Part.publish, offers, now)
             if taken is not None:
                 return taken
-        return [Taken(refused="nothing here publishes")] * len(offers)
+        return [Taken(refused="nothing here publishes; where that is a bug, the journal of iotd has it")] * len(offers)
 
     def crowded_until(self, now: float) -> float:
         """Return until when programs that have handed over messages are to wait with more, 0 for not at all."""
-        return max(part.crowded_until(now) for part in self._parts)
+        return max(self._fence.ask(part, Part.crowded_until, now) for part in self._parts)
 
     def tell(self, name: str, value: Json, now: float) -> str:
         """Give the part whose value it is what a program tells; return why it is refused, nothing where it is taken."""
         for part in self._parts:
-            refused = part.tell(name, value, now)
+            refused = self._fence.ask(part, Part.tell, name, value, now)
             if refused is not None:
                 return refused
         return f"there is no such value; {name[:80]!r} is not in the configuration"
@@ -214,14 +214,14 @@ class Daemon:
     def ask(self, word: str, now: float) -> str:
         """Ask for what a part does; return why it does not, nothing where it does."""
         for part in self._parts:
-            refused = part.asked(word, now)
+            refused = self._fence.ask(part, Part.asked, word, now)
             if refused is not None:
                 return refused
         return f"nothing in the configuration does that: {word[:80]}"
 
     def shared(self) -> tuple[str, ...]:
         """Return the filters whose messages programs may listen to."""
-        return tuple(name for part in self._parts for name in part.shared())
+        return tuple(name for part in self._parts for name in self._fence.ask(part, Part.shared))
 
     def is_retained(self, topic: str) -> bool:
         """Tell whether the broker keeps a message of this device's on the topic, as far as is known."""
@@ -263,7 +263,8 @@ class Daemon:
         """Have a part for each wing that the settings call for, and for no other."""
         called_for = {wing.name: wing for wing in loaded_wings(self.written)}
         for name in self._by_wing.keys() - called_for.keys():
-            self._by_wing.pop(name).close(now)
+            part = self._by_wing.pop(name)
+            self._fence.call(part, part.close, now)
         for name, wing in called_for.items():
             if name not in self._by_wing:
                 self._by_wing[name] = module(wing, "part").build(self, self.world.adapters.get(name))

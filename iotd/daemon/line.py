@@ -13,9 +13,9 @@ from typing import Any
 from iotd.config.settings import Settings
 from iotd.daemon import presence, reconnect
 from iotd.daemon.fence import Fence
+from iotd.daemon.line_log import LineLog
 from iotd.daemon.opening import Opening
 from iotd.daemon.outage import Outages
-from iotd.daemon.line_log import LineLog
 from iotd.daemon.part import Part
 from iotd.daemon.retained import Ledger
 from iotd.daemon.world import World

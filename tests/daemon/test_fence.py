@@ -8,6 +8,9 @@ import pytest
 from iotd.daemon.fence import FAILURES, REST_S, TOLD_S, Fence
 from iotd.daemon.part import Part
 from iotd.home_assistant.discovery import state_topic
+from iotd.local.door import Asked
+from iotd.local.orders import Answer
+from iotd.local.requests import parse
 from iotd.vocabulary import Signalled
 from tests.sim.jobs import SECTION
 from tests.sim.world import SIGHUP, Simulation
@@ -142,3 +145,35 @@ def test_a_bug_in_whatever_a_part_is_asked_ends_neither_the_daemon_nor_another_p
     assert parts_at_fault(device) == {"WifiRecovery"} and device.runs == 1
     assert len(device.broker.on("state")) >= 12 and "in" in device.broker.clients["pi"].filters
     assert device.daemon.status()["connected"]
+
+
+def test_a_bug_in_the_end_of_a_part_that_a_reload_takes_out_ends_nothing_else() -> None:
+    device = Simulation(CONFIGURATION)
+    device.start()
+    device.run(30.0)
+    assert device.daemon is not None
+    [wifi] = [part for part in device.daemon._parts if type(part).__name__ == "WifiRecovery"]
+    setattr(wifi, "close", lambda now: 1 // 0)
+    device.configuration = CONFIGURATION.partition("wifi:")[0]
+    device.daemon.post(Signalled(SIGHUP))
+    device.run(60.0)
+    assert parts_at_fault(device) == {"WifiRecovery"} and device.runs == 1
+    assert len(device.broker.on("state")) >= 8
+
+
+@pytest.mark.parametrize("asked", ["publish", "tell", "asked", "shared", "crowded_until"])
+def test_a_bug_in_what_programs_ask_for_is_told_of_the_part_that_has_it(asked: str) -> None:
+    device = Simulation(CONFIGURATION + "local: {publish: [t/#]}\n")
+    device.start()
+    device.run(30.0)
+    assert device.daemon is not None
+    [outgoing] = [part for part in device.daemon._parts if type(part).__name__ == "Outgoing"]
+    setattr(outgoing, asked, lambda *arguments: 1 // 0)
+    answers: list[Answer] = []
+    device.programs.order = lambda order: answers.append(order)  # type: ignore[method-assign, assignment]
+    for line in (b'{"publish": "t/a", "text": ""}', b'{"set": "level", "value": 1}', b'{"ask": "x"}',
+                 b'{"listen": "in"}'):
+        device.daemon.post(Asked(1, (parse(line),), True))
+    device.run(5.0)
+    assert parts_at_fault(device) == {"Outgoing"} and device.runs == 1
+    assert len(answers) == 4 and not device.entries("program.fault")
