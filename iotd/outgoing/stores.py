@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iotd.host import log
 from iotd.outgoing.accounts import Failures
 from iotd.outgoing.disk import Disk
-from iotd.outgoing.journal import Journal
+from iotd.outgoing.journal import Journal, Row
 
 if TYPE_CHECKING:
     from iotd.outgoing.store import Store
@@ -33,6 +33,7 @@ class Stores:
         self.failures = Failures()
         self.first = 0
         self.unseen = False
+        self._is_apart = False  # no id of the disk's is one that this run has given to another
         self._file = file
         self._opened = opened
 
@@ -83,7 +84,7 @@ class Stores:
 
     def _begin_anew(self) -> None:
         """Move the damaged file aside and put what can still be read of it where it can be kept."""
-        saved = self._file.salvage()
+        saved = self._apart(self._file.salvage())
         self._say_damaged(self._file.path, len(saved))
         self.open_disk(last_try=True)
         if self.disk is not None and self.write(self.disk, self.disk.add_all, saved):
@@ -91,6 +92,15 @@ class Stores:
         else:
             self.journal.hold(saved)
             self._opened(self.journal)
+
+    def _apart(self, saved: list[Row]) -> list[Row]:
+        """Return what was saved with ids that are nobody else's, where `keep_apart` had not come to see them."""
+        mine = {row.id: row for row in self.journal.above(GAP)}
+        clashes = any(row.id in mine and not _is_same(row, mine[row.id]) for row in saved)
+        first = self.first or (min(mine) if clashes else 0)
+        if self._is_apart or not first or not any(row.id >= first for row in saved):
+            return saved
+        return [row._replace(id=first - len(saved) + number) for number, row in enumerate(saved)]
 
     def _say_damaged(self, path: str, saved: int) -> None:
         log.error("spool.damaged", "the spool's file was damaged; it was moved aside and begun anew",
@@ -145,11 +155,13 @@ class Stores:
         """Let no id of the disk's be one that a run without the disk has given: each of those begins beyond a gap, and
         the next boot's begins there again.
         """
+        self._is_apart = False
         disk, beyond = self.disk, self.journal.above(GAP)
         if disk is not None and self.first:
             self.guard(disk, None, disk.renumber_below, self.first)
         if disk is not None and beyond and self.guard(disk, False, disk.clashes, beyond):
             self.guard(disk, None, disk.renumber_below, beyond[0].id)
+        self._is_apart = self.disk is not None
 
     def probe(self) -> None:
         """Find out whether a file that failed is well again, where no message has told."""
@@ -157,3 +169,8 @@ class Stores:
             self.write(self.journal, self.journal.rewrite)
         if self.disk is not None and self.disk_fails:
             self.write(self.disk, self.disk.probe)
+
+
+def _is_same(one: Row, other: Row) -> bool:
+    """Tell whether two messages are one that both files have."""
+    return (one.topic, one.boot, one.made_s) == (other.topic, other.boot, other.made_s)

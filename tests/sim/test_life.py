@@ -203,6 +203,16 @@ def test_a_reload_while_the_last_word_is_said_keeps_the_device_from_nothing_that
     assert outcome.news == () and outcome.events["daemon.stopped"] == 1 and outcome.events["daemon.started"] == 2
 
 
+def test_what_a_damaged_database_gives_back_takes_the_place_of_nothing_that_was_made_without_it() -> None:
+    """Of two boots that cannot read the disk each begins beyond the same gap, so that their ids are the same."""
+    plan = Plan(1, 1.0, (Profile(topics=(Topic("a0", 1800, pad=500),)),), (
+        Fault("nothing passes", 23850.0, 132_800.0), Fault("disk read-only", 24590.0, 2166.0),
+        Fault("rebooted", 25425.0, way=0.06), Fault("disk read-only", 69364.0, 7925.0),
+        Fault("power cut", 70372.0, way=0.93), Fault("database damaged", 71216.0)))
+    for seed in range(3):
+        assert live(plan._replace(seed=seed)).news == ()
+
+
 def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     profiles = [profile for seed in range(120) for profile in draw(seed).profiles]
     values = [value for profile in profiles for value in profile.values]
