@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -182,3 +183,35 @@ def test_only_its_owner_may_write_a_new_directory_and_an_old_one_keeps_its_mode(
     directory.chmod(0o2775)
     files.open()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o2775
+
+
+def test_what_cannot_be_read_for_a_moment_is_read_as_soon_as_it_can_though_it_has_not_changed(tmp_path: Path) -> None:
+    class Busy(Folder):
+        """A folder of a process that has no descriptor left, once."""
+
+        tries = 0
+
+        def read(self, name: str, max_bytes: int) -> bytes:
+            self.tries += 1
+            if self.tries == 1:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().read(name, max_bytes)
+
+    files = Bridge(Busy(tmp_path))
+    files.open()
+    put(tmp_path, "a.json", {"pump": 1})
+    assert files.reported(NOTHING) == ({}, {"a.json": "cannot be read: Too many open files"})
+    assert files.reported(NOTHING) == ({"pump": 1}, {})
+    assert files.reported(NOTHING) == ({"pump": 1}, {})
+
+
+def test_a_restart_knows_what_to_take_out_although_that_is_more_than_files_may_report(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "a.json", {f"old_{number:03}": "x" * 20 for number in range(90)})
+    files.reported(NOTHING)
+    path = put(tmp_path, "a.json", {f"new_{number:03}": "x" * 20 for number in range(90)})
+    files.reported(NOTHING)
+    files.remember()
+    assert (tmp_path / "reported.json").stat().st_size > bridge.MAX_BYTES
+    path.unlink()
+    assert opened(tmp_path).reported(NOTHING)[0] == {f"new_{number:03}": None for number in range(90)}

@@ -172,8 +172,10 @@ class Life:
         return None
 
     def _period_s(self) -> float:
-        """Return for how long it is watched that all stays well: every message is made once more."""
-        return 60.0 + max((topic.every_s for topic in topics_of(self.plan.profiles).values()), default=0.0)
+        """Return for how long it is watched that all stays well: all is read, and every message made, once more."""
+        values = [value.every_s or 0 for profile in self.plan.profiles for value in profile.values]
+        topics = [topic.every_s for topic in topics_of(self.plan.profiles).values()]
+        return 60.0 + max(values, default=0) + max(topics, default=0)
 
     def _run_until(self, end_s: float) -> None:
         """Let time pass, in pieces, unless something did not hold."""
