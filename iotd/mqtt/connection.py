@@ -9,6 +9,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from iotd.mqtt import advice
@@ -98,7 +99,8 @@ class Connection:
         """Send DISCONNECT, where there is a session to end. Past paho, which would close the line before it is out."""
         self.flush()
         if self.up:
-            self.stream.send(_DISCONNECT)
+            with suppress(BlockingIOError):  # so much waits that it could not be out in time: the broker says the will
+                self.stream.send(_DISCONNECT)
 
     def flush(self) -> bool:
         """Write what paho has queued; tell whether the socket would not take all of it."""

@@ -155,3 +155,15 @@ def test_the_last_words_of_a_broker_that_is_gone_are_read(peer: Peer) -> None:
         peer.connection.read()
     assert caught.value.cause in ("closed", "reset")
     assert Received(1, "t", b"last", 0, False) in peer.events
+
+
+def test_a_line_that_takes_no_bytes_is_ended_without_disconnect(peer: Peer) -> None:
+    for number in range(30):
+        peer.connection.publish(number + 1, Message("t", bytes(100_000)))
+    peer.connection.flush()
+    peer.connection.disconnect()
+    peer.connection.stream.finish(lambda what, events, deadline: False)
+    heard = b""
+    while piece := peer.sock.recv(1 << 20):
+        heard += piece
+    assert 0 < len(heard) < 3_000_000 and not heard.endswith(b"\xe0\x00")
