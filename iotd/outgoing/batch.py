@@ -1,7 +1,8 @@
 """Payloads that go together as one message, a list of them, the oldest first.
 
 What is being collected stands in a file of the runtime directory, a line a payload: a crash or a kill loses none of it,
-and the next run sends it as it is. A power cut takes it.
+and the next run sends it as it is. A power cut takes it. What was taken must not stay there: sent by the next run, it
+would take the place of what is newer.
 """
 
 from __future__ import annotations
@@ -40,11 +41,20 @@ class Batches:
         self._due_at: dict[Key, float] = {}
         self.next_due = math.inf  # when the first of them is to go
         self._lines: dict[Key, list[bytes]] = {}
-        self._is_dirty = False  # the file still has what was taken
+        self._is_stale = False  # the file still has what was taken
+        self._is_short = False  # it lacks some of what is collected
         self._failure = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `left` has read the file."""
+        return self._file.is_open
+
     def left(self) -> list[Left]:
-        """Open the file, and return what an earlier run had collected; it stays there until `flush`."""
+        """Open the file, and return what an earlier run had collected; it stays there until `flush`.
+
+        Where the file cannot be opened, that is to be tried again.
+        """
         try:
             lines = self._file.open().splitlines()
         except OSError as error:
@@ -57,7 +67,7 @@ class Batches:
                 found.setdefault(tuple(head), []).append(payload)
             except (ValueError, TypeError, RecursionError):
                 log.warning("batch.damaged", "a line of a batch makes no sense and is lost", path=self._file.path)
-        self._is_dirty = bool(lines)
+        self._is_stale, self._is_short = bool(lines), bool(self._lines)
         return [batch for head, payloads in found.items() if (batch := _left(head, payloads)) is not None]
 
     def add(self, key: Key, thing: str, entry: Publish, payload: str, most_bytes: int, now: float) -> list[str]:
@@ -76,12 +86,16 @@ class Batches:
             return [*full, self.take(key)]
         line = json.dumps([thing, entry.topic, entry.qos, entry.retain, entry.offline, entry.gzip, payload])
         self._lines[key].append(line.encode() + b"\n")
-        self._write(self._lines[key][-1:])
+        try:
+            self._file.append(self._lines[key][-1])
+        except OSError as error:
+            self._is_short = True
+            self._say(error)
         return full
 
     def take(self, key: Key) -> str:
         """Return what has been collected for an entry as one payload; the file has it until `flush`."""
-        self._is_dirty = True
+        self._is_stale = True
         del self._due_at[key], self._lines[key]
         self.next_due = min(self._due_at.values(), default=math.inf)
         return together(self._payloads.pop(key))
@@ -95,15 +109,13 @@ class Batches:
         return [key for key, due_at in self._due_at.items() if due_at <= now]
 
     def flush(self) -> None:
-        """Have the file forget what was taken, which is kept elsewhere now."""
-        if not self._is_dirty:
+        """Have the file forget what was taken, which is kept elsewhere now, and hold what is collected."""
+        if not (self._is_stale or self._is_short) or not self.is_open:
             return
-        lines = b"".join(line for lines in self._lines.values() for line in lines)
         try:
-            if lines or self._file.is_open:
-                self._file.replace(lines)
-                self._failure = ""
-            self._is_dirty = False
+            self._rewrite(b"".join(line for lines in self._lines.values() for line in lines))
+            self._is_stale = self._is_short = False
+            self._failure = ""
         except OSError as error:
             self._say(error)
 
@@ -114,12 +126,18 @@ class Batches:
     def _size(self, key: Key) -> int:
         return sum(len(line) for line in self._lines[key])  # more than the payloads alone
 
-    def _write(self, lines: Iterable[bytes]) -> None:
-        try:
-            self._file.append(b"".join(lines))
-            self._failure = ""
-        except OSError as error:
-            self._say(error)
+    def _rewrite(self, lines: bytes) -> None:
+        """Put these lines in the place of all others, in their room where there is no more. Raises OSError."""
+        if lines:
+            try:
+                return self._file.replace(lines)
+            except OSError:
+                if not self._is_stale:
+                    raise
+        self._file.clear()
+        self._is_stale, self._is_short = False, True
+        if lines:
+            self._file.append(lines)
 
     def _say(self, error: OSError) -> None:
         reason = error.strerror or str(error)

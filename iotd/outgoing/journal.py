@@ -18,6 +18,7 @@ from iotd.outgoing.outbox import Waiting
 from typing import Any, NamedTuple
 
 _WORDS = {False: "false", True: "true"}
+_NOTHING = b'{"gone": []}\n'
 COMPACT_BYTES = 1 << 16  # the file is written anew when so much of it speaks of messages that are gone
 
 
@@ -211,8 +212,8 @@ class Journal:
         self._gone.clear()
 
     def rewrite(self) -> None:
-        """Write the file anew, from what is here. Raises OSError."""
-        self._file.replace(b"".join(map(_line, self._rows.values())))
+        """Write the file anew, from what is here, in any case something: a full disk takes nothing. Raises OSError."""
+        self._file.replace(b"".join(map(_line, self._rows.values())) or _NOTHING)
         self.behind = False
         self._gone.clear()
 

@@ -75,11 +75,12 @@ class Scheduled:
         self._made: list[tuple[Held | None, Made]] = []
         self._too_large: Counter[Key] = Counter()  # how many messages in a row
 
-    def take_up(self, now: float) -> None:
-        """Have kept what an earlier run had collected."""
+    def take_up(self, now: float, is_late: bool = False) -> None:
+        """Have kept what an earlier run had collected; late, it is older than what may stand retained, or may wait."""
         left = self._batches.left()
-        self._keep([Made(Message(batch.topic, _packed(together(batch.payloads), batch.gzip), batch.qos, batch.retain),
-                         batch.offline, batch.thing) for batch in left], now)
+        self._keep([Made(Message(batch.topic, _packed(together(batch.payloads), batch.gzip), batch.qos,
+                                 batch.retain and not is_late),
+                         "queue" if is_late else batch.offline, batch.thing) for batch in left], now)
         self._batches.flush()
 
     def apply(self, settings: Settings, now: float) -> None:
@@ -215,7 +216,10 @@ class Scheduled:
             for (held, _), kept in zip(made, self._keep([one for _, one in made], now)):
                 if held is not None:
                     self._note_said(held, kept)
-        self._batches.flush()
+        if self._batches.is_open:
+            self._batches.flush()
+        else:
+            self.take_up(now, is_late=True)
 
     def _send_batches(self, keys: Iterable[Key], now: float) -> None:
         entries = dict(zip(self._keys, self._entries))

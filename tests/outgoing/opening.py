@@ -1,7 +1,8 @@
-"""A spool on two real directories, as the part opens it."""
+"""A spool on two real directories, as the part opens it, and a directory that is full."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from iotd.outgoing.disk import Disk
@@ -16,3 +17,10 @@ def open_spool(runtime: Path, state: Path, bounds: Bounds = Bounds(), boot: str 
     """Return the spool, with what an earlier one has left in the directories."""
     journal, disk = Journal(LineFile(str(runtime / "spool.journal"))), Disk(str(state / "spool.db"))
     return Spool(journal, disk, bounds, boot, now, thing)
+
+
+def fill(path: Path) -> None:
+    """Let this file take all the room that its file system has left."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)

@@ -27,7 +27,7 @@ from iotd.outgoing.spool import AGES_S, RETRY_S, SETTLE_S, Spool
 from iotd.outgoing.stores import GAP
 from iotd.outgoing.store import Store
 from iotd.vocabulary import Message
-from tests.outgoing.opening import open_spool
+from tests.outgoing.opening import fill, open_spool
 
 ROOT = Path(__file__).parent.parent.parent
 DAY_S = 86400.0
@@ -572,25 +572,6 @@ def test_what_memory_holds_goes_into_the_journal_once_that_can_be_written(place:
     assert [entry["path"] for entry in place.entries("spool.restored")] == [str(place.runtime / "spool.journal")]
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB."""
-    path = tmp_path / "tiny"
-    path.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path],
-                                           capture_output=True).returncode != 0:
-        pytest.skip("only root can mount a full disk; the test of the limited file size stands in")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
-def fill(path: Path) -> None:
-    """Let this file take all the room that its file system has left."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 512)
-
-
 @pytest.mark.parametrize("bounds", [RELAXED, STRICT])
 def test_a_full_disk_loses_nothing_and_is_used_again_with_room(place: Place, tiny: Path, bounds: Bounds) -> None:
     filler = tiny / "filler"
@@ -620,6 +601,21 @@ def test_a_full_runtime_directory_loses_nothing_and_stops_nothing(place: Place, 
     place.runtime.joinpath("filler").unlink()
     spool.settle(100.0, None, everything=True)
     assert (ids(spool), spool.count) == (early + late, 420)
+
+
+def test_a_full_runtime_directory_is_told_once_until_there_is_room(place: Place, tiny: Path) -> None:
+    place.runtime = tiny
+    spool = place.spool()
+    fill(tiny / "filler")
+    for minute in range(10):
+        numbers = put(spool, "a", size=5000)
+        spool.settle(minute * 60.0, None)
+        spool.forget(numbers)
+        spool.settle(minute * 60.0 + 30.0, None)
+    assert (len(place.entries("spool.failed")), place.entries("spool.restored")) == (1, [])
+    (tiny / "filler").unlink()
+    spool.settle(700.0, None)
+    assert len(place.entries("spool.restored")) == 1 and spool.failures == []
 
 
 def test_what_is_acknowledged_while_the_disk_is_full_is_not_sent_again(place: Place, tiny: Path) -> None:

@@ -16,6 +16,7 @@ from iotd.outgoing.section import Batch, Bounds, Publish
 from iotd.outgoing.spool import SETTLE_S
 from iotd.vocabulary import Json
 from tests.kernel import FakeKernel, settings
+from tests.outgoing.opening import fill
 
 WRONG, RIGHT = 1_000_000_000.0, 1_900_000_000.0  # the wall clock when the monotonic one is at 0
 
@@ -230,6 +231,57 @@ def test_a_directory_that_takes_nothing_is_told_once_and_the_batch_goes_all_the_
     device.begin(collected()).turns(*range(0, 60, 10))
     assert numbers(device.sent()) == [[1, 2, 3], [4, 5, 6]]
     assert len(told("batch.unkept")) == 1
+
+
+def paged(topic: str, every_s: float, **more: Any) -> Publish:
+    """Return an entry of whose payloads each needs room of its own."""
+    return Publish(topic, every_s, {"n": "{sequence}", "fill": "x" * 5000}, batch=Batch(3, 1e7), **more)
+
+
+def test_what_was_sent_is_not_sent_by_the_next_run_where_a_full_directory_does_not_forget_it(
+        device: Device, tiny: Path) -> None:
+    """It would take the place of what stands retained since."""
+    (device.path / "runtime").symlink_to(tiny)
+    device.begin(paged("a", 10.0), paged("b", 1e6, retain=False)).turns(0.0, 10.0)
+    fill(tiny / "filler")
+    device.turns(20.0)
+    assert numbers(device.sent()) == [[1, 2, 3]]
+    device.kernel.taken += [number for number, _ in device.kernel.handed]
+    device.turns(21.0)
+    assert numbers(lists_after(device, 30.0)) == [[1]] and device.kernel.handed[0][1].topic == "b"
+
+
+def test_what_is_held_stays_so_where_a_full_directory_takes_no_more(device: Device, tiny: Path) -> None:
+    (device.path / "runtime").symlink_to(tiny)
+    device.begin(paged("a", 10.0)).turns(0.0)
+    fill(tiny / "filler")
+    device.turns(10.0)
+    assert numbers(lists_after(device, 20.0)) == [[1]]
+
+
+def test_what_memory_alone_held_is_in_the_file_once_there_is_room(device: Device, tiny: Path) -> None:
+    (device.path / "runtime").symlink_to(tiny)
+    device.begin(paged("a", 10.0), Publish("b", 5.0, {"n": "{sequence}"}, retain=False)).turns(0.0)
+    fill(tiny / "filler")
+    device.turns(10.0)
+    (tiny / "filler").unlink()
+    device.turns(15.0)
+    assert numbers(lists_after(device, 20.0)) == [[1, 2]]
+
+
+def test_what_cannot_be_read_at_the_start_goes_late_and_takes_the_place_of_nothing(device: Device) -> None:
+    device.begin(paged("a", 10.0)).turns(0.0, 10.0)
+    file, hidden = device.path / "runtime" / "batches.journal", device.path / "hidden"
+    file.rename(hidden)
+    file.mkdir()
+    device.begin(now=20.0).turns(20.0)
+    file.rmdir()
+    hidden.rename(file)
+    device.turns(30.0)
+    device.sent()
+    assert [(message.retain, numbers([json.loads(message.payload)])) for _, message in device.kernel.handed] == [
+        (False, [[1, 2]])]
+    assert numbers(lists_after(device, 40.0)) == [[1, 2], [1, 2]], "what was sent before, and what this run collected"
 
 
 @pytest.mark.parametrize("line", [b"x", b"[]", b'["pi", "a", 1, false, "queue", false]', b'[[], [], 1, 2, {}, 3, "x"]',

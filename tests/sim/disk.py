@@ -97,12 +97,12 @@ class SimulatedDisk:
         """Whether a statement could meet anything but the database."""
         return bool(self.failures or self.damaged or self.dies_in)
 
-    def check(self, path: str) -> None:
-        """Raise the error that a write to this path meets."""
+    def check(self, path: str, grows: bool = True) -> None:
+        """Raise the error that a write to this path meets; on a full disk none that needs no room."""
         if path in self.bugs:
             raise ZeroDivisionError("a bug")
         failures = self.failures if path.startswith(str(STATE)) else self.runtime_failures
-        if failures:
+        if failures and (grows or failures[-1] != "full"):
             number = FAILURES[failures[-1]][0]
             raise OSError(number, os.strerror(number))
         if self.dies_in:
@@ -133,9 +133,9 @@ class SimulatedDisk:
             for payload in uncommitted:
                 self.kept(payload)
 
-    def write(self, path: str, content: bytes, durable: bool) -> None:
+    def write(self, path: str, content: bytes, durable: bool, grows: bool = True) -> None:
         """Put the content in the file's place."""
-        self.check(path)
+        self.check(path, grows)
         self.writes += path.startswith(str(STATE))
         self.content[path] = content
         self.changed_at[path] = self.now()
@@ -279,6 +279,7 @@ class SimulatedLineFile(LineFile):
         super().__init__(path)
         self._disk = disk
         self._opened = False
+        self._room = 0  # that is the file's, whatever else fills the disk
 
     @property
     def is_open(self) -> bool:
@@ -287,7 +288,7 @@ class SimulatedLineFile(LineFile):
 
     def open(self) -> bytes:
         """Return the lines of the file."""
-        self._disk.check(self.path)
+        self._disk.check(self.path, self.path not in self._disk.content)
         content = self._disk.content.setdefault(self.path, b"")
         content = content[:content.rfind(b"\n") + 1]
         self._opened, self.size = True, len(content)
@@ -295,31 +296,33 @@ class SimulatedLineFile(LineFile):
 
     def append(self, lines: bytes) -> None:
         """Add lines at the end."""
-        self._put(self._disk.content.get(self.path, b"") + lines)
+        content = self._disk.content.get(self.path, b"") + lines
+        self._put(content, len(content) > self._room)
         self._disk.kept(lines)
 
     def clear(self) -> None:
         """Leave no line in it."""
-        self._put(b"")
+        self._put(b"", False)
 
     def replace(self, lines: bytes) -> None:
         """Put these lines in the place of all others."""
-        self._put(lines)
+        self._put(lines, bool(lines))
         self._disk.kept(lines)
 
     def move_aside(self) -> None:
         """Begin another file."""
-        self._put(b"")
+        self._put(b"", False)
 
     def close(self) -> None:
         """Close the file."""
         self._opened = False
 
-    def _put(self, content: bytes) -> None:
+    def _put(self, content: bytes, grows: bool) -> None:
         if not self._opened:
             raise OSError(errno.EBADF, "not opened yet")
-        self._disk.write(self.path, content, durable=False)
+        self._disk.write(self.path, content, False, grows)
         self.size = len(content)
+        self._room = max(self._room, self.size) if self._disk.runtime_failures else self.size
 
 
 class SimulatedStore(Store):

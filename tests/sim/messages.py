@@ -177,7 +177,7 @@ class Order(Messages):
         event = entry["event"]
         if event in ("publish.set_aside", "publish.denied"):
             self._may_be_late(str(entry["topic"]).rpartition("/")[2])
-        elif event in ("spool.failed", "spool.damaged"):
+        elif event in ("spool.failed", "spool.damaged", "batch.unkept"):
             for topic in self.topics:
                 self._may_be_late(topic)
 
