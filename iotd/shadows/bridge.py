@@ -1,8 +1,9 @@
 """The file bridge: other programs on this host join a shadow by files, without MQTT.
 
 What lies in `reported.d/*.json` appears in the reported state, each file one JSON object; of two that name the same
-key the file later in the alphabet wins, and a key or a file that is taken away is taken out of the shadow. What is
-desired appears as `desired.json`. A program writes beside its file (a name that does not end in .json) and renames.
+key the file later in the alphabet wins, and a key or a file that is taken away is taken out of the shadow: what an
+earlier boot's files said, once the programs have had the time to say it again. What is desired appears as
+`desired.json`. A program writes beside its file (a name that does not end in .json) and renames.
 
 Looked at whenever a report is due, and a file is read again only if its inode, size or time has changed: that costs no
 wake-up of its own, and what is measured travels with the next report anyway.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 
 from iotd.shadows import documents
 from iotd.shadows.folder import Folder, Key
@@ -24,30 +26,39 @@ MAX_FILES = 32
 MAX_BYTES = 4096  # of all files together: half of a shadow
 MAX_REMEMBERED = 2 * MAX_BYTES  # with what has been taken away
 MAX_DEPTH = 4  # AWS IoT is sure to take five, and the shadow itself is one
-DESIRED, REMEMBERED = "desired.json", "reported.json"
+DESIRED = "desired.json"
+SETTLED_S = 900.0  # after a boot, by which every program has written its file
 
 _TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 
 class Bridge:
-    """The two ends, in the folder; used from one thread."""
+    """The two ends, in the folder; used from one thread. `left` are the `keys` of an earlier run."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, left: Mapping[str, Json]) -> None:
         self._folder = folder
+        self._left = _shape(left)
         self._files: dict[str, tuple[Key, dict[str, Json] | None, str]] = {}
         self._named: dict[str, str] = {}
         self._written = b""
-        self._last = self._remembered()
+        self._last: dict[str, Json] = {}
+
+    @property
+    def keys(self) -> dict[str, Json]:
+        """Return what stands in the shadow or has to be taken out of it: its keys, each with null."""
+        return _shape(_instead(self._left, self._last))
 
     def open(self) -> None:
         """Make the directory where there is none yet. Raises OSError."""
         self._folder.open()
 
-    def reported(self, own: frozenset[str]) -> tuple[dict[str, Json], dict[str, str]]:
+    def reported(self, own: frozenset[str], uptime_s: float) -> tuple[dict[str, Json], dict[str, str]]:
         """Return what the files report, with null for what they did before, and the files newly found bad with why.
 
         `own` are the keys that iotd reports itself; a file cannot take their place.
         """
+        if uptime_s >= SETTLED_S:
+            self._last, self._left = _instead(self._left, self._last), {}
         problems: dict[str, str] = {}
         merged: dict[str, Json] = {}
         room = MAX_BYTES
@@ -71,23 +82,12 @@ class Bridge:
             self._last = merged
         return self._last, news
 
-    def remember(self) -> None:
-        """Write down what is reported, so that a restart knows what to take out. Raises OSError."""
-        self._folder.write(REMEMBERED, _text(self._last), 0o600)
-
     def desired(self, state: Json) -> None:
         """Let programs read what is desired, in one step, where it differs from the last time. Raises OSError."""
         text = json.dumps(state, ensure_ascii=False).encode("utf-8", "backslashreplace")
         if text != self._written:  # not by value: to Python 0 is False
             self._folder.write(DESIRED, text, 0o644)
             self._written = text
-
-    def _remembered(self) -> dict[str, Json]:
-        try:
-            content, _ = _object(self._folder.read_own(REMEMBERED, MAX_REMEMBERED), MAX_REMEMBERED)
-        except OSError:
-            return {}
-        return content or {}
 
     def _names(self, problems: dict[str, str]) -> list[str]:
         """Return the files to read in the order of their names; those beyond the bound are named."""
@@ -142,6 +142,11 @@ def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
         before = old.get(key)
         changed[key] = _instead(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return changed
+
+
+def _shape(tree: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the tree with null for every value."""
+    return {key: _shape(value) if isinstance(value, dict) else None for key, value in tree.items()}
 
 
 def _without_null(tree: dict[str, Json]) -> dict[str, Json]:

@@ -40,10 +40,6 @@ class Folder:
         """Return what is in a file there, one byte more than `max_bytes` at most."""
         return _read(self._reported / name, max_bytes)
 
-    def read_own(self, name: str, max_bytes: int) -> bytes:
-        """Return what iotd has written beside the directory, as `read` does."""
-        return _read(self._runtime / name, max_bytes)
-
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Put a file beside the directory, in one step."""
         path = self._runtime / name

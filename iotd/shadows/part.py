@@ -14,7 +14,6 @@ from iotd.config.settings import Settings
 from iotd.daemon.part import Kernel, Part
 from iotd.host import log
 from iotd.shadows import conversation, exchange, reports
-from iotd.shadows.documents import same
 from iotd.shadows.section import OWN_KEY, Shadow
 from iotd.vocabulary import Entry, Json, Received, Send
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     OpenFolder = Callable[[Path], Folder]
 
+REPORTED = "reported.json"
 END_S = 2.0  # for the commands that run to be killed
 NOTHING_FOUND: Json = {"failed": [], "unknown": [], "left_out": 0}
 NO_ORDERS: Json = {"failed": []}
@@ -61,7 +61,7 @@ class Shadows(Part):
         self._sequence: Counter[str | None] = Counter()
         self._reports = schedule.EMPTY
         self._bridge: Bridge | None = None
-        self._remembered: Json = None
+        self._remembered: dict[str, Json] = {}  # the keys that programs report by files, as the disk has them
         self._files_failed = False
 
     def read(self, settings: Settings, now: float) -> None:
@@ -274,20 +274,23 @@ class Shadows(Part):
             from iotd.shadows import folder
             from iotd.shadows.bridge import Bridge
 
-            self._bridge = Bridge((self._open_folder or folder.Folder)(self._places.runtime))
+            left = self._kernel.world.files.read_json(self._places.state / REPORTED)
+            self._remembered = left if isinstance(left, dict) else {}
+            self._bridge = Bridge((self._open_folder or folder.Folder)(self._places.runtime), self._remembered)
             self._with_files(self._bridge.open)
 
     def _from_files(self, entry: Shadow, own: Mapping[str, Json]) -> dict[str, Json]:
-        """Return what other programs report, and remember it for a restart to know what to take out."""
+        """Return what other programs report; the next boot has to know what to take out."""
         if self._bridge is None or not entry.files:
             return {}
-        found, news = self._bridge.reported(frozenset(own) | {OWN_KEY})
+        world, bridge = self._kernel.world, self._bridge
+        found, news = bridge.reported(frozenset(own) | {OWN_KEY}, world.uptime())
         for name, reason in news.items():
             log.warning("bridge.skipped", f"{name or 'the files'} cannot be reported, or not all of it: {reason}",
                         file=name, reason=reason)
-        if not same(found, self._remembered):
-            self._remembered = found
-            self._with_files(self._bridge.remember)
+        if bridge.keys != self._remembered:
+            if not world.files.keep(self._places.state / REPORTED, bridge.keys, durable=True):
+                self._remembered = bridge.keys
         return found
 
     def _with_files(self, step: Callable[[], None]) -> None:

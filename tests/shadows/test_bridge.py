@@ -6,20 +6,22 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from iotd.shadows import bridge
-from iotd.shadows.bridge import Bridge
+from iotd.shadows.bridge import SETTLED_S, Bridge
 from iotd.shadows.folder import Folder
 from iotd.vocabulary import Json
 
 NOTHING: frozenset[str] = frozenset()
+DAY_S = 86400.0
 
 
-def opened(runtime: Path) -> Bridge:
-    files = Bridge(Folder(runtime))
+def opened(runtime: Path, left: Mapping[str, Json] = {}) -> Bridge:
+    files = Bridge(Folder(runtime), left)
     files.open()
     return files
 
@@ -39,30 +41,39 @@ def test_files_are_laid_over_each_other_in_the_order_of_their_names(tmp_path: Pa
     put(tmp_path, "20-pump.json", {"pump": {"rpm": 901}, "note": None})
     put(tmp_path, "notes.txt", {"x": 1})
     put(tmp_path, ".hidden.json", {"x": 1})
-    assert files.reported(NOTHING) == ({"pump": {"rpm": 901, "on": True}, "site": "north"}, {})
+    assert files.reported(NOTHING, DAY_S) == ({"pump": {"rpm": 901, "on": True}, "site": "north"}, {})
 
 
 def test_what_is_taken_away_is_taken_out_of_the_shadow(tmp_path: Path) -> None:
     files = opened(tmp_path)
     put(tmp_path, "a.json", {"pump": {"rpm": 1, "on": True}, "site": "north"})
     path = put(tmp_path, "b.json", {"door": {"open": False}})
-    files.reported(NOTHING)
+    files.reported(NOTHING, DAY_S)
     put(tmp_path, "a.json", {"pump": {"rpm": 2}, "site": {"name": "north"}})
     path.unlink()
     gone = {"pump": {"rpm": 2, "on": None}, "site": {"name": "north"}, "door": None}
-    assert files.reported(NOTHING)[0] == gone
-    assert files.reported(NOTHING)[0] == gone
+    assert files.reported(NOTHING, DAY_S)[0] == gone
+    assert files.reported(NOTHING, DAY_S)[0] == gone
     put(tmp_path, "b.json", {"door": {"open": True}})
-    assert files.reported(NOTHING)[0]["door"] == {"open": True}
+    assert files.reported(NOTHING, DAY_S)[0]["door"] == {"open": True}
 
 
 def test_a_restart_knows_what_to_take_out(tmp_path: Path) -> None:
     files = opened(tmp_path)
-    path = put(tmp_path, "a.json", {"pump": 1})
-    files.reported(NOTHING)
-    files.remember()
+    path = put(tmp_path, "a.json", {"pump": {"rpm": 1}, "site": "north"})
+    files.reported(NOTHING, DAY_S)
     path.unlink()
-    assert opened(tmp_path).reported(NOTHING)[0] == {"pump": None}
+    assert opened(tmp_path, files.keys).reported(NOTHING, DAY_S)[0] == {"pump": None, "site": None}
+
+
+def test_after_a_boot_programs_have_the_time_to_report_before_anything_is_taken_out(tmp_path: Path) -> None:
+    files = opened(tmp_path, {"pump": {"rpm": None, "on": None}, "door": None})
+    assert files.reported(NOTHING, 20.0)[0] == {}
+    put(tmp_path, "a.json", {"pump": {"rpm": 1}})
+    assert files.reported(NOTHING, SETTLED_S - 1)[0] == {"pump": {"rpm": 1}}
+    assert files.keys == {"pump": {"rpm": None, "on": None}, "door": None}
+    for uptime_s in (SETTLED_S, DAY_S):
+        assert files.reported(NOTHING, uptime_s)[0] == {"pump": {"rpm": 1, "on": None}, "door": None}
 
 
 @pytest.mark.parametrize("text, why", [
@@ -75,13 +86,13 @@ def test_a_bad_file_is_named_once_and_skipped(tmp_path: Path, text: str, why: st
     files = opened(tmp_path)
     put(tmp_path, "bad.json", text)
     put(tmp_path, "good.json", {"ok": True})
-    merged, problems = files.reported(NOTHING)
+    merged, problems = files.reported(NOTHING, DAY_S)
     assert merged == {"ok": True} and list(problems) == ["bad.json"] and why in problems["bad.json"]
-    assert files.reported(NOTHING) == ({"ok": True}, {})
+    assert files.reported(NOTHING, DAY_S) == ({"ok": True}, {})
     put(tmp_path, "bad.json", {"mended": 1})
-    assert files.reported(NOTHING) == ({"ok": True, "mended": 1}, {})
+    assert files.reported(NOTHING, DAY_S) == ({"ok": True, "mended": 1}, {})
     put(tmp_path, "bad.json", text)
-    assert list(files.reported(NOTHING)[1]) == ["bad.json"]
+    assert list(files.reported(NOTHING, DAY_S)[1]) == ["bad.json"]
 
 
 def test_a_link_a_pipe_a_directory_and_bytes_that_are_no_text_are_skipped(tmp_path: Path) -> None:
@@ -93,7 +104,7 @@ def test_a_link_a_pipe_a_directory_and_bytes_that_are_no_text_are_skipped(tmp_pa
     (tmp_path / "reported.d" / "directory.json").mkdir()
     (tmp_path / "reported.d" / "bytes.json").write_bytes(b'{"a": "\xff"}')
     (tmp_path / "reported.d" / "name-\udcff.json").write_text("[]")
-    merged, problems = files.reported(NOTHING)
+    merged, problems = files.reported(NOTHING, DAY_S)
     assert merged == {}
     assert set(problems) == {"link.json", "pipe.json", "directory.json", "bytes.json", "name-\\xff.json"}
     assert "link" in problems["link.json"] and "no regular file" in problems["pipe.json"]
@@ -102,14 +113,14 @@ def test_a_link_a_pipe_a_directory_and_bytes_that_are_no_text_are_skipped(tmp_pa
 def test_a_directory_that_has_gone_is_named_once(tmp_path: Path) -> None:
     files = opened(tmp_path)
     (tmp_path / "reported.d").rmdir()
-    assert "cannot be read" in files.reported(NOTHING)[1][""]
-    assert files.reported(NOTHING) == ({}, {})
+    assert "cannot be read" in files.reported(NOTHING, DAY_S)[1][""]
+    assert files.reported(NOTHING, DAY_S) == ({}, {})
 
 
 def test_what_iotd_reports_itself_cannot_be_replaced(tmp_path: Path) -> None:
     files = opened(tmp_path)
     put(tmp_path, "a.json", {"state": "fine", "pump": 1})
-    merged, problems = files.reported(frozenset({"state", "iotd"}))
+    merged, problems = files.reported(frozenset({"state", "iotd"}), DAY_S)
     assert merged == {"pump": 1} and "state is reported by iotd itself" in problems["a.json"]
 
 
@@ -117,7 +128,7 @@ def test_all_files_together_are_bounded_and_the_first_ones_win(tmp_path: Path) -
     files = opened(tmp_path)
     for name in "abc":
         put(tmp_path, f"{name}.json", {name: "x" * 1900})
-    merged, problems = files.reported(NOTHING)
+    merged, problems = files.reported(NOTHING, DAY_S)
     assert (sorted(merged), list(problems)) == (["a", "b"], ["c.json"])
 
 
@@ -125,7 +136,7 @@ def test_their_number_is_bounded(tmp_path: Path) -> None:
     files = opened(tmp_path)
     for number in range(40):
         put(tmp_path, f"{number:02}.json", {f"k{number:02}": number})
-    merged, problems = files.reported(NOTHING)
+    merged, problems = files.reported(NOTHING, DAY_S)
     assert sorted(merged) == [f"k{number:02}" for number in range(bridge.MAX_FILES)]
     assert list(problems) == ["32.json"]
 
@@ -134,7 +145,7 @@ def test_a_program_that_invents_keys_without_end_costs_bounded_memory(tmp_path: 
     files = opened(tmp_path)
     for number in range(2000):
         put(tmp_path, "a.json", {f"key {number:08}": 1})
-        merged, _ = files.reported(NOTHING)
+        merged, _ = files.reported(NOTHING, DAY_S)
         assert len(json.dumps(merged)) <= 2 * bridge.MAX_BYTES
 
 
@@ -142,12 +153,12 @@ def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     files = opened(tmp_path)
     path = put(tmp_path, "a.json", {"a": 1})
     at = path.stat().st_mtime_ns
-    files.reported(NOTHING)
+    files.reported(NOTHING, DAY_S)
     path.write_text('{"a": 2}')
     os.utime(path, ns=(at, at))
-    assert files.reported(NOTHING)[0] == {"a": 1}
+    assert files.reported(NOTHING, DAY_S)[0] == {"a": 1}
     os.utime(path, ns=(at, at + 1))
-    assert files.reported(NOTHING)[0] == {"a": 2}
+    assert files.reported(NOTHING, DAY_S)[0] == {"a": 2}
 
 
 def test_what_is_desired_can_be_read_by_all_and_changes_in_one_step(tmp_path: Path) -> None:
@@ -197,21 +208,20 @@ def test_what_cannot_be_read_for_a_moment_is_read_as_soon_as_it_can_though_it_ha
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return super().read(name, max_bytes)
 
-    files = Bridge(Busy(tmp_path))
+    files = Bridge(Busy(tmp_path), {})
     files.open()
     put(tmp_path, "a.json", {"pump": 1})
-    assert files.reported(NOTHING) == ({}, {"a.json": "cannot be read: Too many open files"})
-    assert files.reported(NOTHING) == ({"pump": 1}, {})
-    assert files.reported(NOTHING) == ({"pump": 1}, {})
+    assert files.reported(NOTHING, DAY_S) == ({}, {"a.json": "cannot be read: Too many open files"})
+    assert files.reported(NOTHING, DAY_S) == ({"pump": 1}, {})
+    assert files.reported(NOTHING, DAY_S) == ({"pump": 1}, {})
 
 
 def test_a_restart_knows_what_to_take_out_although_that_is_more_than_files_may_report(tmp_path: Path) -> None:
     files = opened(tmp_path)
     put(tmp_path, "a.json", {f"old_{number:03}": "x" * 20 for number in range(90)})
-    files.reported(NOTHING)
+    files.reported(NOTHING, DAY_S)
     path = put(tmp_path, "a.json", {f"new_{number:03}": "x" * 20 for number in range(90)})
-    files.reported(NOTHING)
-    files.remember()
-    assert (tmp_path / "reported.json").stat().st_size > bridge.MAX_BYTES
+    files.reported(NOTHING, DAY_S)
     path.unlink()
-    assert opened(tmp_path).reported(NOTHING)[0] == {f"new_{number:03}": None for number in range(90)}
+    found = opened(tmp_path, files.keys).reported(NOTHING, DAY_S)[0]
+    assert found == {f"{age}_{number:03}": None for age in ("old", "new") for number in range(90)}

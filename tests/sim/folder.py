@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 from iotd.shadows.folder import Folder, Key
@@ -32,12 +30,6 @@ class SimulatedFolder(Folder):
     def read(self, name: str, max_bytes: int) -> bytes:
         """Return what is in a file of a program's."""
         return self._disk.content[f"{RUNTIME}/reported.d/{name}"][:max_bytes + 1]
-
-    def read_own(self, name: str, max_bytes: int) -> bytes:
-        """Return what is in a file of iotd's."""
-        if f"{RUNTIME}/{name}" not in self._disk.content:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        return self._disk.content[f"{RUNTIME}/{name}"][:max_bytes + 1]
 
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Put a file of iotd's."""
