@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HOUR_S, DAY_S = 3600.0, 86400.0
 MOST_JOBS = 3  # that wait at a time
 PRESENCE = "MQTTServer/pi/will"
+HOME_ASSISTANT, AT_HOME = "homeassistant/status", "homeassistant/device/pi"
 CREATE = "$aws/certificates/create-from-csr/json"
 
 End = Callable[[], None]
@@ -95,7 +96,9 @@ def _places(simulation: Simulation, name: str) -> list[list[Any]]:
     if name == "poison":
         return [[f":{entry.topic.rpartition('/')[2]}:{digit}".encode()]
                 for entry in daemon.settings.sections["publish"] for digit in (2, 11, 123)]
-    return topics + filters + shadows + jobs + claims if name == "denied" else topics + shadows + jobs
+    at_home = ("config", "state") if "home_assistant" in daemon.settings.sections else ()
+    home = [[f"{AT_HOME}/{what}"] for what in at_home]
+    return topics + filters + shadows + jobs + claims + home if name == "denied" else topics + shadows + jobs + home
 
 
 def _choice(found: list[Any], way: float) -> Any:
@@ -211,6 +214,12 @@ def lie(simulation: Simulation, fault: Fault) -> None:
               b'{"Hostname": "pi", "status": "Stopped", "session": "old"}', b"nonsense",
               b'{"Hostname": "other", "status": "Communication lost", "session": "old"}')
     simulation.broker.publish(Message(PRESENCE, bodies[int(fault.way * len(bodies))], 1, True))
+
+
+def born(simulation: Simulation, fault: Fault) -> None:
+    """Home Assistant starts, or ends, or says what it never says."""
+    payload = (b"online", b"online", b"online", b"offline", b"\xff")[int(fault.way * 5)]
+    simulation.broker.publish(Message(HOME_ASSISTANT, payload))
 
 
 def notice(simulation: Simulation, fault: Fault) -> None:

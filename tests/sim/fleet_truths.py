@@ -1,4 +1,4 @@
-"""What holds of a device as one of a fleet: what becomes of jobs, and who the device is."""
+"""What holds of a device as one of a fleet: what becomes of jobs, who it is, and what Home Assistant knows of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections import defaultdict
 from typing import Any
 
 from iotd.host.identity import IDENTITY
+from iotd.vocabulary import Message
 from tests.sim.disk import STATE
+from tests.sim.faults import AT_HOME, HOME_ASSISTANT, PRESENCE
 from tests.sim.judge import Invariant, Judge
+from tests.sim.kinds import KINDS
 from tests.sim.session import SimulatedSession
 from tests.sim.swarm import THING
 
 BY_SERVICE = ("CANCELED", "TIMED_OUT")
 FOLDER = f"{STATE}/identity/"
+ANSWERED_S = 90.0
+STATE_S = 63.0  # and what an answer takes
 
 
 class Jobs(Invariant):
@@ -109,10 +114,78 @@ class Own(Invariant):
         return "" if certificate.split(" ")[0] == key else "its key is another certificate's"
 
 
+class AtHome(Invariant):
+    """Home Assistant finds the device."""
+
+    name = "home"
+    says = ("Once all is healed what stands on the broker for Home Assistant is the device as it is configured, with a"
+            " state of the last minute, or nothing; its birth message is answered within 90 s on a line that lasts")
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self._states = 0.0  # when the last one came
+        self._announced_at = -1.0
+        self._lines = 0
+        self._is_lost = False  # the broker has lost the announcement, of which only a lost session tells
+
+    def line_changed(self) -> None:
+        """The broker has got, or lost, a line."""
+        self._lines += 1
+
+    def store_lost(self) -> None:
+        """Nothing stands any more."""
+        self._is_lost = True
+
+    def arrived(self, message: Message, by: SimulatedSession | None) -> None:
+        """Note what the device says, and that Home Assistant asks."""
+        if message.topic == f"{AT_HOME}/state":
+            self._states = self.now
+        elif message.topic == f"{AT_HOME}/config":
+            self._announced_at, self._is_lost = self.now, False
+        elif message.topic == HOME_ASSISTANT and message.payload == b"online" and self._hears():
+            begun_at, lines = self.now, self._lines
+            self.simulation.schedule.after(ANSWERED_S, lambda: self._judge(begun_at, lines))
+
+    def owed(self) -> str:
+        """Return what is not as it is configured."""
+        daemon, standing = self.simulation.daemon, self.simulation.broker.retained.get(f"{AT_HOME}/config")
+        if daemon is None or self._is_lost or not any(profile.home for profile in self.plan.profiles):
+            return ""
+        if "home_assistant" not in daemon.settings.sections:
+            return f"{self.rests()}the announcement still stands" if standing is not None and self._is_sure() else ""
+        told = set() if standing is None else {
+            component["state_topic"] for component in json.loads(standing.payload)["components"].values()
+            if "unique_id" in component}
+        expected = {entry.topic for entry in daemon.settings.sections["publish"] if entry.entities}
+        expected |= {PRESENCE, f"{AT_HOME}/state"}
+        if told != expected:
+            return f"{self.rests()}it is announced with {sorted(told)}, and not with {sorted(expected)}"
+        old_s = self.now - self._states
+        return f"{self.rests()}the state is {old_s:.0f} s old" if old_s > STATE_S else ""
+
+    def _hears(self) -> bool:
+        """Tell whether the device gets what Home Assistant says."""
+        client = self.simulation.broker.clients.get(THING)
+        return client is not None and client.link is not None and HOME_ASSISTANT in client.filters
+
+    def _judge(self, begun_at: float, lines: int) -> None:
+        simulation = self.simulation
+        daemon, session = simulation.daemon, simulation.session
+        lasts = lines == self._lines and simulation.network.passes and session is not None and not session.hung
+        if lasts and daemon is not None and "home_assistant" in daemon.settings.sections:
+            if self._announced_at < begun_at and not self.rests():
+                self.broken(f"Home Assistant asked {ANSWERED_S:.0f} s ago, and was told nothing")
+
+    def _is_sure(self) -> bool:
+        """Tell whether the device can know what it has once said: no disk has failed it."""
+        return not self.plan.overlay and not any(
+            KINDS[fault.kind].group in ("disk", "power", "process") for fault in self.plan.faults)
+
+
 def _to_be_done(document: Any) -> list[int]:
     """Return the steps of a document but for reboots, which another one may take the place of."""
     steps = document.get("steps", [document]) if document else []
     return [number for number, step in enumerate(steps) if "reboot" not in json.dumps(step)]
 
 
-FLEET = (Jobs, Own)
+FLEET = (Jobs, Own, AtHome)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.sim.swarm import Fault
     from tests.sim.world import Simulation
 
+BIRTH = "Home Assistant starts"  # of no group: it is drawn where Home Assistant is told of the device
 HOUR_S, DAY_S = 3600.0, 86400.0
 
 
@@ -112,7 +113,9 @@ KINDS: dict[str, Kind] = {
     "no time service": Kind("clock", DAY_S, faults.counted("no time service")),
     "certificate not yet valid": Kind("clock", DAY_S, faults.listed(
         lambda simulation: simulation.network.failing, "clock")),
+    BIRTH: Kind("", 0.0, faults.born),
 }
 GROUPS: dict[str, list[str]] = {}
 for _name, _kind_of in KINDS.items():
-    GROUPS.setdefault(_kind_of.group, []).append(_name)
+    if _kind_of.group:
+        GROUPS.setdefault(_kind_of.group, []).append(_name)

@@ -10,10 +10,12 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from tests.sim.kinds import GROUPS, KINDS
+from tests.sim.kinds import BIRTH, GROUPS, KINDS
 from tests.sim.jobs import SECTION
+from tests.sim.world import LAYER
 
 DAY_S = 86400.0
+LONGEST_AT_HOME = 30.0  # days
 THING = "pi"
 _T = TypeVar("_T")
 
@@ -46,7 +48,8 @@ class Topic(NamedTuple):
     """One scheduled message; `id` is unique in a plan, and stands in each payload. `pad`: so many bytes more.
 
     `value` is the placeholder of the value that it tells, `change` by how much that has to change for it to be sent at
-    once. `batch` payloads go together, `gzip` packs them, and `repeats` tells the value so many times more.
+    once. `batch` payloads go together, `gzip` packs them, and `repeats` tells the value so many times more. Of an
+    `entity` Home Assistant is told.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Topic(NamedTuple):
     batch: int = 0
     gzip: bool = False
     repeats: int = 0
+    entity: bool = False
 
     @property
     def within_s(self) -> int:
@@ -99,8 +103,9 @@ class Wifi(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """One configuration. `programs` is what programs publish, `runs`: notices have a command. All profiles of a plan
-    take jobs or none does, and are provisioned or none is.
+    """One configuration. `programs` is what programs publish, `runs`: notices have a command, `home`: Home Assistant
+    is told of the device, `layered`: half of it lies in /etc/iotd.d. All profiles of a plan take jobs or none does, and
+    are provisioned or none is.
     """
 
     topics: tuple[Topic, ...] = (Topic("a0", 600),)
@@ -120,6 +125,8 @@ class Profile(NamedTuple):
     runs: bool = False
     jobs: bool = False
     renew_after_s: int | None = None  # of a certificate, where the device is provisioned; 0 for never
+    home: bool = False
+    layered: bool = False
 
 
 class Fault(NamedTuple):
@@ -161,7 +168,10 @@ def draw(seed: int) -> Plan:
     for letter in "bc"[:chance.choice((0, 0, 1, 2))]:
         profiles.append(_changed(chance, profiles[-1], letter, pace))
     faults = _faults(chance, days, chance.uniform(0.0, most), brisk)
-    return Plan(seed, days, tuple(profiles), tuple(faults), overlay=chance.random() < 0.08)
+    plan = Plan(seed, days, tuple(profiles), tuple(faults), overlay=chance.random() < 0.08)
+    profiles = [profile._replace(layered=chance.random() < 0.05) for profile in profiles]
+    at_home = days <= LONGEST_AT_HOME and chance.random() < 0.25  # a state a minute is too much for a year
+    return _at_home(chance, plan, profiles) if at_home else plan._replace(profiles=tuple(profiles))
 
 
 def yaml_text(profile: Profile) -> str:
@@ -184,6 +194,10 @@ def yaml_text(profile: Profile) -> str:
     if profile.topics:
         lines.append("publish:")
         lines += [_topic_text(topic) for topic in profile.topics]
+    if profile.layered:
+        lines.append(LAYER)
+    if profile.home:
+        lines.append("home_assistant: {}")
     if profile.programs:
         lines.append(f"local: {{publish: [{', '.join(topic.name for topic in profile.programs)}]}}")
     if profile.notices:
@@ -215,6 +229,7 @@ def _topic_text(topic: Topic) -> str:
     more = f"on_change: {{{topic.value}: {topic.change}}}, " if topic.change else ""
     more += f"batch: {{count: {topic.batch}, within: {topic.within_s}s}}, " if topic.batch else ""
     more += "encoding: gzip, " if topic.gzip else ""
+    more += "entities: {key: {icon: mdi:key}}, " if topic.entity else ""
     pad = f"{{{topic.value}}}" * topic.repeats if topic.value else ""
     return (f"  - {{topic: {topic.name}, every: {topic.every_s}s, {more}retain: {_word(topic.retain)}, "
             f"qos: {topic.qos}, offline: {topic.offline}, payload: {{key: \"#{{run}}:{topic.id}:{{sequence}}#{told}\", "
@@ -349,6 +364,16 @@ def _faults(chance: random.Random, days: float, expected: float, brisk: bool) ->
         before_s = min(_length(chance, kind, brisk), days * DAY_S)
         faults.append(Fault(kind, round(days * DAY_S - before_s, 2), before_s + DAY_S, _way(chance)))
     return sorted(faults, key=lambda fault: fault.at_s)
+
+
+def _at_home(chance: random.Random, plan: Plan, profiles: Sequence[Profile]) -> Plan:
+    """Return the plan where Home Assistant is told of the device, by all of its profiles or by some."""
+    told = tuple(profile._replace(home=chance.random() < 0.8, topics=tuple(
+        topic._replace(entity=not topic.gzip and chance.random() < 0.5) for topic in profile.topics))
+        for profile in profiles)
+    births = [Fault(BIRTH, round(chance.uniform(0.0, plan.days) * DAY_S, 2), 0.0, _way(chance))
+              for _ in range(chance.choice((0, 1, 5, 20)))]
+    return plan._replace(profiles=told, faults=tuple(sorted((*plan.faults, *births), key=lambda fault: fault.at_s)))
 
 
 def _way(chance: random.Random) -> float:

@@ -12,7 +12,9 @@ import pytest
 
 from iotd import schedule
 from iotd.vocabulary import Message
+from tests.sim.faults import AT_HOME, HOME_ASSISTANT
 from tests.sim.judge import KNOWN
+from tests.sim.kinds import BIRTH
 from tests.sim.life import INVARIANTS, Life, live
 from tests.sim.programs import REPORTED
 from tests.sim.session import SimulatedSession
@@ -159,6 +161,28 @@ def test_the_judge_finds_a_shadow_that_does_not_tell_what_programs_report_by_fil
     assert found(plan, write_beside) == {"liveness"}
 
 
+def lose_announcements(life: Life) -> None:
+    """The broker acknowledges what Home Assistant is told from the second hour on, and has none of it."""
+    take, simulation = life.simulation.broker.publish_of, life.simulation
+    simulation.broker.publish_of = lambda session, message: (  # type: ignore[assignment, method-assign]
+        simulation.schedule.now > 3600.0 and message.topic.startswith(AT_HOME) or take(session, message))
+
+
+def deafen(life: Life) -> None:
+    """What Home Assistant says does not reach the device."""
+    deliver = SimulatedSession.deliver
+    life.simulation.broker._pass = lambda client, message: None if message.topic == HOME_ASSISTANT or (  # type: ignore
+        client.link is None) else deliver(client.link, message)
+
+
+def test_the_judge_finds_what_home_assistant_is_not_told() -> None:
+    plan = Plan(1, 0.2, (Profile(topics=(Topic("a0", 600, entity=True),), home=True),), (Fault(BIRTH, 7000.0),))
+    assert found(plan, lambda life: None) == set()
+    assert found(plan, lose_announcements) == {"home"}
+    assert found(plan._replace(faults=()), lose_announcements) == {"liveness"}
+    assert found(plan, deafen) == {"home"}
+
+
 def do_twice(life: Life) -> None:
     """The helper does whatever it is asked for, and again."""
     jobs, requested = life.simulation.jobs, life.simulation.jobs.requested
@@ -227,6 +251,9 @@ def test_every_kind_of_value_program_and_command_is_drawn() -> None:
     assert any(profile.programs for profile in profiles)
     assert any(profile.runs and profile.notices for profile in profiles)
     assert {profile.jobs for profile in profiles} == {True, False}
+    assert {profile.home for profile in profiles} == {profile.layered for profile in profiles} == {True, False}
+    assert any(topic.entity for profile in profiles for topic in profile.topics)
+    assert any(fault.kind == BIRTH for seed in range(120) for fault in draw(seed).faults)
     assert {profile.renew_after_s for profile in profiles} == {None, 0, 72_000, 864_000}
 
 

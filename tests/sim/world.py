@@ -45,6 +45,7 @@ BOOT_S = 30.0
 RESTART_S = 5.0  # RestartSec of the unit
 STOP_S = 30.0  # TimeoutStopSec
 SIGHUP, SIGTERM = 1, 15
+LAYER = "# /etc/iotd.d/50-fleet.yaml"  # above it the text of the file, below that of the one that lies on it
 NONSENSE = (None, b"", b"\xff\xfe", b"nan", b"1e400", b"null", b"[" * 3000, b"[" * 40 + b"]" * 40, b"x" * 70_000,
             b'{"at": []}', b"-", b'{"at": NaN}')  # what a file or a command may say
 
@@ -280,7 +281,10 @@ class Simulation:
         known = given(SimulatedFiles(self.disk, self.requested), STATE)
         if known is not None and not self._is_pair(known.cert, known.key):
             known = None
-        return Checked(parse(text, "iotd.yaml", self.identity, given=known).settings, (), text)
+        base, *above = text.split(LAYER)
+        loaded = parse(
+            base, "iotd.yaml", self.identity, above=[("50-fleet.yaml", layer) for layer in above], given=known)
+        return Checked(loaded.settings, (), loaded.text)
 
     def _is_pair(self, cert: str, key: str) -> bool:
         """Tell whether the certificate is the key's; its first word says whose it is."""
