@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     OpenFolder = Callable[[Path], Folder]
 
-REPORTED = "reported.json"
+REPORTED = "reported.json"  # in the state directory: the keys that programs report by files
+WRITE_S = 600.0  # from one change of it to the next: a program may invent keys without end
 END_S = 2.0  # for the commands that run to be killed
 NOTHING_FOUND: Json = {"failed": [], "unknown": [], "left_out": 0}
 NO_ORDERS: Json = {"failed": []}
@@ -61,7 +62,8 @@ class Shadows(Part):
         self._sequence: Counter[str | None] = Counter()
         self._reports = schedule.EMPTY
         self._bridge: Bridge | None = None
-        self._remembered: dict[str, Json] = {}  # the keys that programs report by files, as the disk has them
+        self._remembered: dict[str, Json] = {}  # what is on the disk of it
+        self._remembered_at = -math.inf
         self._files_failed = False
 
     def read(self, settings: Settings, now: float) -> None:
@@ -187,6 +189,7 @@ class Shadows(Part):
 
     def close(self, now: float) -> None:
         """Kill the commands that run."""
+        self._remember(now)
         self._tasks.close(END_S)
 
     def _checked(self, result: CheckResult, now: float) -> None:
@@ -255,7 +258,7 @@ class Shadows(Part):
         if entry.checks or entry.on_delta:
             orders = self._executor.told(entry.name) if self._executor else NO_ORDERS
             own[OWN_KEY] = {"checks": own_report, "orders": orders, **self._kernel.about()}
-        reported = {**done, **self._from_files(entry, own), **own}
+        reported = {**done, **self._from_files(entry, own, now), **own}
         seed = template.compile_tree(report.desired)(values) if report.desired else {}
         self._conversation, effects = reports.report(self._conversation, report.shadow, reported, seed, now)
         self._perform(effects, now)
@@ -279,19 +282,25 @@ class Shadows(Part):
             self._bridge = Bridge((self._open_folder or folder.Folder)(self._places.runtime), self._remembered)
             self._with_files(self._bridge.open)
 
-    def _from_files(self, entry: Shadow, own: Mapping[str, Json]) -> dict[str, Json]:
-        """Return what other programs report; the next boot has to know what to take out."""
+    def _from_files(self, entry: Shadow, own: Mapping[str, Json], now: float) -> dict[str, Json]:
+        """Return what other programs report."""
         if self._bridge is None or not entry.files:
             return {}
-        world, bridge = self._kernel.world, self._bridge
-        found, news = bridge.reported(frozenset(own) | {OWN_KEY}, world.uptime())
+        found, news = self._bridge.reported(frozenset(own) | {OWN_KEY}, self._kernel.world.uptime())
         for name, reason in news.items():
             log.warning("bridge.skipped", f"{name or 'the files'} cannot be reported, or not all of it: {reason}",
                         file=name, reason=reason)
-        if bridge.keys != self._remembered:
-            if not world.files.keep(self._places.state / REPORTED, bridge.keys, durable=True):
-                self._remembered = bridge.keys
+        if now >= self._remembered_at + WRITE_S:
+            self._remember(now)
         return found
+
+    def _remember(self, now: float) -> None:
+        """Let the next boot know what to take out."""
+        keys = self._bridge.keys if self._bridge is not None else self._remembered
+        if keys != self._remembered:
+            self._remembered_at = now
+            if not self._kernel.world.files.keep(self._places.state / REPORTED, keys, durable=True):
+                self._remembered = keys
 
     def _with_files(self, step: Callable[[], None]) -> None:
         try:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from iotd.shadows.bridge import SETTLED_S as SETTLED_AFTER_BOOT_S
 from iotd.shadows.documents import desired_of, difference, same
 from iotd.vocabulary import Json, Message, Signalled
 from tests.aws.document import Refusal, exists
 from tests.sim.life import live
+from tests.sim.programs import REPORTED
 from tests.sim.session import LATENCY_S
 from tests.sim.shadow import Change
 from tests.sim.swarm import Fault, Plan, Profile, Shadow, Topic
@@ -286,3 +288,40 @@ def test_an_order_that_is_done_is_not_done_again_by_an_older_delta_that_comes_af
     profile = Profile(topics=(Topic("a0", 600),), shadows=(Shadow("device_0", 7200, commands=2),))
     faults = Fault(f"shadow answers {mood}", 2360.0, 1936.99), Fault("wishes against each other", 3390.0, 96.7, 0.28)
     assert live(Plan(seed, 0.041, (profile,), faults)).news == ()
+
+
+def joined(every: str = "5m") -> Simulation:
+    """Return a device that other programs join by files, and which runs."""
+    simulation = Simulation(f"mqtt: {{host: broker}}\nshadows: [{{name: device_0, every: {every}, files: true}}]\n")
+    simulation.start()
+    return simulation
+
+
+def reported_by_files(simulation: Simulation) -> Json:
+    """Return what the shadow tells but for what iotd says itself."""
+    return {key: value for key, value in simulation.broker.shadows.state(THING, SHADOW)["reported"].items()
+            if key in ("door", "pump")}
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_what_no_program_reports_after_a_boot_is_taken_out_once_they_have_had_the_time(orderly: bool) -> None:
+    simulation = joined()
+    content = simulation.disk.content
+    content.update({f"{REPORTED}/door.json": b'{"door": "open"}', f"{REPORTED}/pump.json": b'{"pump": {"rpm": 1}}'})
+    simulation.run(600.0)
+    simulation.reboot(orderly)
+    simulation.run(120.0)
+    assert reported_by_files(simulation) == {"door": "open", "pump": {"rpm": 1}}
+    simulation.disk.content[f"{REPORTED}/pump.json"] = b'{"pump": {"rpm": 2}}'
+    simulation.run(SETTLED_AFTER_BOOT_S + 300.0)
+    assert reported_by_files(simulation) == {"pump": {"rpm": 2}}
+
+
+def test_a_program_that_invents_keys_does_not_wear_the_card_and_a_stop_forgets_none() -> None:
+    simulation = joined(every="10s")
+    for number in range(360):
+        simulation.disk.content[f"{REPORTED}/a.json"] = b'{"key %d": 1}' % number
+        simulation.run(10.0)
+    assert simulation.disk.writes <= 20
+    simulation.stop()
+    assert "key 359" in simulation.disk.content["/state/reported.json"].decode()
