@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 PACKAGE = Path(__file__).parents[2] / "iotd"
 # The folders that lives are about.
-LIVED = ("daemon", "values", "outgoing", "incoming", "shadows", "local", "wifi", "jobs", "provision")
+LIVED = ("daemon", "values", "outgoing", "incoming", "shadows", "local", "wifi", "jobs", "provision", "home_assistant")
 _T = TypeVar("_T")
 
 
