@@ -99,7 +99,7 @@ class Connection:
         """Send DISCONNECT, where there is a session to end. Past paho, which would close the line before it is out."""
         self.flush()
         if self.up:
-            with suppress(BlockingIOError):  # so much waits that it could not be out in time: the broker says the will
+            with suppress(BlockingIOError):  # too much waits for it to be taken: the broker says the will
                 self.stream.send(_DISCONNECT)
 
     def flush(self) -> bool:

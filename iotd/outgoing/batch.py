@@ -1,8 +1,8 @@
 """Payloads that go together as one message, a list of them, the oldest first.
 
-What is being collected stands in a file of the runtime directory, a line a payload: a crash or a kill loses none of it,
-and the next run sends it as it is. A power cut takes it. What was taken must not stay there: sent by the next run, it
-would take the place of what is newer.
+What is being collected stands in a file of the runtime directory, a line a payload: while that has room a crash or a
+kill loses none of it, and the next run sends it as it is. A power cut takes it. What was taken must not stay there:
+sent by the next run, it would take the place of what is newer.
 """
 
 from __future__ import annotations
@@ -110,12 +110,11 @@ class Batches:
 
     def flush(self) -> None:
         """Have the file forget what was taken, which is kept elsewhere now, and hold what is collected."""
-        if not (self._is_stale or self._is_short) or not self.is_open:
+        if not (self._is_stale or self._is_short or self._failure) or not self.is_open:
             return
         try:
             self._rewrite(b"".join(line for lines in self._lines.values() for line in lines))
             self._is_stale = self._is_short = False
-            self._failure = ""
         except OSError as error:
             self._say(error)
 
@@ -130,7 +129,9 @@ class Batches:
         """Put these lines in the place of all others, in their room where there is no more. Raises OSError."""
         if lines:
             try:
-                return self._file.replace(lines)
+                self._file.replace(lines)
+                self._failure = ""  # to be rid of lines proves nothing: a full disk allows that
+                return
             except OSError:
                 if not self._is_stale:
                     raise

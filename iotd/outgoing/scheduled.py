@@ -76,11 +76,12 @@ class Scheduled:
         self._too_large: Counter[Key] = Counter()  # how many messages in a row
 
     def take_up(self, now: float, is_late: bool = False) -> None:
-        """Have kept what an earlier run had collected; late, it is older than what may stand retained, or may wait."""
+        """Have kept what an earlier run had collected; late, it takes the place of nothing, retained or waiting."""
         left = self._batches.left()
         self._keep([Made(Message(batch.topic, _packed(together(batch.payloads), batch.gzip), batch.qos,
                                  batch.retain and not is_late),
-                         "queue" if is_late else batch.offline, batch.thing) for batch in left], now)
+                         "queue" if is_late and batch.offline == "latest" else batch.offline, batch.thing)
+                    for batch in left], now)
         self._batches.flush()
 
     def apply(self, settings: Settings, now: float) -> None:

@@ -77,10 +77,14 @@ class Bridge:
             merged = documents.merged(merged, {key: value for key, value in content.items() if key not in own})
         news = {_shown(name): why for name, why in problems.items() if self._named.get(name) != why}
         self._named = problems
-        self._last = _instead(self._last, merged)
-        if len(_text(self._last)) > MAX_REMEMBERED:  # a program that invents keys without end
+        self._last = found = _instead(self._last, merged)
+        if len(_text(found)) > MAX_REMEMBERED:  # a program that invents keys without end: what is gone is said once
             self._last = merged
-        return self._last, news
+        return found, news
+
+    def taken(self, reported: Mapping[str, Json]) -> None:
+        """The service has taken the newest report: what that took out of the shadow is out of it."""
+        self._last = _without_gone(self._last, reported)
 
     def desired(self, state: Json) -> None:
         """Let programs read what is desired, in one step, where it differs from the last time. Raises OSError."""
@@ -133,15 +137,19 @@ def _object(data: bytes, max_bytes: int) -> tuple[dict[str, Json] | None, str]:
 
 
 def _instead(old: dict[str, Json], new: dict[str, Json]) -> dict[str, Json]:
-    """Return `new` with null for what only `old` has, which takes that out of the shadow.
-
-    The null is said again in every report after it, so that it needs no record of which report has arrived.
-    """
+    """Return `new` with null for what only `old` has, which takes that out of the shadow."""
     changed: dict[str, Json] = {key: None for key in old if key not in new}
     for key, value in new.items():
         before = old.get(key)
         changed[key] = _instead(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return changed
+
+
+def _without_gone(tree: Mapping[str, Json], taken: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the tree without its nulls that are in `taken` as well."""
+    kept = {key: value for key, value in tree.items() if value is not None or taken.get(key, "") is not None}
+    return {key: _without_gone(value, taken[key]) if isinstance(value, dict) and isinstance(taken.get(key), dict)
+            else value for key, value in kept.items()}
 
 
 def _shape(tree: Mapping[str, Json]) -> dict[str, Json]:

@@ -86,6 +86,11 @@ def unanswered(conversation: Conversation) -> list[str]:
     return [action(conversation, request.shadow) for request in conversation.requests.in_flight.values()]
 
 
+def is_reporting(conversation: Conversation, index: int) -> bool:
+    """Tell whether a report of this shadow waits or is unanswered."""
+    return any(request.section == "reported" for request in requests.of(conversation.requests, index))
+
+
 def ask(conversation: Conversation, request: Request) -> Conversation:
     """Put a request in the queue, but not where its shadow rests."""
     if action(conversation, request.shadow) in conversation.resting:

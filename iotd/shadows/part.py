@@ -103,7 +103,7 @@ class Shadows(Part):
             self._reports, {index: entry.every_s for index, entry in enumerate(self._shadows)}, now)
         if self._watch is not None:
             self._watch.apply(self._shadows, now)
-        self._open_files()
+        self._open_files(now)
 
     def filters(self) -> dict[str, int]:
         """Return what has to be subscribed before the conversation can be opened."""
@@ -187,9 +187,13 @@ class Shadows(Part):
                 *(f"{name} is {found['value']}, from the {found['from']}"
                   for name, found in status["settings"].items())]
 
+    def settle(self, now: float) -> None:
+        """Let the next boot know what programs have reported by files."""
+        self._remember(now)
+
     def close(self, now: float) -> None:
         """Kill the commands that run."""
-        self._remember(now)
+        self.settle(now)
         self._tasks.close(END_S)
 
     def _checked(self, result: CheckResult, now: float) -> None:
@@ -216,11 +220,19 @@ class Shadows(Part):
                 news = self._executor.heard(self._shadows[effect.shadow].name, effect.delta, effect.version, now)
                 if news and effect.shadow not in reporting:
                     self._report(exchange.Report(effect.shadow), now)
-            elif isinstance(effect, exchange.Taken) and self._executor is not None:
-                self._executor.taken(self._shadows[effect.shadow].name, effect.reported, effect.version, now)
+            elif isinstance(effect, exchange.Taken):
+                self._taken(effect, now)
             elif (isinstance(effect, exchange.Desired) and self._bridge is not None
                   and self._shadows[effect.shadow].files):
                 self._with_files(partial(self._bridge.desired, effect.state))
+
+    def _taken(self, effect: exchange.Taken, now: float) -> None:
+        """The service has taken a report."""
+        entry = self._shadows[effect.shadow]
+        if self._executor is not None:
+            self._executor.taken(entry.name, effect.reported, effect.version, now)
+        if self._bridge is not None and entry.files and not exchange.is_reporting(self._conversation, effect.shadow):
+            self._bridge.taken(effect.reported)
 
     def _report_named(self, name: str | None, now: float) -> None:
         for index, entry in enumerate(self._shadows):
@@ -270,8 +282,9 @@ class Shadows(Part):
         """Return what is desired of this shadow and could not be done."""
         return self._executor.failures(entry.name) if self._executor else []
 
-    def _open_files(self) -> None:
+    def _open_files(self, now: float) -> None:
         if not any(entry.files for entry in self._shadows):
+            self._remember(now)
             self._bridge = None
         elif self._bridge is None:
             from iotd.shadows import folder

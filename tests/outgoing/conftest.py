@@ -17,6 +17,6 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path],
                                            capture_output=True).returncode != 0:
-        pytest.skip("only root can mount a full disk; the test of the limited file size stands in")
+        pytest.skip("only root can mount a full disk")
     yield path
     subprocess.run(["umount", "-l", path], check=True)

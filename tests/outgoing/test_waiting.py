@@ -238,6 +238,18 @@ def paged(topic: str, every_s: float, **more: Any) -> Publish:
     return Publish(topic, every_s, {"n": "{sequence}", "fill": "x" * 5000}, batch=Batch(3, 1e7), **more)
 
 
+def test_a_full_directory_is_told_once_whatever_becomes_of_the_batches(
+        device: Device, tiny: Path, told: Callable[[str], list[dict[str, Any]]]) -> None:
+    (device.path / "runtime").symlink_to(tiny)
+    device.begin(paged("a", 10.0)).turns(0.0)
+    for times in (1, 2):
+        fill(tiny / "filler")
+        device.turns(*range(200 * times, 200 * times + 100, 10))
+        assert len(told("batch.unkept")) == times
+        (tiny / "filler").unlink()
+        device.turns(*range(200 * times + 100, 200 * times + 200, 10))
+
+
 def test_what_was_sent_is_not_sent_by_the_next_run_where_a_full_directory_does_not_forget_it(
         device: Device, tiny: Path) -> None:
     """It would take the place of what stands retained since."""
@@ -269,8 +281,9 @@ def test_what_memory_alone_held_is_in_the_file_once_there_is_room(device: Device
     assert numbers(lists_after(device, 20.0)) == [[1, 2]]
 
 
-def test_what_cannot_be_read_at_the_start_goes_late_and_takes_the_place_of_nothing(device: Device) -> None:
-    device.begin(paged("a", 10.0)).turns(0.0, 10.0)
+def with_what_could_not_be_read(device: Device, **more: Any) -> Device:
+    """Return the device with a batch of another run's, whose file could be read only after the start."""
+    device.begin(paged("a", 10.0, **more)).turns(0.0, 10.0)
     file, hidden = device.path / "runtime" / "batches.journal", device.path / "hidden"
     file.rename(hidden)
     file.mkdir()
@@ -278,7 +291,17 @@ def test_what_cannot_be_read_at_the_start_goes_late_and_takes_the_place_of_nothi
     file.rmdir()
     hidden.rename(file)
     device.turns(30.0)
-    device.sent()
+    return device
+
+
+@pytest.mark.parametrize("offline, kept", [("queue", 1), ("latest", 1), ("drop", 0)])
+def test_what_cannot_be_read_at_the_start_is_kept_as_its_entry_says(device: Device, offline: str, kept: int) -> None:
+    with_what_could_not_be_read(device, offline=offline)
+    assert device.part.waiting() == kept
+
+
+def test_what_cannot_be_read_at_the_start_goes_late_and_takes_the_place_of_nothing(device: Device) -> None:
+    with_what_could_not_be_read(device).sent()
     assert [(message.retain, numbers([json.loads(message.payload)])) for _, message in device.kernel.handed] == [
         (False, [[1, 2]])]
     assert numbers(lists_after(device, 40.0)) == [[1, 2], [1, 2]], "what was sent before, and what this run collected"

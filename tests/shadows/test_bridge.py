@@ -66,6 +66,29 @@ def test_a_restart_knows_what_to_take_out(tmp_path: Path) -> None:
     assert opened(tmp_path, files.keys).reported(NOTHING, DAY_S)[0] == {"pump": None, "site": None}
 
 
+def test_what_the_service_has_taken_out_is_not_said_again_and_not_remembered(tmp_path: Path) -> None:
+    files = opened(tmp_path)
+    put(tmp_path, "a.json", {"pump": {"rpm": 1, "on": True}, "site": "north"})
+    path = put(tmp_path, "b.json", {"door": 1, "lamp": 1})
+    files.reported(NOTHING, DAY_S)
+    path.unlink()
+    put(tmp_path, "a.json", {"pump": {"rpm": 2}, "site": "north"})
+    files.taken({"pump": {"on": None}, "door": None, "lamp": 1})
+    report = {"pump": {"rpm": 2, "on": None}, "site": "north", "door": None, "lamp": None}
+    assert files.reported(NOTHING, DAY_S)[0] == report
+    files.taken({"pump": {"rpm": 2, "on": None}, "door": None, "lamp": 1})
+    assert files.keys == {"pump": {"rpm": None}, "site": None, "lamp": None}
+    assert files.reported(NOTHING, DAY_S)[0] == {"pump": {"rpm": 2}, "site": "north", "lamp": None}
+
+
+def test_what_is_gone_is_said_once_though_there_is_more_of_it_than_is_remembered(tmp_path: Path) -> None:
+    left: dict[str, Json] = {f"{'k' * 100}{number}": None for number in range(60)}
+    files = opened(tmp_path, left)
+    put(tmp_path, "a.json", {"pump": "x" * 3000})
+    assert files.reported(NOTHING, DAY_S)[0] == {**left, "pump": "x" * 3000}
+    assert files.keys == {"pump": None}
+
+
 def test_after_a_boot_programs_have_the_time_to_report_before_anything_is_taken_out(tmp_path: Path) -> None:
     files = opened(tmp_path, {"pump": {"rpm": None, "on": None}, "door": None})
     assert files.reported(NOTHING, 20.0)[0] == {}
@@ -146,7 +169,7 @@ def test_a_program_that_invents_keys_without_end_costs_bounded_memory(tmp_path: 
     for number in range(2000):
         put(tmp_path, "a.json", {f"key {number:08}": 1})
         merged, _ = files.reported(NOTHING, DAY_S)
-        assert len(json.dumps(merged)) <= 2 * bridge.MAX_BYTES
+        assert len(json.dumps(merged)) <= 3 * bridge.MAX_BYTES and len(json.dumps(files.keys)) <= 2 * bridge.MAX_BYTES
 
 
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:

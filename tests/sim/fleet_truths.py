@@ -123,7 +123,7 @@ class AtHome(Invariant):
 
     def __init__(self, judge: Judge) -> None:
         super().__init__(judge)
-        self._states = 0.0  # when the last one came
+        self._state_at = 0.0  # when the last one came
         self._announced_at = -1.0
         self._lines = 0
         self._is_lost = False  # the broker has lost the announcement, of which only a lost session tells
@@ -139,7 +139,7 @@ class AtHome(Invariant):
     def arrived(self, message: Message, by: SimulatedSession | None) -> None:
         """Note what the device says, and that Home Assistant asks."""
         if message.topic == f"{AT_HOME}/state":
-            self._states = self.now
+            self._state_at = self.now
         elif message.topic == f"{AT_HOME}/config":
             self._announced_at, self._is_lost = self.now, False
         elif message.topic == HOME_ASSISTANT and message.payload == b"online" and self._hears():
@@ -160,7 +160,7 @@ class AtHome(Invariant):
         expected |= {PRESENCE, f"{AT_HOME}/state"}
         if told != expected:
             return f"{self.rests()}it is announced with {sorted(told)}, and not with {sorted(expected)}"
-        old_s = self.now - self._states
+        old_s = self.now - self._state_at
         return f"{self.rests()}the state is {old_s:.0f} s old" if old_s > STATE_S else ""
 
     def _hears(self) -> bool:

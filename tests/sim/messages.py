@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection
 
 from iotd.daemon.daemon import Daemon
 from iotd.vocabulary import Message
@@ -84,6 +85,12 @@ class Kept(Messages):
             if not is_here and self.topic(token).qos and self.now >= self._unsure_until:
                 self.broken(f"a program was told that {token} is kept, and it is not")
 
+    def cut_off(self) -> None:
+        """What is deleted just now is no more counted."""
+        held = set(self.tokens(self.simulation.disk.waiting()))
+        for token in self._missing(held):
+            self._allowed[self.topic(token).name] += 1
+
     def going_down(self, orderly: bool) -> None:
         """Note whether the disk is what it should be."""
         self._look_at_disk()
@@ -117,8 +124,8 @@ class Kept(Messages):
         missing = self._missing()
         return f"{len(missing)} messages, such as {missing[0]}" if missing else ""
 
-    def _missing(self) -> list[Token]:
-        """Return what neither came, nor was counted, nor gave way to a newer one."""
+    def _missing(self, held: Collection[Token] = ()) -> list[Token]:
+        """Return what neither came, nor is held, nor was counted, nor gave way to a newer one."""
         drops = self.simulation.drops() + self._allowed
         by_topic: dict[str, list[Token]] = defaultdict(list)
         for token, since in self.waiting.items():
@@ -126,7 +133,7 @@ class Kept(Messages):
             gave_way = topic.offline == "latest" and self._newest[token[1]] > token
             is_collected = self.now - since <= topic.within_s
             is_promised = topic.qos == 1 and topic.offline != "drop"  # a batch of that is in a file, and sent once
-            if is_promised and not gave_way and not is_collected:
+            if is_promised and not gave_way and not is_collected and token not in held:
                 by_topic[topic.name].append(token)
         return [token for name, tokens in by_topic.items()
                 for token in tokens[drops[name] * max(1, self.topic(tokens[0]).batch):]]

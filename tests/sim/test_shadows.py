@@ -299,8 +299,13 @@ def joined(every: str = "5m") -> Simulation:
 
 def reported_by_files(simulation: Simulation) -> Json:
     """Return what the shadow tells but for what iotd says itself."""
-    return {key: value for key, value in simulation.broker.shadows.state(THING, SHADOW)["reported"].items()
-            if key in ("door", "pump")}
+    reported = simulation.broker.shadows.state(THING, SHADOW).get("reported", {})
+    return {key: value for key, value in reported.items() if key in ("door", "pump")}
+
+
+def updates(simulation: Simulation) -> list[Any]:
+    """Return what the device has said of its shadow."""
+    return [delivered.json() for delivered in simulation.broker.on(f"$aws/things/{THING}/shadow/name/{SHADOW}/update")]
 
 
 @pytest.mark.parametrize("orderly", [True, False])
@@ -325,3 +330,31 @@ def test_a_program_that_invents_keys_does_not_wear_the_card_and_a_stop_forgets_n
     assert simulation.disk.writes <= 20
     simulation.stop()
     assert "key 359" in simulation.disk.content["/state/reported.json"].decode()
+
+
+def test_what_is_taken_out_is_said_in_one_report_that_is_taken() -> None:
+    simulation = joined()
+    simulation.disk.content[f"{REPORTED}/door.json"] = b'{"door": "open"}'
+    simulation.run(400.0)
+    del simulation.disk.content[f"{REPORTED}/door.json"]
+    simulation.broker.shadows.refuse = lambda verb: Refusal(500, "no") if simulation.schedule.now < 1000 else None
+    simulation.run(3600.0)
+    said = [report["state"]["reported"].get("door", "") for report in updates(simulation)]
+    assert said.count(None) == 3 and said[-1] == "" and reported_by_files(simulation) == {}
+
+
+def test_a_reload_that_ends_the_files_forgets_none_of_them() -> None:
+    simulation = joined(every="60s")
+    with_files = simulation.configuration
+    simulation.disk.content[f"{REPORTED}/pump.json"] = b'{"pump": 1}'
+    simulation.run(90.0)
+    simulation.disk.content[f"{REPORTED}/door.json"] = b'{"door": "open"}'
+    simulation.run(90.0)
+    for configuration in (with_files.replace("files: true", "files: false"), with_files):
+        simulation.configuration = configuration
+        assert simulation.daemon is not None
+        simulation.daemon.post(Signalled(SIGHUP))
+        simulation.run(90.0)
+        simulation.disk.content.pop(f"{REPORTED}/door.json", None)
+    simulation.run(SETTLED_AFTER_BOOT_S)
+    assert reported_by_files(simulation) == {"pump": 1}

@@ -25,6 +25,9 @@ class Watching:
     def ended(self, killed: bool) -> None:
         """The process has ended, or is ended now in the midst of what it does."""
 
+    def cut_off(self) -> None:
+        """The process is about to die in the midst of a write."""
+
     def failed(self, trace: str) -> None:
         """An exception has ended the process."""
 

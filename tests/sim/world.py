@@ -255,6 +255,7 @@ class Simulation:
     def _died(self) -> None:
         if self.disk.dying:  # only now: what it was in the midst of is unwound
             self.disk.dying = False
+            self.judge.cut_off()
             self.disk.dies()
 
     def _note_drops(self) -> None:
