@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -47,6 +48,8 @@ class Made(Invariant):
         daemon = self.simulation.daemon
         for entry in daemon.settings.sections["publish"] if daemon is not None else ():
             for_s = self.now - self._at.get(entry.topic, 0.0)
+            if entry.batch:  # a boot begins anew with what is collected
+                for_s = min(for_s, self.simulation.clock.monotonic())
             every_s = entry.every_s + (entry.batch.within_s if entry.batch else 0.0)
             if for_s > every_s + SLACK_S and not self.simulation.drops()[entry.topic]:
                 self.broken(f"{entry.topic} has been silent for {for_s:.0f} s, its interval is {every_s:.0f} s")
@@ -167,13 +170,22 @@ class Joined(Invariant):
     says = ("What programs report by files stands in the shadow within its interval, and what they take away goes from"
             " it")
 
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge)
+        self._refused_at = -math.inf  # the next report comes with the interval
+
+    def arrived(self, message: Message, by: SimulatedSession | None) -> None:
+        """Note that the service refuses a report."""
+        if message.topic.endswith("/update/rejected"):
+            self._refused_at = self.now
+
     def owed(self) -> str:
         """Return what the shadow tells of an earlier report."""
         daemon, programs = self.simulation.daemon, self.simulation.programs
         for entry in daemon.settings.sections.get("shadows", ()) if daemon is not None else ():
             long_s = entry.every_s + SLACK_S
             known = [report for report in programs.reports if self.now - report.at > long_s]
-            if self.simulation.clock.monotonic() < SETTLED_S + long_s:
+            if self.now - self._refused_at < long_s or self.simulation.clock.monotonic() < SETTLED_S + long_s:
                 continue
             if entry.files and known and f"{REPORTED}/pump.json" in self.simulation.disk.content:
                 reported = self.simulation.broker.shadows.state("pi", entry.name).get("reported", {})
