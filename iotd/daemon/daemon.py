@@ -119,6 +119,7 @@ class Daemon:
                 if now >= self._due_at[part] or self._stirred and not self._fence.rests(part, now):
                     self._due_at[part] = self._fence.keep(part, now)
         self._status.keep(now)
+        self.world.files.write_again(now)
 
     # What parts ask for
 

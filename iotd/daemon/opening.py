@@ -283,6 +283,8 @@ class Opening:
         if held != self._held_written:
             unkept = self._world.files.keep(self._held_file, held, durable=False)
             self._held_written = None if unkept else held
+            if unkept:  # what was held before would be taken for what is
+                self._world.files.remove(self._held_file)
 
     def _session_key(self) -> str:
         mqtt = self._settings.mqtt

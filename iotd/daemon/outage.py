@@ -89,6 +89,7 @@ class Outages:
         self._fell: tuple[float, str, int] | None = (now, "", 0)  # since when, why, dropped until then
         self._blamed: tuple[int, str | None] = (BY_THE_STEP, None)
         self._legacy = self._inherited()
+        self._has_left = False  # for a next boot, which may not come
 
     @property
     def boot_cause(self) -> str:
@@ -155,12 +156,16 @@ class Outages:
         self._fell = None
         self._tried.clear()
         self._blamed = BY_THE_STEP, None
+        if self._has_left:  # and the line is up again: a power cut some day would be taken for that reboot
+            self._has_left = False
+            self._files.remove(self._file)
         if self._legacy and not self._legacy.told:
             self._legacy = self._legacy._replace(told=True)
             self._write(self._legacy)
 
     def leave(self, reason: str, outage: Outage) -> None:
         """Write down, before a reboot, why it comes and the outage so far, for the next boot to tell."""
+        self._has_left = True
         self._write(Legacy(self._boot_id, reason, outage))
 
     def _blame(self, by: int, layer: str) -> None:
@@ -180,12 +185,16 @@ class Outages:
             return None
         if not legacy.into:
             legacy = legacy._replace(into=self._boot_id)
-            self._write(legacy)
+            if not self._write(legacy):
+                self._files.remove(self._file)
         return legacy
 
-    def _write(self, legacy: Legacy) -> None:
+    def _write(self, legacy: Legacy) -> bool:
+        """Write it down; tell whether that was done."""
         try:
             self._files.write_text(self._file, legacy.to_json(), durable=True)
         except OSError as error:
             log.error("recovery.failed", "why this boot ends cannot be written down; the next will not tell",
                       action="reboot", reason=str(error))
+            return False
+        return True

@@ -7,7 +7,6 @@ cleared; what a `transient` section has left is cleared without being asked.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,6 @@ from iotd.vocabulary import Json, Message
 FILE = "retained.json"  # in the state directory
 MAX_BYTES = 800_000  # of its topics, with what a file of 1 MB has beside each
 ENTRY_BYTES = 120
-RETRY_S = 60.0
 SHOWN = 100  # orphans in the status
 NAMED = 10  # of them in a log line
 
@@ -58,8 +56,6 @@ class Ledger:
         self._broker = told.get("broker") if isinstance(told, dict) else None  # the host that keeps them
         self._bytes = sum(map(_size, self._entries))
         self._used: Mapping[str, bool] = {}
-        self._unwritten = False
-        self._retry_at = -math.inf
         self._is_full = False
         self.left: list[str] = []  # what is to be cleared without being asked
         self._emptying: dict[int, str] = {}  # by its number, the topic of an empty message that is on its way
@@ -124,7 +120,7 @@ class Ledger:
             self._entries[topic] = known._replace(program=True) if known is not None else Entry(
                 int(self._world.wall()), program or topic in self._of_programs, self._used.get(topic, False))
             found = True
-        if found or self._unwritten and self._world.monotonic() >= self._retry_at:
+        if found:
             self._write()
 
     def handed_over(self, number: int, message: Message) -> None:
@@ -178,11 +174,8 @@ class Ledger:
     def _write(self) -> None:
         """Write the file and wait for the disk; one that fails keeps no message back, and is tried again."""
         body: Json = {"broker": self._broker, "topics": {topic: _told(entry) for topic, entry in self._entries.items()}}
-        self._unwritten = bool(self._world.files.keep(
-            self._file, body, True, "retained.unwritable",
-            "what is retained cannot be written down; it is tried again"))
-        if self._unwritten:
-            self._retry_at = self._world.monotonic() + RETRY_S
+        self._world.files.keep(self._file, body, True, "retained.unwritable",
+                               "what is retained cannot be written down; it is tried again")
 
 
 def _size(topic: str) -> int:

@@ -171,11 +171,17 @@ def _keep_former(version: str, host: Host) -> None:
     partial = host.kept / "partial"
     partial.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = partial / target.name
+    found.unlink(missing_ok=True)  # half of it, perhaps
     if (host.archives / target.name).exists():
-        shutil.copyfile(host.archives / target.name, found)
+        try:
+            shutil.copyfile(host.archives / target.name, found)
+        except OSError as error:
+            raise Failed(f"iotd {version}, to go back to, cannot be kept: {error.strerror}") from None
     else:
         # Not --download-only, which copies nothing from a source on this host's own disk.
-        _locked(host, ("env", f"--chdir={partial}", *GET, "download", "--", f"{IOTD}={version}"), DOWNLOAD_S)
+        fetched = _locked(host, ("env", f"--chdir={partial}", *GET, "download", "--", f"{IOTD}={version}"), DOWNLOAD_S)
+        if fetched.failure is not None:
+            found.unlink(missing_ok=True)
     if not found.exists():
         raise Failed(f"iotd {version}, to go back to, is in no source of this host any more; put its package into "
                      f"{host.kept}, as {target.name}")

@@ -7,6 +7,7 @@ the old one or the new one and never half of either.
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from iotd.host import log
 from iotd.vocabulary import Json
 
 MAX_FILE_BYTES = 1 << 20
-FOUND_ANEW = "a file cannot be written; what it says is found out anew, or is not known after a restart"
+RETRY_S = 60.0
+FOUND_ANEW = "a file cannot be written; it is tried again; until then a restart knows what it said before, or nothing"
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -24,7 +26,9 @@ class Files:
     """Reads and writes; a simulated disk stands in for it."""
 
     def __init__(self) -> None:
-        self._unwritable: set[Path] = set()
+        # What `keep` could not write, and how that is done; None where nobody needs it any more.
+        self._unwritten: dict[Path, tuple[str, bool, int] | None] = {}
+        self._again_at = -math.inf
 
     def read_text(self, path: Path) -> str:
         """Return the file's text. Raises OSError, ValueError where it is no UTF-8."""
@@ -63,17 +67,29 @@ class Files:
     def keep(self, path: Path, value: Json, durable: bool, event: str = "file.unwritable", message: str = FOUND_ANEW,
              mode: int = 0o600, **fields: Json) -> str:
         """Write the value as JSON; return why that failed, nothing where it did not. A failure that lasts is said once,
-        by this event with these fields.
+        by this event with these fields, and `write_again` tries until it is over.
         """
+        text = _encode(value)
         try:
-            self.write_text(path, _encode(value), durable, mode)
+            self.write_text(path, text, durable, mode)
         except OSError as error:
-            if path not in self._unwritable:
+            if path not in self._unwritten:
                 log.warning(event, message, path=str(path), reason=str(error), **fields)
-            self._unwritable.add(path)
+            self._unwritten[path] = text, durable, mode
             return error.strerror or str(error)
-        self._unwritable.discard(path)
+        self._unwritten.pop(path, None)
         return ""
+
+    def write_again(self, now: float) -> None:
+        """Write what `keep` could not write, once in RETRY_S: else a restart would take for true what was before."""
+        if not self._unwritten or now < self._again_at:
+            return
+        for path, how in list(self._unwritten.items()):
+            if how is not None:
+                with suppress(OSError):
+                    self.write_text(path, *how)
+                    del self._unwritten[path]
+        self._again_at = now + RETRY_S
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that nobody else may look into, where there is none. Raises OSError."""
@@ -90,8 +106,13 @@ class Files:
 
     def remove(self, path: Path) -> None:
         """Remove the file, where there is one and that can be done: a file system may be read-only."""
+        if path in self._unwritten:
+            self._unwritten[path] = None
         with suppress(OSError):
-            path.unlink()
+            self._unlink(path)
+
+    def _unlink(self, path: Path) -> None:
+        path.unlink()
 
 
 def read_line(path: Path) -> str:

@@ -242,6 +242,7 @@ class Values(Part):
                 log.warning("value.unwritable", "what programs tell cannot be written down; a restart will forget it",
                             path=str(path), reason=str(error))
             self._unwritable = True
+            self._world.files.remove(path)  # what was told before is not true any more
 
     def _take_up(self, value: Value, now: float) -> None:
         """Take up what an earlier run was told in this boot."""

@@ -118,3 +118,18 @@ def test_a_disk_that_takes_no_story_is_told_and_ends_nothing(tmp_path: Path, sai
     booted(tmp_path).leave("off for long", OUTAGE)
     [entry] = map(json.loads, said.getvalue().splitlines())
     assert (entry["event"], entry["action"]) == ("recovery.failed", "reboot")
+
+
+def test_a_reboot_that_did_not_come_is_not_claimed_by_the_power_cut_that_does(tmp_path: Path) -> None:
+    outages = booted(tmp_path)
+    outages.leave("wlan0 is wrong", silence(outages))
+    outages.told()
+    assert booted(tmp_path, "second").asked_for == ""
+
+
+def test_where_a_boot_cannot_mark_its_reboot_as_its_own_no_later_one_claims_it(tmp_path: Path) -> None:
+    outages = booted(tmp_path)
+    outages.leave("wlan0 is wrong", silence(outages))
+    (tmp_path / ".last_reboot.json.new").mkdir()
+    assert booted(tmp_path, "second").asked_for == "iotd: wlan0 is wrong"
+    assert booted(tmp_path, "third").asked_for == ""

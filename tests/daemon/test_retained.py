@@ -219,8 +219,7 @@ def test_a_disk_that_cannot_be_written_holds_nothing_back_and_is_tried_again(
     ground.file.rmdir()
     ground.ledger.note([retained(A)])
     assert not ground.file.exists()
-    ground.kernel.now += 60.0
-    ground.ledger.note([retained(A)])
+    ground.kernel.world.files.write_again(60.0)
     assert set(ground.written) == {A} and capsys.readouterr().out.count("retained.unwritable") == 1
 
 

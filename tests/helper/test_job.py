@@ -39,6 +39,7 @@ class Host:
         self.installed = {"iotd": "1", "kiosk": "7"}
         self.sources = {"iotd": "2", "kiosk": "8", "nmap": "5"}
         self.in_sources = {"1", "2"}  # the versions of iotd
+        self.breaks_off = False  # a download, in the midst of it
         self.copies = True  # what is downloaded, as from sources that are not on its own disk
         self.broken = ""  # half-configured
         self.connects = {"1", "2"}
@@ -89,6 +90,9 @@ class Host:
                 lambda word: word.split("="), names)))
         elif "download" in command:
             [(name, version)] = [word.split("=") for word in names]
+            if self.breaks_off:
+                (Path(command[1].removeprefix("--chdir=")) / f"{name}_{version}_all.deb").write_text("half")
+                return Outcome("ended with status 100", "E: Failed to fetch")
             if version in self.in_sources:
                 (Path(command[1].removeprefix("--chdir=")) / f"{name}_{version}_all.deb").write_text(version)
         elif "--download-only" in command:
@@ -228,6 +232,17 @@ def test_without_a_way_back_iotd_is_not_upgraded(host: Host) -> None:
     (host.state / "kept/iotd_1_all.deb").write_text("1")
     host.ask("upgrade", execution=2)
     assert host.start("upgrade") and host.installed["iotd"] == "2"
+
+
+def test_half_of_a_package_is_no_way_back(host: Host) -> None:
+    host.copies, host.breaks_off = False, True
+    host.ask("upgrade")
+    assert not host.start("upgrade") and host.installs == []
+    host.breaks_off, host.in_sources = False, {"2"}
+    (host.state / "kept/partial/iotd_1_all.deb").write_text("half")
+    host.ask("upgrade", execution=2)
+    assert not host.start("upgrade") and host.installs == []
+    assert list((host.state / "kept").glob("*.deb")) == []
 
 
 def test_the_former_package_is_kept_out_of_a_source_on_the_own_disk(host: Host) -> None:

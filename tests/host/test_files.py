@@ -62,6 +62,23 @@ def test_a_file_that_is_good_to_have_and_cannot_be_written_is_said_once_until_it
     log.start("info", "json", False)
 
 
+def test_what_could_not_be_written_is_written_once_it_can_be_the_newest_of_it(tmp_path: Path) -> None:
+    files, path, other = Files(), tmp_path / "folder" / "file", tmp_path / "folder" / "other"
+    for number in range(2):
+        files.keep(path, number, durable=True)
+    files.keep(other, "gone", durable=False)
+    files.write_again(0.0)
+    path.parent.mkdir()
+    files.write_again(59.9)
+    assert not path.exists()
+    files.remove(other)
+    files.write_again(60.0)
+    assert files.read_json(path) == 1 and not other.exists()
+    path.write_text("5")
+    files.write_again(120.0)
+    assert files.read_json(path) == 5, "once"
+
+
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_file_of_the_working_directory_needs_no_directory_in_its_name(tmp_path: Path, durable: bool) -> None:
     with contextlib.chdir(tmp_path):

@@ -267,8 +267,7 @@ class SimulatedFiles(Files):
         self.write_json(path, body)
         self._requested(path.name, body)
 
-    def remove(self, path: Path) -> None:
-        """Remove the file."""
+    def _unlink(self, path: Path) -> None:
         self._disk.content.pop(str(path), None)
 
 

@@ -404,3 +404,21 @@ def test_a_renamed_host_with_a_thing_of_its_own_name_has_a_will_that_names_it() 
     said = [delivered.json() for delivered in simulation.broker.on(PRESENCE)]
     assert [(body["Hostname"], body["status"]) for body in said] == [
         ("pi", "Connected"), ("pi", "Stopped"), ("pump", "Connected")]
+
+
+def test_what_the_broker_holds_is_asked_for_anew_where_a_full_runtime_directory_did_not_take_what_it_is() -> None:
+    both, one = "subscribe: [{topic: a}, {topic: b}]\n", "subscribe: [{topic: a}]\n"
+    simulation = Simulation("mqtt: {host: broker}\n" + both)
+    simulation.start()
+    simulation.run(60.0)
+    simulation.disk.runtime_failures.append("full")
+    simulation.configuration = "mqtt: {host: broker}\n" + one
+    assert simulation.daemon is not None
+    simulation.daemon.post(Signalled(signal.SIGHUP))
+    simulation.run(60.0)
+    assert "b" not in simulation.broker.clients["pi"].filters
+    simulation.kill()
+    simulation.configuration = "mqtt: {host: broker}\n" + both
+    simulation.start()
+    simulation.run(60.0)
+    assert {"a", "b"} <= simulation.broker.clients["pi"].filters.keys()

@@ -358,3 +358,23 @@ def test_a_reload_that_ends_the_files_forgets_none_of_them() -> None:
         simulation.disk.content.pop(f"{REPORTED}/door.json", None)
     simulation.run(SETTLED_AFTER_BOOT_S)
     assert reported_by_files(simulation) == {"pump": 1}
+
+
+def test_an_order_that_was_done_while_the_disk_had_just_filled_up_is_not_begun_again_after_a_restart() -> None:
+    simulation, begun = Simulation(CONFIGURATION), list[str]()
+
+    def fill(key: str, value: Json) -> tuple[float, str]:
+        begun.append(key)
+        simulation.schedule.after(1.0, lambda: simulation.disk.failures.append("full"))
+        simulation.schedule.after(60.0, simulation.disk.failures.clear)
+        return 5.0, ""
+
+    simulation.command = fill
+    simulation.start()
+    simulation.run(60.0)
+    simulation.broker.shadows.desire(THING, SHADOW, {"lamp": "on"})
+    simulation.run(200.0)
+    simulation.kill()
+    simulation.start()
+    simulation.run(60.0)
+    assert begun == ["lamp"] and simulation.broker.shadows.state(THING, SHADOW)["reported"]["lamp"] == "on"

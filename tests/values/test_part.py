@@ -115,6 +115,16 @@ def test_what_is_told_and_cannot_be_written_down_is_said_once_and_used_all_the_s
     assert device.kernel.posted == [Changed(frozenset({"door"}))] * 2
 
 
+def test_what_was_told_before_is_not_taken_up_where_what_is_told_now_cannot_be_written_down(tmp_path: Path) -> None:
+    device = Device(tmp_path, DOOR)
+    device.part.tell("door", "open", 0.0)
+    (tmp_path / "runtime" / ".value-door.json.new").mkdir()
+    device.part.tell("door", "shut", 0.0)
+    again = Device(tmp_path, DOOR)
+    again.fetch("door")
+    assert again.given == [{"door": None}]
+
+
 @pytest.mark.parametrize("kept", [
     "", "{", "[]", '{"boot_id": "other", "told": 1}', '{"boot_id": "boot"}', '{"boot_id": "boot", "told": NaN}',
 ])
