@@ -166,7 +166,9 @@ class AtHome(Invariant):
     def _hears(self) -> bool:
         """Tell whether the device gets what Home Assistant says."""
         client = self.simulation.broker.clients.get(THING)
-        return client is not None and client.link is not None and HOME_ASSISTANT in client.filters
+        if client is None or client.link is None or HOME_ASSISTANT not in client.filters:
+            return False
+        return client.link.up and not client.link.gone
 
     def _judge(self, begun_at: float, lines: int) -> None:
         simulation = self.simulation
