@@ -10,6 +10,7 @@ from typing import Any
 from iotd.incoming.part import Incoming
 from iotd.shadows.bridge import SETTLED_S
 from iotd.vocabulary import Message
+from tests.sim.cloud import unpacked
 from tests.sim.judge import Invariant, Judge
 from tests.sim.kinds import KINDS
 from tests.sim.programs import REPORTED
@@ -69,6 +70,13 @@ class Told(Invariant):
         self._seen: set[bytes] = set()
         self._newest: dict[str, tuple[float, bytes]] = {}
         self._read_at = 0.0  # the configuration in force
+        # Kept only where they have to stand retained once more, long after they were made.
+        self._sent_at_once = {topic.name for topic in self._topics.values() if topic.offline == "drop"}
+
+    def arrived(self, message: Message, by: SimulatedSession | None) -> None:
+        """Note what has gone out without having been kept."""
+        if message.topic in self._sent_at_once and by is not None:
+            self._seen.update(token for token, _, _ in TOLD.findall(unpacked(message.payload)))
 
     def started(self, daemon: Any) -> None:
         """A run begins, to which programs have told nothing yet."""
