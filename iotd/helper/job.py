@@ -21,7 +21,7 @@ from iotd.helper.allowed import Refused
 from iotd.helper.recover import Outcome
 from iotd.host import log
 from iotd.host.files import Files
-from iotd.jobs.names import JOB, is_listed, is_package, is_unit
+from iotd.jobs.names import CLAIM, JOB, is_listed, is_package, is_unit
 from iotd.jobs.section import SECTIONS, Jobs
 from iotd.vocabulary import Json
 
@@ -36,17 +36,17 @@ ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "a", "AP
 
 
 class Request(NamedTuple):
-    """What is asked for: which step of which execution, and the names that it is about."""
+    """What is asked for: which step of which job, as it was claimed, and the names that it is about."""
 
     job: str
-    execution: int
+    claim: str
     step: int
     names: tuple[str, ...]
 
     @property
     def key(self) -> str:
         """What its result is known by."""
-        return f"{self.job}:{self.execution}:{self.step}"
+        return f"{self.job}:{self.claim}:{self.step}"
 
 
 class Server:
@@ -144,9 +144,10 @@ class Server:
 def request_of(body: Json) -> Request:
     """Return the request that a JSON object makes; raises Refused for anything else."""
     match body:
-        case {"job": str(job), "execution": int(execution), "step": int(step), "names": list(names)}:
-            if JOB.fullmatch(job) and len(names) <= MAX_NAMES and all(isinstance(name, str) for name in names):
-                return Request(job, execution, step, tuple(names))
+        case {"job": str(job), "claim": str(claim), "step": int(step), "names": list(names)}:
+            named = len(names) <= MAX_NAMES and all(isinstance(name, str) for name in names)
+            if JOB.fullmatch(job) and CLAIM.fullmatch(claim) and named:
+                return Request(job, claim, step, tuple(names))
     raise Refused(f"it is none: {str(body)[:200]!a}")
 
 

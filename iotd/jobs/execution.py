@@ -59,8 +59,11 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the step under way is known by, to whoever performs it: never the same for two."""
-        return f"{self.id}:{self.number}:{self.step}"
+        """What the step under way is known by, to whoever performs it: never the same for two.
+
+        By the claim, since a job that is deleted may come again under its id and number.
+        """
+        return f"{self.id}:{self.claim}:{self.step}"
 
     @property
     def now(self) -> Step:

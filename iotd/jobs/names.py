@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 JOB = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+CLAIM = re.compile(r"[a-zA-Z0-9-]{1,64}")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9.]")  # apt-get reads a - or + at the end as remove or install
 PATTERN = re.compile(r"[a-z0-9*?][a-z0-9+.*?-]{0,127}")
 UNIT = re.compile(r"[A-Za-z0-9:_\\@][A-Za-z0-9:_.\\@-]{0,240}\.(?:service|socket|timer|path|target|mount)")

@@ -205,7 +205,7 @@ class JobsPart(Part):
         """Leave a request for the helper, the only one with the privilege to follow it."""
         try:
             self._kernel.world.files.write_request(self._requests / job.now.operation, {
-                "job": job.id, "execution": job.number, "step": job.step, "names": list(job.now.arguments)})
+                "job": job.id, "claim": job.claim, "step": job.step, "names": list(job.now.arguments)})
         except OSError as error:
             self._end(job.key, Outcome(False, f"the request for the helper cannot be written: {error.strerror}"), now)
 

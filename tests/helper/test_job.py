@@ -21,7 +21,7 @@ from iotd.jobs.section import SECTIONS, Jobs
 
 US = os.getuid()
 OPEN = Jobs(reboot=True, restart=("kiosk.service",), upgrade=("iotd", "kiosk*"))
-BODY: dict[str, Any] = {"job": "one", "execution": 1, "step": 0, "names": ["iotd", "kiosk"]}
+BODY: dict[str, Any] = {"job": "one", "claim": "run-1", "step": 0, "names": ["iotd", "kiosk"]}
 
 
 class Killed(BaseException):
@@ -121,7 +121,7 @@ class Host:
         may = allow or (lambda request: judge(verb, request, OPEN, Path("f")))
         return all([server.resume(), server.serve(str(self.requests), US, may)])
 
-    def result(self, key: str = "one:1:0") -> Any:
+    def result(self, key: str = "one:run-1:0") -> Any:
         """Return what was written down."""
         file = self.state / "results.json"
         return json.loads(file.read_text()).get(key) if file.exists() else None
@@ -230,7 +230,7 @@ def test_without_a_way_back_iotd_is_not_upgraded(host: Host) -> None:
     assert "iotd 1, to go back to, is in no source of this host any more; put its package into" in (
         host.result()["reason"])
     (host.state / "kept/iotd_1_all.deb").write_text("1")
-    host.ask("upgrade", execution=2)
+    host.ask("upgrade", claim="run-2")
     assert host.start("upgrade") and host.installed["iotd"] == "2"
 
 
@@ -240,7 +240,7 @@ def test_half_of_a_package_is_no_way_back(host: Host) -> None:
     assert not host.start("upgrade") and host.installs == []
     host.breaks_off, host.in_sources = False, {"2"}
     (host.state / "kept/partial/iotd_1_all.deb").write_text("half")
-    host.ask("upgrade", execution=2)
+    host.ask("upgrade", claim="run-2")
     assert not host.start("upgrade") and host.installs == []
     assert list((host.state / "kept").glob("*.deb")) == []
 
@@ -275,13 +275,13 @@ def test_a_step_that_kills_it_each_time_comes_to_an_end(host: Host) -> None:
 def test_units_are_restarted_and_never_twice_for_one_step(host: Host) -> None:
     host.ask("restart", names=["kiosk.service"])
     assert host.start("restart") and host.ran == ["systemctl restart -- kiosk.service"]
-    host.ask("restart", names=["kiosk.service"], execution=2)
+    host.ask("restart", names=["kiosk.service"], claim="run-2")
     host.dies_at, host.half = 1, True
     with pytest.raises(Killed):
         host.start("restart")
     host.dies_at = -1
     assert not host.start("restart") and len(host.ran) == 2
-    assert host.result("one:2:0")["reason"] == "it was cut off" and not host.wants_a_start("restart")
+    assert host.result("one:run-2:0")["reason"] == "it was cut off" and not host.wants_a_start("restart")
 
 
 def test_a_restart_that_fails_is_told(host: Host) -> None:
@@ -303,7 +303,7 @@ def test_a_reboot_is_asked_for_with_more_and_more_force(host: Host) -> None:
     ("upgrade", ["kiosk web"], False), ("upgrade", ["kiosk*"], False), ("restart", ["kiosk.service"], True),
     ("restart", ["ssh.service"], False), ("restart", [], False), ("reboot", [], True)])
 def test_root_itself_judges_what_is_asked(verb: str, names: list[str], allowed_: bool) -> None:
-    request = Request("one", 1, 0, tuple(names))
+    request = Request("one", "run-1", 0, tuple(names))
     if allowed_:
         return judge(verb, request, OPEN, Path("f"))
     with pytest.raises(Refused):
@@ -314,7 +314,7 @@ def test_root_itself_judges_what_is_asked(verb: str, names: list[str], allowed_:
 
 @pytest.mark.parametrize("body", [
     None, [], "x", {}, {**BODY, "job": "../x"}, {**BODY, "job": ""}, {**BODY, "names": "iotd"}, {**BODY, "names": [1]},
-    {**BODY, "execution": "1"}, {**BODY, "step": None}, {**BODY, "names": ["a"] * 101}])
+    {**BODY, "claim": 1}, {**BODY, "claim": "../x"}, {**BODY, "step": None}, {**BODY, "names": ["a"] * 101}])
 def test_what_is_no_request_is_refused_and_removed(host: Host, body: Any) -> None:
     path = host.ask("upgrade")
     path.write_text(json.dumps(body))

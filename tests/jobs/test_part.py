@@ -52,6 +52,10 @@ class Cloud:
         """Queue a job."""
         self.unheard += self.executions.create("test-thing", job, document, **more)
 
+    def delete(self, job: str) -> None:
+        """Forget a job, as if there had never been one of this id."""
+        self.executions.all = [one for one in self.executions.all if one.job != job]
+
     def status(self, job: str) -> str:
         """Return where a job stands."""
         return self.executions.find("test-thing", job).status
@@ -118,12 +122,17 @@ class Device:
         self.kernel.uptime += seconds
         return self.talk()
 
-    def result(self, key: str, succeeded: bool, reason: str = "", **details: str) -> None:
-        """Have the helper write down how something ended."""
+    @property
+    def claim(self) -> str:
+        """What marks the job as this device's."""
+        return str(json.loads((self.kernel.world.places.state / "job.json").read_text())["claim"])
+
+    def result(self, step: int, succeeded: bool, reason: str = "", **details: str) -> None:
+        """Have the helper write down how a step of the job "one" ended."""
         folder = self.kernel.world.places.state.parent / "iotd-job"
         folder.mkdir(exist_ok=True)
         (folder / "results.json").write_text(json.dumps(
-            {key: {"succeeded": succeeded, "reason": reason, "details": details}}))
+            {f"one:{self.claim}:{step}": {"succeeded": succeeded, "reason": reason, "details": details}}))
 
     def updates(self) -> list[str]:
         """Return the statuses that were told, in order."""
@@ -423,16 +432,30 @@ def test_what_needs_root_is_asked_of_the_helper_and_its_result_told(tmp_path: Pa
     jobs = Jobs(upgrade=("iotd",))
     device = Device(tmp_path, cloud, jobs).connect()
     assert json.loads((device.requests / "upgrade").read_text()) == {
-        "job": "one", "execution": 1, "step": 0, "names": ["iotd"]}
+        "job": "one", "claim": device.claim, "step": 0, "names": ["iotd"]}
     (device.requests / "upgrade").unlink()
     device.later(60.0)
     assert cloud.status("one") == "IN_PROGRESS"
     device = Device(tmp_path, cloud, jobs, boot="another").connect()  # asks again, which the helper takes as such
     assert (device.requests / "upgrade").exists()
-    device.result("one:1:0", True, before="1", after="2")
+    device.result(0, True, before="1", after="2")
     device.later(2.0)
     assert cloud.status("one") == "SUCCEEDED" and cloud.details("one")["after"] == "2"
     assert not (device.requests / "upgrade").exists()
+
+
+def test_a_job_that_comes_again_under_its_id_and_number_is_not_taken_for_the_one_that_was_done(
+        tmp_path: Path, cloud: Cloud) -> None:
+    jobs = Jobs(upgrade=("iotd",))
+    cloud.create("one", {"operation": "upgrade", "args": ["iotd"]})
+    device = Device(tmp_path, cloud, jobs).connect()
+    device.result(0, True)
+    device.later(2.0)
+    assert cloud.status("one") == "SUCCEEDED"
+    cloud.delete("one")
+    cloud.create("one", {"operation": "upgrade", "args": ["iotd"]})
+    device.later(2.0)
+    assert cloud.status("one") == "IN_PROGRESS" and (device.requests / "upgrade").exists()
 
 
 def test_a_step_of_root_is_followed_by_the_next(tmp_path: Path, cloud: Cloud) -> None:
@@ -442,10 +465,10 @@ def test_a_step_of_root_is_followed_by_the_next(tmp_path: Path, cloud: Cloud) ->
         for name in names]})
     device = Device(tmp_path, cloud, Jobs(restart=names)).connect()
     (device.requests / "restart").unlink()
-    device.result("one:1:0", True)
+    device.result(0, True)
     device.later(2.0)
     assert json.loads((device.requests / "restart").read_text())["names"] == ["iotd.service"]
-    device.result("one:1:1", False, "it does not start")
+    device.result(1, False, "it does not start")
     device.later(2.0)
     assert cloud.status("one") == "FAILED" and cloud.details("one")["step"] == "2 of 2, restart"
 
@@ -455,7 +478,7 @@ def test_a_result_that_is_there_is_found_by_the_next_run(tmp_path: Path, cloud: 
     jobs = Jobs(restart=("iotd.service",))
     device = Device(tmp_path, cloud, jobs).connect()
     (device.requests / "restart").unlink()
-    device.result("one:1:0", False, "it does not start")
+    device.result(0, False, "it does not start")
     device = Device(tmp_path, cloud, jobs).connect()
     assert cloud.status("one") == "FAILED" and not (device.requests / "restart").exists()
 

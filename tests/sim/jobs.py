@@ -130,7 +130,7 @@ class SimulatedJobs:
         if simulation.air.moods["helper does nothing"]:
             return
         simulation.disk.content.pop(str(RUNTIME / "jobs" / verb), None)
-        key = f"{body['job']}:{body['execution']}:{body['step']}"
+        key = f"{body['job']}:{body['claim']}:{body['step']}"
         if verb == "reboot":
             self.begin(key)
             simulation.reboot(orderly=True)
